@@ -1,0 +1,180 @@
+"""One leak-free, stratified split: near-duplicate groups, the fixed test faces of UTKFace, a check.
+
+UTKFace holds the same photographs several times (re-encoded, resized, grey). All copies of one face
+form a group, and no group lies in two splits. A group whose labels disagree is kept for training
+only: it measures the noise of the labels, not the model.
+"""
+
+from collections.abc import Sequence, Set
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import scipy.sparse
+import scipy.stats
+
+from agegender.data import utkface
+
+# Pairs above it were all true when 40 were looked at; dHash chains thousands of aligned faces.
+SAME_PHOTOGRAPH_CORRELATION = 0.98
+THUMBNAIL_PIXELS = 24
+SPLITS = ("train", "validation", "test", "excluded")
+TEST_NAMES_FILE = Path(__file__).with_name("utkface_test_names.txt")
+
+
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """Shrink uint8 (S, S, 3) to 24x24 grey: float32 (576,) of mean 0 and norm 1 (0 if flat)."""
+    grey = PIL.Image.fromarray(pixels).convert("L")
+    side = (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
+    values = np.asarray(grey.resize(side, PIL.Image.Resampling.BOX), np.float32).ravel()
+    values -= values.mean()
+    return values / max(float(np.linalg.norm(values)), 1e-6)
+
+
+def near_duplicate_groups(
+    thumbnails: np.ndarray, checksums: Sequence, *, block_rows: int = 1024
+) -> np.ndarray:
+    """Give every photograph a number, int64 (N,), counted from 0 in the order of the rows.
+
+    thumbnails: float32 (N, 576) of `thumbnail`. checksums: N of the files, for identical ones.
+    Two faces belong together when their thumbnails correlate above .98, or over others that do.
+    Memory: block_rows x N float32 at a time.
+    """
+    count = len(thumbnails)
+    _, first, same = np.unique(np.asarray(checksums), return_index=True, return_inverse=True)
+    pairs = [(np.arange(count), first[same])]
+    for start in range(0, count, block_rows):
+        correlation = thumbnails[start : start + block_rows] @ thumbnails[start:].T
+        left, right = np.nonzero(correlation > SAME_PHOTOGRAPH_CORRELATION)
+        pairs.append((left + start, right + start))
+    left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    graph = scipy.sparse.coo_array((np.ones(len(left), bool), (left, right)), (count, count))
+    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def conflicting(manifest: pd.DataFrame) -> pd.Series:
+    """Mark the faces whose group holds different ages or genders: bool, one a row."""
+    groups = manifest.groupby("group")[["age_years", "gender"]]
+    return (groups.transform("min") != groups.transform("max")).any(axis=1)
+
+
+def read_test_names() -> frozenset[str]:
+    """Read the committed test faces of UTKFace, as `utkface.face_key` writes them."""
+    lines = TEST_NAMES_FILE.read_text().splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
+
+
+def choose_test_names(
+    manifest: pd.DataFrame, part: Set[str], *, seed: int = 0, fraction: float = 0.2
+) -> list[str]:
+    """Choose the fixed test faces: `fraction` of all and of a part, by age and gender, sorted keys.
+
+    manifest: of the largest source there is, with its groups. part: file names of a smaller source
+    (the 5,000) inside it; a group with any member in the part is drawn with the part.
+    """
+    generator = np.random.default_rng(seed)
+    usable = ~conflicting(manifest)
+    named = manifest["name"].isin(part)
+    touched = named.groupby(manifest["group"]).transform("any")
+    share = fraction * named.sum() / max(1, (named & usable).sum())
+    chosen = _draw(manifest, touched & usable, share, generator)
+    rest = ~touched & usable
+    share = (fraction * len(manifest) - chosen.sum()) / max(1, rest.sum())
+    chosen |= _draw(manifest, rest, share, generator)
+    return sorted(utkface.face_key(name) for name in manifest["name"][chosen])
+
+
+def assign_splits(
+    manifest: pd.DataFrame,
+    *,
+    seed: int,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    test_names: Set[str] = frozenset(),
+) -> pd.DataFrame:
+    """Return the manifest with its columns `split` and `split_reason`.
+
+    manifest: columns name, age_years, gender, group. test_names: keys of fixed test faces; where
+    any is present they are the test, and other faces of their groups are excluded. Otherwise the
+    test is drawn as the validation always is: whole groups without conflicting labels, by age and
+    gender, with the seed. Fractions are of all rows.
+    """
+    if not (validation_fraction > 0 and 0 < test_fraction < 1 - validation_fraction):
+        raise ValueError(
+            f"fractions {validation_fraction} of validation and {test_fraction} of test: expected "
+            "both above 0 and together below 1"
+        )
+    generator = np.random.default_rng(seed)
+    noisy = conflicting(manifest)
+
+    def draw(free: pd.Series, fraction: float) -> pd.Series:
+        share = fraction * len(manifest) / max(1, (free & ~noisy).sum())
+        return _draw(manifest, free & ~noisy, share, generator)
+
+    test = manifest["name"].map(utkface.face_key).isin(test_names)
+    if not test.any():
+        test = draw(pd.Series(True, manifest.index), test_fraction)
+    twin = manifest["group"].isin(manifest["group"][test]) & ~test
+    validation = draw(~test & ~twin, validation_fraction)
+    split = np.select([test, twin, validation], ["test", "excluded", "validation"], "train")
+    reason = np.where(twin, "near-duplicate of a test face", "")
+    return manifest.assign(split=split, split_reason=reason)
+
+
+def check_split(manifest: pd.DataFrame) -> None:
+    """Raise ValueError unless the split is complete, free of leaks and looks like a random draw.
+
+    Looks: two-sample Kolmogorov-Smirnov test of the ages and chi-square test of the genders,
+    training against validation and test, refused below a probability of 1e-4. An unshuffled split
+    of files sorted by name, hence by age, fails it by far.
+    """
+    used = manifest[manifest["split"] != "excluded"]
+    sizes = used["split"].value_counts().reindex(SPLITS[:3], fill_value=0)
+    if sizes.min() == 0:
+        raise ValueError(
+            f"empty split in {sizes.to_dict()} of {len(manifest)} faces: expected some in each, "
+            "give more pictures"
+        )
+    straddling = used.groupby("group")["split"].nunique()
+    if straddling.max() > 1:
+        row = used[used["group"] == straddling.idxmax()]
+        raise ValueError(
+            f"{(straddling > 1).sum()} near-duplicate groups lie in several splits, such as "
+            f"{dict(zip(row['name'], row['split'], strict=True))}: expected whole groups"
+        )
+    noisy = used[conflicting(used) & (used["split"] != "train")]
+    if len(noisy):
+        raise ValueError(
+            f"{len(noisy)} faces of validation or test have near-duplicates with other labels, "
+            f"such as {noisy['name'].iloc[0]}: expected them in training only"
+        )
+    train = used[used["split"] == "train"]
+    for split in SPLITS[1:3]:
+        part = used[used["split"] == split]
+        ages = scipy.stats.ks_2samp(train["age_years"], part["age_years"], method="asymp")
+        genders = pd.crosstab(used["gender"], used["split"])[["train", split]]
+        # One gender only: nothing to compare.
+        by_gender = scipy.stats.chi2_contingency(genders).pvalue if len(genders) > 1 else 1.0
+        if min(ages.pvalue, by_gender) < 1e-4:
+            raise ValueError(
+                f"training and {split} are no random draws from the same faces (median age "
+                f"{train['age_years'].median():g} and {part['age_years'].median():g}, female share "
+                f"{train['gender'].mean():.2f} and {part['gender'].mean():.2f}; probability "
+                f"{ages.pvalue:.0e} and {by_gender:.0e}): shuffle before splitting"
+            )
+
+
+def _draw(
+    manifest: pd.DataFrame, eligible: pd.Series, share: float, generator: np.random.Generator
+) -> pd.Series:
+    """Draw a share of the eligible groups, evenly along gender and age: bool, one a row.
+
+    Systematic sampling along the sorted list (random among equals, random start) stratifies by
+    every age and gender at once, also where they are rare, and hits the share to one group.
+    """
+    groups = manifest[eligible].groupby("group")[["gender", "age_years"]].first()
+    shuffled = groups.iloc[generator.permutation(len(groups))]
+    ordered = shuffled.sort_values(["gender", "age_years"], kind="stable")
+    steps = np.floor(np.arange(len(ordered) + 1) * min(share, 1.0) + generator.random())
+    return manifest["group"].isin(ordered.index[np.diff(steps) > 0]) & eligible

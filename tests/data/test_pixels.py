@@ -1,0 +1,219 @@
+"""Preparing, reusing and mending prepared data, on pictures made here and on the real 5,000."""
+
+import concurrent.futures
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+
+from agegender.data import pixels, splits, utkface
+from pipelines import prepare_data
+
+DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+
+
+def picture(name: str) -> np.ndarray:
+    """The picture of a name, unlike any other: uint8 (48, 48, 3)."""
+    generator = np.random.default_rng(list(name.encode()))
+    small = PIL.Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    return np.asarray(small.resize((48, 48), PIL.Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "faces"
+    (folder / "more").mkdir(parents=True)
+    ages = np.random.default_rng(0).integers(1, 90, 80)
+    for index, age in enumerate(ages):
+        name = f"{age}_{index % 2}_{index % 5}_{index}.png"
+        PIL.Image.fromarray(picture(name)).save(folder / name)
+    shutil.copy(folder / name, folder / f"{age}_{index % 2}_0_100.png")  # A twin.
+    shutil.copy(folder / name, folder / "more" / name)
+    (folder / "5_0_0_101.png").write_bytes(b"")
+    (folder / "0_0_0_102.png").write_bytes((folder / name).read_bytes())
+    (folder / ".DS_Store").write_bytes(b"")
+    return folder
+
+
+def prepare(source, cache, **settings):
+    return pixels.prepare(source, cache, **({"image_size_pixels": 48} | settings))
+
+
+@pytest.fixture(scope="module")
+def prepared(made, tmp_path_factory) -> Path:
+    return prepare(made, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def copy(prepared, tmp_path) -> Path:
+    """A cache of its own, to be damaged; returns its prepared folder."""
+    shutil.copytree(prepared.parent, tmp_path / "cache")
+    return tmp_path / "cache" / prepared.name
+
+
+def test_labels_stay_with_their_pictures(prepared):
+    faces = pixels.open_faces(prepared)
+    names = faces.manifest["name"].tolist()
+    assert names == sorted(names)
+    assert len(names) == len(faces.pixels) == 81
+    for row, name in enumerate(names):
+        if not name.endswith("_100.png"):
+            assert np.array_equal(faces.pixels[row], picture(name))
+        labels = utkface.parse_name(name)
+        assert (faces.age_years[row], faces.gender[row]) == (labels.age_years, labels.gender)
+    assert faces.age_years.dtype == faces.gender.dtype == np.float32
+    assert faces.pixels.dtype == np.uint8
+    assert not faces.pixels.flags.writeable
+    assert faces.kind == "utkface"
+    assert len(faces.digest) <= 36
+
+
+def test_rows_of_all_splits_are_all_rows(prepared):
+    faces = pixels.open_faces(prepared)
+    parts = [faces.rows(split) for split in splits.SPLITS]
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(81))
+    assert np.array_equal(faces.rows("validation", "train"), faces.rows("train", "validation"))
+    assert all(len(part) for part in parts[:3])
+    with pytest.raises(ValueError, match="expected some of"):
+        faces.rows("testing")
+    splits.check_split(faces.manifest)
+
+
+def test_everything_found_is_kept_or_rejected_with_a_reason(prepared):
+    rejected = pd.read_csv(prepared / "rejected.csv", keep_default_na=False)
+    assert dict(zip(rejected["name"], rejected["reason"], strict=True)) == {
+        ".DS_Store": "hidden or system file",
+        "0_0_0_102.png": "age out of range",
+        "5_0_0_101.png": "empty file",
+        next(name for name in rejected["name"] if name.startswith("more/")): "duplicate name",
+    }
+    counts = json.loads((prepared / "prepared.json").read_text())["counts"]
+    assert counts["found"] == counts["kept"] + sum(counts["rejected"].values()) == 85
+    assert (counts["groups"], counts["grouped_faces"]) == (1, 2)
+    summary = pixels.summary(prepared)
+    assert "85 files found" in summary
+    assert "1 empty file: 5_0_0_101.png" in summary
+
+
+def test_archive_of_the_folder_gives_the_same_digest(made, prepared, tmp_path):
+    expected = pixels.open_faces(prepared).digest
+    with tarfile.open(tmp_path / "faces.tar.gz", "w:gz") as archive:
+        for path in sorted(made.rglob("*.png"), reverse=True):
+            archive.add(path, path.relative_to(made))
+    shutil.make_archive(str(tmp_path / "faces"), "zip", made)
+    for name in ("faces.tar.gz", "faces.zip"):
+        folder = prepare(tmp_path / name, tmp_path / "cache")
+        assert pixels.open_faces(folder).digest == expected
+
+
+def test_unchanged_source_is_not_prepared_again(made, copy, capsys):
+    before = (copy / "prepared.json").stat().st_mtime_ns
+    assert prepare(made, copy.parent) == copy
+    assert (copy / "prepared.json").stat().st_mtime_ns == before
+    assert capsys.readouterr().err == ""
+    assert prepare(made, copy.parent, seed=1) != copy
+
+
+@pytest.mark.parametrize("damage", ["torn", "changed", "missing", "no record"])
+def test_damaged_data_is_noticed_and_prepared_again(made, copy, capsys, damage):
+    digest = pixels.open_faces(copy).digest
+    if damage == "torn":
+        os.truncate(copy / "pixels.npy", 5000)
+    elif damage == "changed":
+        with (copy / "pixels.npy").open("r+b") as stream:
+            stream.seek(5000)
+            stream.write(b"other bytes")
+    elif damage == "missing":
+        (copy / "manifest.csv").unlink()
+    else:
+        (copy / "prepared.json").write_text('{"kind": ')
+    with pytest.raises((ValueError, FileNotFoundError)):
+        pixels.open_faces(copy)
+    assert prepare(made, copy.parent) == copy
+    assert "again" in capsys.readouterr().err
+    assert pixels.open_faces(copy).digest == digest
+
+
+def test_changed_source_is_prepared_again(made, tmp_path, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(made, source)
+    first = pixels.open_faces(prepare(source, tmp_path / "cache"))
+    (source / "5_0_0_101.png").unlink()
+    (source / first.manifest["name"][0]).unlink()
+    second = pixels.open_faces(prepare(source, tmp_path / "cache"))
+    assert "its files have changed" in capsys.readouterr().err
+    assert second.folder == first.folder
+    assert len(second.manifest) == len(first.manifest) - 1
+    assert second.digest != first.digest
+    assert len(first.pixels[-1]) == 48  # Who had it open can still read it.
+
+
+def test_two_at_once_and_remains_of_a_killed_one(made, tmp_path):
+    remains = tmp_path / ".building-killed"
+    (remains / "prepared").mkdir(parents=True)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        folders = set(pool.map(lambda _: prepare(made, tmp_path), range(2)))
+    assert len(folders) == 1
+    pixels.open_faces(folders.pop())
+    assert list(tmp_path.glob(".building-*")) == []
+
+
+def test_generated_faces_are_known_as_such(tmp_path):
+    folder = prepare(None, tmp_path, generated_faces=60)
+    faces = pixels.open_faces(folder)
+    assert (faces.kind, len(faces.manifest)) == ("generated", 60)
+    assert "nothing about people" in pixels.summary(folder)
+    again = pixels.open_faces(prepare(None, tmp_path / "other", generated_faces=60))
+    assert again.digest == faces.digest
+
+
+def test_marker_in_a_folder_says_that_its_faces_are_generated(made, tmp_path):
+    shutil.copytree(made, tmp_path / "faces")
+    (tmp_path / "faces" / utkface.GENERATED_MARKER).touch()
+    folder = prepare(tmp_path / "faces", tmp_path / "cache")
+    assert pixels.open_faces(folder).kind == "generated"
+    assert utkface.GENERATED_MARKER not in (folder / "rejected.csv").read_text()
+
+
+@pytest.mark.parametrize("case", ["empty", "nothing of use", "missing", "too few"])
+def test_command_without_usable_data_ends_with_one_line(made, tmp_path, capsys, case):
+    source = tmp_path / "source"
+    if case != "missing":
+        source.mkdir()
+    if case == "nothing of use":
+        (source / "portrait.jpg").write_bytes(b"a")
+    if case == "too few":
+        shutil.copy(next(made.glob("*_7.png")), source)
+    with pytest.raises(SystemExit) as caught:
+        prepare_data.main(["--data", str(source), "--cache", str(tmp_path / "cache")])
+    assert caught.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    if case in ("empty", "nothing of use"):
+        assert "26_1_2_20170116174525125.jpg.chip.jpg" in output.err
+    assert [path.name for path in (tmp_path / "cache").glob("*") if path.name != ".lock"] == []
+
+
+def test_command_prints_the_summary(made, tmp_path, capsys):
+    folder = prepare_data.main(["--data", str(made), "--cache", str(tmp_path / "cache")])
+    output = capsys.readouterr().out
+    assert "81 kept, 4 rejected" in output
+    assert str(folder) in output
+
+
+@pytest.mark.skipif(not (DATA / "train_val").is_dir(), reason="needs the real faces: train_val")
+def test_real_5000(tmp_path):
+    faces = pixels.open_faces(pixels.prepare(DATA / "train_val", tmp_path))
+    counts = faces.record["counts"]
+    assert (counts["found"], counts["kept"]) == (5000, 5000)
+    assert (counts["groups"], counts["grouped_faces"], counts["conflicting_groups"]) == (44, 90, 30)
+    listed = faces.manifest["name"].map(utkface.face_key).isin(splits.read_test_names())
+    assert np.array_equal(np.flatnonzero(listed), faces.rows("test"))
+    assert len(faces.rows("validation")) == pytest.approx(500, abs=10)

@@ -1,0 +1,284 @@
+"""Names, sources and pictures, whole and broken; all pictures are made here."""
+
+import io
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from agegender.data import utkface
+from agegender.data.utkface import Reason
+
+NAME = "26_1_2_20170116174525125.jpg.chip.jpg"
+
+
+def encoded(array, kind="JPEG", mode=None, **options) -> bytes:
+    stream = io.BytesIO()
+    image = PIL.Image.fromarray(np.asarray(array))
+    (image.convert(mode) if mode else image).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png(width, height, bits, colour_type, rows=b"") -> bytes:
+    """Write PNGs that Pillow cannot: 16 bits of colour, or a size that is not there."""
+
+    def chunk(name, data):
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def noise(*shape) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        (NAME, (26, 1, 2)),
+        ("116_0_4_20170116174525125.jpg", (116, 0, 4)),
+        ("1_0_0_20161219140623097.PNG", (1, 0, 0)),
+        ("14_0_0_2017011022340900.jpg.chip.jpg", (14, 0, 0)),
+        ("28_1_2_201701161846515488.jpg.chip.jpg", (28, 1, 2)),
+        ("38_0_1_201701162330572788.jpg.chip.jpg", (38, 0, 1)),
+        ("24_0_1_20170116220224657 .jpg.chip.jpg", (24, 0, 1)),
+        ("55_0_0_20170116232725357jpg.chip.jpg", (55, 0, 0)),
+    ],
+)
+def test_name_gives_labels(name, labels):
+    assert utkface.parse_name(name) == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("39_1_20170116174525125.jpg.chip.jpg", Reason.NO_RACE),
+        ("61_1_20170109142408075.jpg.chip.jpg", Reason.NO_RACE),
+        ("61_1_20170109150557335.jpg.chip.jpg", Reason.NO_RACE),
+        ("61_3_20170109150557335.jpg.chip.jpg", Reason.NO_RACE),
+        ("0_1_2_20170116174525125.jpg", Reason.AGE),
+        ("117_1_2_20170116174525125.jpg", Reason.AGE),
+        ("-3_1_2_20170116174525125.jpg", Reason.AGE),
+        ("26_2_2_20170116174525125.jpg", Reason.GENDER),
+        ("26_1_5_20170116174525125.jpg", Reason.RACE),
+        ("portrait.jpg", Reason.NAME),
+        ("26_1_2_20170116174525125.txt", Reason.NAME),
+        (f"x{NAME}", Reason.NAME),
+        (f"{NAME}\n", Reason.NAME),
+        ("٢٦_1_2_20170116174525125.jpg", Reason.NAME),
+    ],
+)
+def test_name_without_labels_is_rejected(name, reason):
+    with pytest.raises(utkface.LabelError) as caught:
+        utkface.parse_name(name)
+    assert caught.value.reason == reason
+    assert "expected" in str(caught.value)
+
+
+def test_face_key_is_the_same_for_every_spelling():
+    stem = "55_0_0_20170116232725357"
+    spellings = [f"{stem}{end}" for end in ("jpg.chip.jpg", " .jpg.chip.jpg", ".jpg", ".png")]
+    assert {utkface.face_key(name) for name in spellings} == {stem}
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P"])
+def test_every_mode_shows_the_same_picture(mode):
+    grey = np.repeat(np.linspace(0, 255, 32).astype(np.uint8)[None], 32, axis=0)
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    data = encoded(grey, kind, mode, **({"quality": 100} if mode == "CMYK" else {}))
+    pixels = utkface.decode(data, f"26_1_2_1.{'jpg' if mode == 'CMYK' else 'png'}", 32)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - grey[..., None]).max() <= 3
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    grey = np.repeat((np.arange(32, dtype=np.uint16) * 2114)[None], 32, axis=0)
+    expected = np.repeat(np.round(grey / 257)[..., None], 3, axis=2)
+    one = utkface.decode(encoded(grey, "PNG"), "26_1_2_1.png", 32)
+    rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in grey)
+    three = utkface.decode(png(32, 32, 16, 2, rows), "26_1_2_1.png", 32)
+    for pixels in (one, three):
+        assert np.abs(pixels - expected).max() <= 1
+
+
+def test_transparent_is_laid_on_white():
+    picture = noise(8, 8, 4)
+    picture[..., 3] = 0
+    assert utkface.decode(encoded(picture, "PNG"), "26_1_2_1.png", 8).min() == 255
+    palette = PIL.Image.fromarray(np.zeros((8, 8), np.uint8), "P")
+    stream = io.BytesIO()
+    palette.save(stream, "PNG", transparency=0)
+    assert utkface.decode(stream.getvalue(), "26_1_2_1.png", 8).min() == 255
+
+
+def test_exif_rotation_is_done():
+    upright = np.zeros((16, 16, 3), np.uint8)
+    upright[:8] = 255
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # The camera was turned: show it turned by 90 degrees clockwise.
+    data = encoded(np.rot90(upright), exif=exif.tobytes(), quality=100)
+    assert np.abs(utkface.decode(data, NAME, 16).astype(int) - upright).max() < 16
+
+
+def test_other_shapes_are_cropped_to_the_middle_and_scaled():
+    wide = np.zeros((16, 48, 3), np.uint8)
+    wide[:, 16:32] = 200
+    assert (utkface.decode(encoded(wide, "PNG"), "26_1_2_1.png", 16) == 200).all()
+    assert utkface.decode(encoded(wide, "WEBP"), "26_1_2_1.webp", 64).shape == (64, 64, 3)
+
+
+WHOLE_JPEG, WHOLE_PNG = encoded(noise(64, 64, 3)), encoded(noise(64, 64, 3), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "reason"),
+    [
+        (b"", NAME, Reason.EMPTY),
+        (b"<html>not found</html>", NAME, Reason.NOT_AN_IMAGE),
+        (WHOLE_JPEG[:10], NAME, Reason.DAMAGED),
+        (WHOLE_JPEG[: len(WHOLE_JPEG) // 2], NAME, Reason.DAMAGED),
+        (WHOLE_PNG[: len(WHOLE_PNG) // 2], "26_1_2_1.png", Reason.DAMAGED),
+        (WHOLE_PNG, NAME, Reason.WRONG_CONTENT),
+        (WHOLE_JPEG, "26_1_2_1.png", Reason.WRONG_CONTENT),
+        (encoded(noise(8, 8), "GIF"), NAME, Reason.WRONG_CONTENT),
+        (png(6000, 5000, 8, 2), "26_1_2_1.png", Reason.TOO_LARGE),
+        (png(12_000, 9_000, 8, 2), "26_1_2_1.png", Reason.TOO_LARGE),
+        (png(60_000, 60_000, 8, 2), "26_1_2_1.png", Reason.TOO_LARGE),
+    ],
+)
+def test_broken_picture_is_rejected(data, name, reason):
+    with pytest.raises(utkface.Rejection) as caught:
+        utkface.decode(data, name, 16)
+    assert caught.value.reason == reason
+    assert "\n" not in str(caught.value)
+
+
+def tree(folder):
+    """Good, bad and odd files below a folder."""
+    inner = folder / "UTKFace"
+    (inner / "7_0_0_20170116174525125.jpg").mkdir(parents=True)
+    (inner / "7_0_0_20170116174525125.jpg" / "8_0_0_20170116174525125.jpg").write_bytes(b"b")
+    (inner / NAME).write_bytes(b"a")
+    (inner / "27_1_2_20170116174525125.jpg").symlink_to(NAME)
+    (inner / ".DS_Store").write_bytes(b"")
+    (inner / "._26_1_2_20170116174525125.jpg").write_bytes(b"")
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "9_0_0_20170116174525125.jpg").write_bytes(b"")
+    (inner / "readme.txt").write_bytes(b"")
+    return folder
+
+
+def pack(folder, path):
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(folder.rglob("*")):
+                if file.is_symlink():
+                    link = zipfile.ZipInfo(str(file.relative_to(folder)))
+                    link.external_attr = 0o120777 << 16
+                    archive.writestr(link, os.readlink(file))
+                else:
+                    archive.write(file, file.relative_to(folder))
+    elif path.suffix in (".tar", ".gz", ".tgz"):
+        with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as archive:
+            archive.add(folder, ".")
+    else:
+        return folder
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "a.zip", "a.tar", "a.tar.gz", "a.tgz"])
+def test_every_source_lists_the_same_and_leaves_nothing_out(tmp_path, kind):
+    source = pack(tree(tmp_path / "tree"), tmp_path / kind)
+    with utkface.open_source(source) as files:
+        reasons = {file.path: file.rejection and file.rejection.reason for file in files}
+        contents = {file.name: file.read() for file in files if file.rejection is None}
+        for file in files:
+            if file.rejection is not None:
+                with pytest.raises(utkface.Rejection, match=file.rejection.reason):
+                    file.read()
+    assert reasons == {
+        "UTKFace/7_0_0_20170116174525125.jpg": Reason.NOT_A_FILE,
+        "UTKFace/7_0_0_20170116174525125.jpg/8_0_0_20170116174525125.jpg": None,
+        f"UTKFace/{NAME}": None,
+        "UTKFace/27_1_2_20170116174525125.jpg": Reason.NOT_A_FILE,
+        "UTKFace/.DS_Store": Reason.SYSTEM_FILE,
+        "UTKFace/._26_1_2_20170116174525125.jpg": Reason.SYSTEM_FILE,
+        "__MACOSX/9_0_0_20170116174525125.jpg": Reason.SYSTEM_FILE,
+        "UTKFace/readme.txt": Reason.NAME,
+    }
+    assert contents == {NAME: b"a", "8_0_0_20170116174525125.jpg": b"b"}
+
+
+def test_odd_members_and_unreadable_files_are_rejected(tmp_path):
+    (tmp_path / NAME).write_bytes(b"a")
+    os.mkfifo(tmp_path / "1_0_0_1.jpg")
+    with utkface.open_source(tmp_path) as (pipe, file):
+        assert pipe.rejection.reason == Reason.NOT_A_FILE
+        (tmp_path / NAME).unlink()
+        with pytest.raises(utkface.Rejection, match=Reason.UNREADABLE):
+            file.read()
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"../{NAME}", b"a")
+        archive.writestr("2_0_0_1.jpg", b"content")
+        archive.writestr("3_0_0_1.jpg", b"\0" * (utkface.MOST_BYTES + 1), zipfile.ZIP_DEFLATED)
+    path.write_bytes(path.read_bytes().replace(b"content", b"c0ntent"))
+    with utkface.open_source(path) as (outside, changed, huge):
+        assert outside.rejection.reason == Reason.NOT_A_FILE
+        with pytest.raises(utkface.Rejection, match=Reason.UNREADABLE):
+            changed.read()
+        with pytest.raises(utkface.Rejection, match=Reason.TOO_LARGE):
+            huge.read()
+
+
+def test_names_that_are_no_text_can_be_printed(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9\n.jpg")).write_bytes(b"a")
+    with utkface.open_source(tmp_path) as (file,):
+        assert file.path == "caf\\udce9\\n.jpg"
+        assert file.rejection.reason == Reason.NAME
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz"])
+@pytest.mark.parametrize("share", [0.4, 0.7, 0.9])
+def test_archive_cut_short_is_an_error(tmp_path, kind, share):
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    for age in range(1, 40):
+        (folder / f"{age}_0_0_1.jpg").write_bytes(noise(3000).tobytes())
+    path = pack(folder, tmp_path / kind)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share) + 100])
+    with pytest.raises(ValueError, match="download it again"), utkface.open_source(path):
+        pass
+
+
+def test_what_is_no_source_is_an_error(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"nothing of the kind")
+    for path, words in [(tmp_path / "a.zip", "neither a folder"), (tmp_path / "b", "not exist")]:
+        with pytest.raises(ValueError, match=words), utkface.open_source(path):
+            pass
+
+
+def test_fingerprint_follows_the_files(tmp_path):
+    folder = tree(tmp_path / "tree")
+    archive = pack(folder, tmp_path / "a.zip")
+    before = utkface.fingerprint(folder), utkface.fingerprint(archive)
+    assert before == (utkface.fingerprint(folder), utkface.fingerprint(archive))
+    (folder / "UTKFace" / NAME).write_bytes(b"longer")
+    with zipfile.ZipFile(archive, "a") as more:
+        more.writestr("1_0_0_1.jpg", b"a")
+    after = utkface.fingerprint(folder), utkface.fingerprint(archive)
+    assert before[0] != after[0]
+    assert before[1] != after[1]
