@@ -23,7 +23,7 @@ def names(folder):
 
 def labels(names):
     """Return age in years, gender and race as an integer array (3, N)."""
-    return np.array([name.split("_")[:3] for name in names]).astype(int).T
+    return np.array([utkface.parse_name(name)[:3] for name in names]).T
 
 
 def drawn(age_years, gender, count=40):

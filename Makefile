@@ -1,0 +1,94 @@
+# Needs make and Python 3.11 or 3.12; .venv is made by the first target that needs it.
+.DEFAULT_GOAL := help
+PORT ?= 5000
+
+ifdef PYTHON
+ready :=
+else
+PYTHON := .venv/bin/python
+# The backend that .venv was made for stays until another is asked for.
+made_for := $(patsubst .venv/ready-%,%,$(wildcard .venv/ready-*))
+BACKEND ?= $(or $(KERAS_BACKEND),$(made_for),tensorflow)
+ready := .venv/ready-$(BACKEND)
+endif
+ifdef BACKEND
+export KERAS_BACKEND := $(BACKEND)
+endif
+
+data_flags := $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
+flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
+  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TRIALS),--trials $(TRIALS)) \
+  $(if $(ALGORITHM),--algorithm $(ALGORITHM)))
+
+.PHONY: help tune smoke test check ui data prepare search train evaluate promote \
+  lint soak format clean lock setup
+
+help: ## list the targets
+	@echo "make TARGET [DATA=folder, .zip or .tar.gz] [PRESET=] [MINUTES=] [TRIALS=] [SEED=]"
+	@echo "            [ALGORITHM=] [BACKEND=jax] [PYTHON=an environment's, instead of .venv]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+tune: $(ready) ## the whole job: faces, two searches, test, registry, exports (15 minutes)
+	$(PYTHON) -m pipelines.run_all $(flags)
+
+smoke: $(ready) ## the same on a few generated faces (2 minutes)
+	$(PYTHON) -m pipelines.run_all $(flags) --preset smoke
+
+test: $(ready) ## unit tests and the pipeline on a small preset
+	$(PYTHON) -m pytest
+
+check: lint test ## format, lint, import contracts, types, tests
+
+# MLflow's job runner would add eight processes of 240 MB that nothing here uses.
+ui: $(ready) ## MLflow in the browser, on this machine only (PORT=5000)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PYTHON) -c 'import os, sys, pathlib; \
+	  from agegender.registry import tracking; uri = tracking.connect(pathlib.Path.cwd()); \
+	  os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", \
+	    "--port", "$(PORT)", "--workers", "1", "--backend-store-uri", uri])'
+
+data: $(ready) ## download the real faces into data/ (non-commercial research only)
+	$(PYTHON) -m pipelines.download_data
+
+prepare: $(ready) ## one stage alone: faces to manifest and pixels
+	$(PYTHON) -m pipelines.prepare_data $(data_flags)
+
+search: $(ready) ## one stage alone: the best settings of A and of B
+	$(PYTHON) -m pipelines.search_models $(flags)
+
+train: $(ready) ## one stage alone: the best settings trained again
+	$(PYTHON) -m pipelines.train_finalists $(flags)
+
+evaluate: $(ready) ## one stage alone: both candidates on the locked test
+	$(PYTHON) -m pipelines.evaluate_models $(flags)
+
+promote: $(ready) ## one stage alone: into the registry, champions to exports/
+	$(PYTHON) -m pipelines.promote_models $(flags)
+
+lint: $(ready) ## the part of check without the tests
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -c 'from importlinter import cli; cli.lint_imports_command()'
+	$(PYTHON) -m mypy
+
+soak: $(ready) ## the long tests
+	$(PYTHON) -m pytest -m slow
+
+format: $(ready) ## format the code and mend what lint can mend
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+clean: ## remove working files; keeps mlruns/, exports/, data/, fetched weights and .venv
+	rm -rf .cache/data .cache/features .cache/searches .pytest_cache .ruff_cache .import_linter_cache \
+	  .mypy_cache
+	find agegender tuning pipelines tests -name __pycache__ -prune -exec rm -rf {} +
+
+setup: $(ready) ## make .venv from the lock (BACKEND=jax: without TensorFlow)
+
+lock: $(ready) ## resolve pyproject.toml into requirements.lock anew
+	$(PYTHON) -m pip install --quiet uv
+	$(PYTHON) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --fork-strategy fewest --no-annotate --custom-compile-command "make lock" --upgrade \
+	  --quiet --output-file requirements.lock
+
+.venv/ready-%: requirements.lock pyproject.toml
+	python3 -m pipelines.set_up --backend $*

@@ -1,0 +1,71 @@
+"""Settings and named presets; a preset is a short diff of the default. Standard library only."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilySettings:
+    """How much work one family's search and last training may be.
+
+    trials: at most so many settings; epochs and final_epochs: length of a trial and, at most, of a
+    last training; finalists: settings trained again, each on `folds` folds of training and
+    validation; search_share and final_share: of the time that MINUTES leaves.
+    """
+
+    trials: int
+    epochs: int
+    final_epochs: int
+    search_share: float
+    final_share: float
+    finalists: int = 1
+    folds: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `make tune` does; every field can be overridden from the command line or make."""
+
+    seed: int = 0
+    minutes: float | None = 15.0
+    algorithm: str = "bayesian"
+    tier: str = "short"
+    preset: str = "laptop"
+    generated_faces: int = 3600
+    scratch: FamilySettings = FamilySettings(12, 6, 40, search_share=0.22, final_share=0.38)
+    pretrained: FamilySettings = FamilySettings(12, 4, 12, search_share=0.15, final_share=0.25)
+    # The frozen part of B is run once for so many views of each face: fewer where there are many.
+    views: int = 4
+    most_views: int = 20_000
+    head_epochs: int = 20
+    # Where B's backbone is cut for the activations that all trials share: nothing below is trained
+    # while views are cached.
+    cut_share: float = 0.25
+    # Held back at the end for the test, the registry and the exports.
+    closing_seconds: float = 60.0
+
+
+def _with(**changes) -> Settings:
+    return dataclasses.replace(Settings(), **changes)
+
+
+PRESETS = {
+    "laptop": Settings(),
+    "smoke": _with(
+        preset="smoke",
+        minutes=None,
+        generated_faces=500,
+        scratch=FamilySettings(2, 2, 3, search_share=0.2, final_share=0.3, folds=1),
+        pretrained=FamilySettings(2, 1, 2, search_share=0.2, final_share=0.2, folds=1),
+        views=2,
+        head_epochs=5,
+    ),
+    "thorough": _with(
+        preset="thorough",
+        minutes=None,
+        tier="full",
+        scratch=FamilySettings(60, 12, 80, search_share=0.3, final_share=0.3, finalists=3, folds=3),
+        pretrained=FamilySettings(
+            60, 6, 24, search_share=0.2, final_share=0.2, finalists=3, folds=3
+        ),
+    ),
+}

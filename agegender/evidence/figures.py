@@ -1,0 +1,381 @@
+"""Draw histories, trials and predictions. Each function returns a Figure; nothing is saved here.
+
+Figures are made without pyplot, so they need no closing and no display. Colours are those of Okabe
+and Ito (2008) and the map cividis (Nuñez et al. 2018), which the colour-blind tell apart.
+"""
+
+import matplotlib
+import matplotlib.axes
+import matplotlib.cm
+import matplotlib.colors
+import matplotlib.figure
+import matplotlib.lines
+import matplotlib.ticker
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.inspection import permutation_importance
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+STYLE = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+}
+FEW_TRIALS = 20
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **keywords):
+    """Return a figure of so many inches and its axes, in our style."""
+    with matplotlib.rc_context(STYLE):
+        figure = matplotlib.figure.Figure(figsize=(width, height), dpi=110, layout="constrained")
+        return figure, figure.subplots(rows, columns, **keywords)
+
+
+def learning_curves(history: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Draw loss and metric of both tasks over the epochs, in training and in validation.
+
+    history: columns epoch (from 0), age_loss, age_mae, gender_loss, gender_accuracy, the same with
+    val_, and val_score, whose lowest epoch is marked. Where a column phase changes, a line is drawn.
+    """
+    figure, axes = _figure(10, 6.5, 2, 2, sharex=True)
+    epoch = history["epoch"] + 1
+    best = history["val_score"].idxmin()
+    changes = []
+    if "phase" in history:
+        changes = epoch[history["phase"] != history["phase"].shift()].iloc[1:] - 0.5
+    panels = {
+        "age_loss": "Age: loss",
+        "gender_loss": "Gender: loss",
+        "age_mae": "Age: mean absolute error (years)",
+        "gender_accuracy": "Gender: accuracy",
+    }
+    for axis, (name, title) in zip(axes.flat, panels.items(), strict=True):
+        axis.plot(epoch, history[name], color=BLUE, marker=".", label="training")
+        axis.plot(epoch, history[f"val_{name}"], color=ORANGE, marker=".", label="validation")
+        axis.plot(epoch[best], history[f"val_{name}"][best], "o", ms=10, mfc="none", mec="black")
+        for change in changes:
+            axis.axvline(change, color=GREY, linestyle=":")
+        axis.annotate(
+            f"{history[f'val_{name}'][best]:.3g}",
+            (epoch[best], history[f"val_{name}"][best]),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="center",
+        )
+        axis.margins(y=0.15)
+        axis.set_title(title)
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    for axis in axes[1]:
+        axis.set_xlabel("epoch")
+    axes[0, 0].legend()
+    figure.suptitle(
+        f"Best epoch (circle): {epoch[best]} of {len(history)}, "
+        f"val_score {history['val_score'][best]:.3f}"
+    )
+    return figure
+
+
+def best_so_far(trials: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Draw each trial's val_score and the lowest until then; columns trial and val_score."""
+    figure, axis = _figure(8, 4.5)
+    lowest = trials["val_score"].cummin()
+    axis.plot(trials["trial"], trials["val_score"], "o", color=GREY, label="trial")
+    axis.step(trials["trial"], lowest, where="post", color=BLUE, lw=2, label="best so far")
+    best = trials["val_score"].idxmin()
+    axis.annotate(
+        f"trial {trials['trial'][best]}: {trials['val_score'][best]:.3f}",
+        (trials["trial"][best], trials["val_score"][best]),
+        xytext=(0, -16),
+        textcoords="offset points",
+        ha="center",
+        color=BLUE,
+    )
+    axis.margins(0.06, 0.15)
+    axis.set(
+        xlabel="trial",
+        ylabel="val_score (lower is better)",
+        title=f"Best of {len(trials)} trials so far",
+    )
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.legend()
+    return figure
+
+
+def parallel_coordinates(
+    trials: pd.DataFrame, parameters: list[str], score: str = "val_score"
+) -> matplotlib.figure.Figure:
+    """Draw a line a trial through its value of each parameter, coloured by score, the best on top.
+
+    Numbers that span more than a factor of 30 are placed by their logarithm; other values than
+    numbers are listed; a parameter that a trial does not have is 'not used'. ValueError where
+    `parameters` is empty.
+    """
+    if not parameters:
+        raise ValueError("Nothing to draw: no parameter varies over these trials.")
+    names = [*parameters, score]
+    figure, axis = _figure(max(7.0, 1.7 * len(names) + 1), 5.5)
+    placed = [_place(trials[name]) for name in names]
+    norm = matplotlib.colors.Normalize(trials[score].min(), trials[score].max())
+    colours = matplotlib.colormaps["cividis"]
+    order = trials[score].to_numpy().argsort()[::-1]
+    for rank, row in enumerate(order):
+        axis.plot(
+            range(len(names)),
+            [heights[row] for heights, _ in placed],
+            color=colours(norm(trials[score].iloc[row])),
+            lw=3 if rank == len(order) - 1 else 1.3,
+            alpha=0.9,
+        )
+    for position, (_, ticks) in enumerate(placed):
+        axis.axvline(position, color="black", lw=0.8)
+        for height, label in ticks:
+            axis.annotate(
+                label,
+                (position, height),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+                bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
+            )
+    axis.set_xticks(range(len(names)), [_wrap(name) for name in names])
+    axis.set_yticks([])
+    axis.grid(False)
+    axis.spines[["left", "bottom"]].set_visible(False)
+    axis.set_xlim(-0.1, len(names) - 0.5)
+    axis.set_title(f"{len(trials)} trials; the thick line is the best")
+    shades = matplotlib.cm.ScalarMappable(norm, colours)
+    figure.colorbar(shades, ax=axis, label=f"{score} (lower is better)", pad=0.01)
+    return figure
+
+
+def _place(values: pd.Series) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Return heights in 0..1 for the values of one parameter, and labelled ticks."""
+    absent = values.isna().to_numpy()
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        numbers = values.to_numpy(float)
+        low, high = np.nanmin(numbers), np.nanmax(numbers)
+        logarithmic = low > 0 and high / low > 30
+        scale = np.log if logarithmic else np.asarray
+        span = scale(high) - scale(low) or 1.0
+        bottom = 0.12 if absent.any() else 0.0
+        heights = bottom + (1 - bottom) * (scale(numbers) - scale(low)) / span
+        shown = np.unique(numbers[~absent])
+        if len(shown) > 5:
+            shown = np.geomspace(low, high, 5) if logarithmic else np.linspace(low, high, 5)
+        ticks = [
+            (float(bottom + (1 - bottom) * (scale(v) - scale(low)) / span), f"{v:.3g}")
+            for v in shown
+        ]
+    else:
+        labels = sorted(values[~absent].astype(str).unique())
+        steps = len(labels) - 1 + absent.any() or 1
+        levels = {label: (i + absent.any()) / steps for i, label in enumerate(labels)}
+        heights = np.array([levels.get(label, 0.0) for label in values.astype(str)])
+        ticks = [(float(height), label) for label, height in levels.items()]
+    if absent.any():
+        heights[absent] = 0.0
+        ticks.append((0.0, "not used"))
+    return heights, ticks
+
+
+def _wrap(name: str) -> str:
+    return name.replace("_", "\n")
+
+
+def hyperparameter_importance(
+    trials: pd.DataFrame, parameters: list[str], score: str = "val_score"
+) -> matplotlib.figure.Figure:
+    """Draw how much each parameter has to do with the score, and which measure that is.
+
+    From 20 trials on, the permutation importance (Breiman 2001) in a random forest: by how much its
+    R² falls when the parameter's values are shuffled, with the standard deviation over shuffles.
+    With fewer a forest only fits noise: then the size of Spearman's rank correlation (eta, the root
+    of the share of variance between the groups, for what is no number), grey where p > .05.
+    """
+    figure, axis = _figure(8, max(2.6, 0.42 * len(parameters) + 1.8))
+    count = len(trials)
+    if count >= FEW_TRIALS:
+        values, deviations, title = _forest_importance(trials, parameters, score)
+        colours = [BLUE] * len(parameters)
+        label = "loss of R² when shuffled"
+    else:
+        pairs = [_association(trials[name], trials[score]) for name in parameters]
+        values, deviations = np.array([size for size, _ in pairs]), None
+        colours = [BLUE if p <= 0.05 else GREY for _, p in pairs]
+        title = f"Only {count} trials: associations, grey where chance explains them (p > .05)"
+        label = "size of the rank correlation with val_score (categories: eta)"
+    order = np.argsort(values)
+    axis.barh(
+        [parameters[i] for i in order],
+        values[order],
+        xerr=None if deviations is None else deviations[order],
+        color=[colours[i] for i in order],
+        ecolor="black",
+    )
+    axis.set(xlabel=label.replace("val_score", score), title=title)
+    axis.grid(False, axis="y")
+    axis.set_xlim(left=min(0, axis.get_xlim()[0]))
+    return figure
+
+
+def _forest_importance(trials, parameters, score):
+    """Return mean and deviation of the permutation importances, and a title with the fit."""
+    table = pd.DataFrame(
+        {
+            name: trials[name].fillna(-1)
+            if pd.api.types.is_numeric_dtype(trials[name])
+            else pd.factorize(trials[name].astype(str), sort=True)[0]
+            for name in parameters
+        }
+    ).astype(float)
+    forest = RandomForestRegressor(300, min_samples_leaf=2, oob_score=True, random_state=0)
+    forest.fit(table, trials[score])
+    found = permutation_importance(forest, table, trials[score], n_repeats=20, random_state=0)
+    title = (
+        f"Random forest over {len(trials)} trials, R² on trials left out {forest.oob_score_:.2f}"
+    )
+    if forest.oob_score_ < 0.2:
+        title += ": uncertain"
+    return found.importances_mean, found.importances_std, title
+
+
+def _association(values: pd.Series, score: pd.Series) -> tuple[float, float]:
+    """Return the size of the association and its p; (0, 1) where nothing can be said."""
+    present = values.notna()
+    values, score = values[present], score[present]
+    if values.nunique() < 2 or score.nunique() < 2:
+        return 0.0, 1.0
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        found = stats.spearmanr(values.to_numpy(float), score)
+        return abs(float(found.statistic)), float(found.pvalue)
+    groups = [group.to_numpy() for _, group in score.groupby(values.astype(str))]
+    between = sum(len(group) * (group.mean() - score.mean()) ** 2 for group in groups)
+    eta = float(np.sqrt(between / ((score - score.mean()) ** 2).sum()))
+    return eta, float(stats.kruskal(*groups).pvalue)
+
+
+def pareto_front(trials: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Draw the trials' MAE against gender accuracy and mark those that no other beats in both.
+
+    Columns: trial, val_age_mae (years), val_gender_accuracy, val_score.
+    """
+    figure, axis = _figure(7.5, 5.5)
+    mae = trials["val_age_mae"].to_numpy(float)
+    accuracy = trials["val_gender_accuracy"].to_numpy(float)
+    front = pareto_members(mae, accuracy)
+    axis.plot(mae[~front], accuracy[~front], "o", color=GREY, label="trial")
+    order = np.argsort(mae[front])
+    axis.step(
+        mae[front][order],
+        accuracy[front][order],
+        "o-",
+        where="post",
+        color=BLUE,
+        label="not beaten in both",
+    )
+    best = int(np.argmin(trials["val_score"]))
+    axis.plot(
+        mae[best], accuracy[best], "o", ms=13, mfc="none", mec=ORANGE, mew=2, label="lowest score"
+    )
+    for row in np.flatnonzero(front):
+        axis.annotate(
+            str(trials["trial"].iloc[row]),
+            (mae[row], accuracy[row]),
+            xytext=(-6, 7),
+            textcoords="offset points",
+            ha="right",
+        )
+    axis.margins(0.08)
+    axis.set(
+        xlabel="age: mean absolute error on validation (years)",
+        ylabel="gender: accuracy on validation",
+        title="Better is up and to the left; numbers are trials",
+    )
+    axis.legend(loc="best")
+    return figure
+
+
+def pareto_members(mae: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Say, boolean (N,), for which points no other is at least as good in both and better in one."""
+    no_worse = (mae[None] <= mae[:, None]) & (accuracy[None] >= accuracy[:, None])
+    better = (mae[None] < mae[:, None]) | (accuracy[None] > accuracy[:, None])
+    return ~(no_worse & better).any(axis=1)
+
+
+def predicted_against_true(
+    age_true: np.ndarray, age_predicted: np.ndarray
+) -> matplotlib.figure.Figure:
+    """Draw predicted over true ages, years (N,), with the median and the middle 80 % per decade."""
+    age_true, age_predicted = np.asarray(age_true, float), np.asarray(age_predicted, float)
+    figure, axis = _figure(6.5, 6)
+    top = float(max(age_true.max(), age_predicted.max())) + 3
+    axis.plot([0, top], [0, top], color="black", lw=1, label="exact")
+    size = float(np.clip(4000 / len(age_true), 4, 20))
+    axis.scatter(age_true, age_predicted, s=size, color=BLUE, alpha=0.25, linewidths=0)
+    decade = (age_true // 10).astype(int)
+    rows = []
+    for start in np.unique(decade):
+        chosen = age_predicted[decade == start]
+        # Quantiles of fewer faces say nothing.
+        if len(chosen) >= 10:
+            rows.append((start * 10 + 5, *np.quantile(chosen, [0.1, 0.5, 0.9])))
+    if rows:
+        centre, low, middle, high = np.array(rows).T
+        axis.errorbar(
+            centre,
+            middle,
+            [middle - low, high - middle],
+            fmt="o",
+            color=ORANGE,
+            capsize=4,
+            label="median and middle 80 % of a decade",
+        )
+    error = np.abs(age_predicted - age_true).mean()
+    axis.set(
+        xlim=(0, top),
+        ylim=(min(0, float(age_predicted.min())), top),
+        xlabel="labelled age (years)",
+        ylabel="predicted age (years)",
+        title=f"Age: mean absolute error {error:.2f} years, n = {len(age_true)}",
+    )
+    axis.set_aspect("equal")
+    axis.legend(loc="upper left")
+    return figure
+
+
+def confusion(gender_true: np.ndarray, gender_probability: np.ndarray) -> matplotlib.figure.Figure:
+    """Draw counts and shares of labelled (0 male, 1 female) against predicted gender, (N,) each."""
+    actual = np.asarray(gender_true) > 0.5
+    predicted = np.asarray(gender_probability) >= 0.5
+    counts = np.array(
+        [[int(((actual == a) & (predicted == p)).sum()) for p in (0, 1)] for a in (0, 1)]
+    )
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axis = _figure(5.2, 4.6)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(2, 2):
+        axis.text(
+            column,
+            row,
+            f"{counts[row, column]:,}\n{shares[row, column]:.1%}",
+            ha="center",
+            va="center",
+            fontsize=14,
+            color="white" if shares[row, column] > 0.5 else "black",
+        )
+    axis.set_xticks([0, 1], ["male", "female"])
+    axis.set_yticks([0, 1], ["male", "female"])
+    axis.grid(False)
+    axis.set(
+        xlabel="predicted gender",
+        ylabel="labelled gender",
+        title=f"Gender: accuracy {(actual == predicted).mean():.3f}, n = {len(actual)}",
+    )
+    return figure

@@ -1,0 +1,153 @@
+"""The two networks: a picture in [0, 1] in; "age" (years) and "gender" (probability of 1) out.
+
+Both share one head. Builders take plain named arguments and return uncompiled functional models of
+standard Keras layers, so that an exported file loads wherever Keras does.
+"""
+
+import keras
+import numpy as np
+
+# UTKFace's ages run from 1 to 116; bin k of an age distribution stands for k years.
+AGE_BINS = 117
+# Outputs that only training sees: the layer before the fixed one that turns it into years.
+AGE_LAYERS = {"distribution": "age_distribution", "ordinal": "age_exceedance"}
+
+NORMALIZATIONS = {
+    "batch": lambda: keras.layers.BatchNormalization(momentum=0.9),
+    "group": lambda: keras.layers.GroupNormalization(8),
+    "none": None,
+}
+POOLINGS = {
+    "average": keras.layers.GlobalAveragePooling2D,
+    "maximum": keras.layers.GlobalMaxPooling2D,
+    "flatten": keras.layers.Flatten,
+}
+
+
+def head(
+    x: keras.KerasTensor,
+    *,
+    age_head: str = "distribution",
+    age_units: int = 128,
+    gender_units: int = 64,
+    age_dropout: float = 0.3,
+    gender_dropout: float = 0.4,
+    activation: str = "relu",
+) -> list[keras.KerasTensor]:
+    """Two branches on a vector: age in years (N, 1) and the probability of gender 1 (N, 1).
+
+    age_head "regression" predicts the years directly; "distribution" a softmax over the years 0 to
+    116 whose expected value is the age (DEX, Rothe et al. 2015); "ordinal" the probabilities that
+    the age exceeds 0, 1, ... 115 years, whose sum is the age (OR-CNN, Niu et al. 2016). Both
+    outputs are float32 whatever the compute dtype. ValueError for an unknown age head.
+    """
+    age = keras.layers.Dense(age_units, activation, name="age_dense")(x)
+    age = keras.layers.Dropout(age_dropout, name="age_dropout")(age)
+    if age_head == "regression":
+        # In units of 20 years around 33, so that a head of zeros starts at the mean age.
+        age = keras.layers.Dense(1, dtype="float32", name="age_scaled")(age)
+        age = keras.layers.Rescaling(20.0, 33.0, dtype="float32", name="age")(age)
+    elif age_head in AGE_LAYERS:
+        distribution = age_head == "distribution"
+        years = np.arange(AGE_BINS) if distribution else np.ones(AGE_BINS - 1)
+        age = keras.layers.Dense(
+            len(years),
+            "softmax" if distribution else "sigmoid",
+            dtype="float32",
+            name=AGE_LAYERS[age_head],
+        )(age)
+        expected = keras.layers.Dense(
+            1, use_bias=False, trainable=False, dtype="float32", name="age"
+        )
+        age = expected(age)
+        expected.set_weights([years[:, None].astype("float32")])
+    else:
+        known = ", ".join(["regression", *AGE_LAYERS])
+        raise ValueError(f"age_head must be one of {known}; got {age_head!r}.")
+    gender = keras.layers.Dense(gender_units, activation, name="gender_dense")(x)
+    gender = keras.layers.Dropout(gender_dropout, name="gender_dropout")(gender)
+    gender = keras.layers.Dense(1, "sigmoid", dtype="float32", name="gender")(gender)
+    return [age, gender]
+
+
+def build_scratch(
+    *,
+    image_size_pixels: int = 128,
+    stem_filters: int = 24,
+    stem_kernel_pixels: int = 3,
+    width: int = 32,
+    stages: int = 4,
+    blocks_per_stage: int = 1,
+    extra_block_stage: int = 2,
+    kernel_pixels: int = 3,
+    residual: bool = True,
+    normalization: str = "batch",
+    activation: str = "relu",
+    pooling: str = "average",
+    trunk_dropout: float = 0.3,
+    **head_arguments,
+) -> keras.Model:
+    """Network A, designed here: a stem of stride 2, then stages that halve the map, then the head.
+
+    A stage has blocks of two convolutions (He et al. 2016, with an average-pooled shortcut where
+    residual), the first with stride 2, and twice the filters of the one before up to 8 x width;
+    extra_block_stage (counted from 0; -1 for none) gets one block more. Input float32 RGB
+    (N, image_size_pixels, image_size_pixels, 3) in [0, 1]; outputs as in `head`. ValueError where
+    the map would vanish or where it reaches the first fully connected layer at 10 x 10 or more.
+    """
+    final_size_pixels = -(-image_size_pixels // 2 ** (stages + 1))
+    if image_size_pixels < 2 ** (stages + 1) or final_size_pixels >= 10:
+        raise ValueError(
+            f"{stages} stages turn {image_size_pixels} pixels into {final_size_pixels}: the map "
+            "before the first fully connected layer must be 1 to 9 pixels wide; change stages."
+        )
+
+    def convolution(x, filters, stride=1, kernel=kernel_pixels, activate=True):
+        normalize = NORMALIZATIONS[normalization]
+        x = keras.layers.Conv2D(filters, kernel, stride, "same", use_bias=normalize is None)(x)
+        x = normalize()(x) if normalize else x
+        return keras.layers.Activation(activation)(x) if activate else x
+
+    def block(x, filters, stride):
+        shortcut = x
+        x = convolution(x, filters, stride)
+        if not residual:
+            return convolution(x, filters)
+        x = convolution(x, filters, activate=False)
+        if stride > 1:
+            shortcut = keras.layers.AveragePooling2D(stride, padding="same")(shortcut)
+        if shortcut.shape[-1] != filters:
+            shortcut = keras.layers.Conv2D(filters, 1, use_bias=False)(shortcut)
+        return keras.layers.Activation(activation)(keras.layers.Add()([x, shortcut]))
+
+    images = keras.Input((image_size_pixels, image_size_pixels, 3), name="image")
+    x = keras.layers.Rescaling(2.0, -1.0)(images)
+    x = convolution(x, stem_filters, 2, stem_kernel_pixels)
+    for stage in range(stages):
+        filters = width * min(2**stage, 8)
+        for number in range(blocks_per_stage + (stage == extra_block_stage)):
+            x = block(x, filters, 2 if number == 0 else 1)
+    x = POOLINGS[pooling]()(x)
+    x = keras.layers.Dropout(trunk_dropout)(x)
+    return keras.Model(images, head(x, activation=activation, **head_arguments), name="A")
+
+
+def build_pretrained(
+    backbone: keras.Model, *, trunk_dropout: float = 0.3, **head_arguments
+) -> keras.Model:
+    """Network B: a pretrained backbone (image in [0, 1] to feature map), pooled, then the head."""
+    x = keras.layers.GlobalAveragePooling2D(name="features")(backbone.output)
+    x = keras.layers.Dropout(trunk_dropout)(x)
+    return keras.Model(backbone.input, head(x, **head_arguments), name="B")
+
+
+def for_training(network: keras.Model, inputs: keras.KerasTensor | None = None) -> keras.Model:
+    """Return the network, or its part from the tensor `inputs` on, with what only training sees.
+
+    Its outputs are a dict: age, gender and, where the head has one, the layer of AGE_LAYERS. The
+    layers are shared: training it trains the network.
+    """
+    outputs = dict(zip(("age", "gender"), network.outputs, strict=True))
+    names = {layer.name for layer in network.layers} & set(AGE_LAYERS.values())
+    outputs |= {name: network.get_layer(name).output for name in names}
+    return keras.Model(network.input if inputs is None else inputs, outputs)

@@ -1,0 +1,324 @@
+"""Fit one network: schedule, losses, augmentation, best epoch kept; logging comes in as a callback.
+
+Nothing here knows a search or a store. The same `fit` trains on uint8 pixels (augmented in the
+graph), on cached activations of a frozen backbone, and on feature vectors.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pandas as pd
+
+from agegender.evidence import evaluation
+from agegender.networks import models
+
+# How a history is read everywhere: one row an epoch, these columns (and val_ of the first five).
+METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+def prepare_backend() -> str:
+    """Deterministic operations, GPU memory on demand, bfloat16 on a GPU; return the device's name.
+
+    Call once before the first tensor is made. On a CPU, float32 stays: bfloat16 gained little.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # Neither switch exists in Keras.
+
+        tf.config.experimental.enable_op_determinism()
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        device = f"{len(gpus)} GPU" if gpus else "CPU"
+    else:
+        device = str(keras.distribution.list_devices()[0]).split(":")[0].upper()
+    if device != "CPU":
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    return device
+
+
+@keras.saving.register_keras_serializable("agegender")
+class RandomView(keras.layers.Layer):
+    """uint8 pictures (N, S, S, 3) to float in [0, 1]; in training, each seen from a random view.
+
+    Mirror, rotation, zoom and shift are one affine map, so pictures are resampled once; then
+    contrast and brightness change and, with probability `erasing`, a random square of up to half
+    the side becomes grey (Zhong et al. 2020). Strengths: rotation in turns, zoom and shift as
+    fractions of the side, brightness and contrast as fractions of the range; 0 is off.
+    """
+
+    def __init__(
+        self,
+        rotation: float = 0.04,
+        zoom: float = 0.12,
+        shift: float = 0.08,
+        brightness: float = 0.2,
+        contrast: float = 0.3,
+        erasing: float = 0.0,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.rotation, self.zoom, self.shift = rotation, zoom, shift
+        self.brightness, self.contrast, self.erasing = brightness, contrast, erasing
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images, training=False):
+        """Return the pictures as float; changed only where training is true."""
+        images = keras.ops.cast(images, self.compute_dtype) / 255
+        if not training:
+            return images
+        count, size = keras.ops.shape(images)[0], images.shape[1]
+
+        def uniform(strength, center=0.0):
+            draw = keras.random.uniform((count,), -1.0, 1.0, seed=self.generator)
+            return center + strength * draw
+
+        mirror = keras.ops.sign(uniform(1.0, center=1e-6))
+        angle, scale = uniform(2 * math.pi * self.rotation), uniform(self.zoom, center=1.0)
+        cosine, sine = scale * keras.ops.cos(angle), scale * keras.ops.sin(angle)
+        # The map runs from places in the output to places in the input, about the centre.
+        middle = (size - 1) / 2
+        columns = [mirror * cosine, -sine, mirror * sine, cosine]
+        offsets = [
+            middle * (1 - columns[0] - columns[1]) + uniform(self.shift * size),
+            middle * (1 - columns[2] - columns[3]) + uniform(self.shift * size),
+        ]
+        zero = keras.ops.zeros((count,))
+        transform = [*columns[:2], offsets[0], *columns[2:], offsets[1], zero, zero]
+        images = keras.ops.image.affine_transform(
+            images, keras.ops.stack(transform, axis=1), "bilinear", fill_mode="reflect"
+        )
+
+        def per_image(values):
+            return keras.ops.cast(values, images.dtype)[:, None, None, None]
+
+        mean = keras.ops.mean(images, axis=(1, 2), keepdims=True)
+        images = (images - mean) * per_image(uniform(self.contrast, center=1.0)) + mean
+        images = keras.ops.clip(images + per_image(uniform(self.brightness)), 0, 1)
+        if self.erasing > 0:
+            half_side = (
+                size
+                * (0.15 + uniform(0.1))
+                * keras.ops.cast(uniform(0.5, center=0.5) < self.erasing, "float32")
+            )
+            places = keras.ops.arange(size, dtype="float32")[None, :]
+            inside = [
+                keras.ops.abs(places - uniform(size / 2, center=size / 2)[:, None])
+                < half_side[:, None]
+                for _ in range(2)
+            ]
+            hole = keras.ops.logical_and(inside[0][:, :, None], inside[1][:, None, :])
+            images = keras.ops.where(hole[..., None], keras.ops.cast(0.5, images.dtype), images)
+        return images
+
+    def compute_output_shape(self, input_shape):
+        """Return the same shape as the input."""
+        return input_shape
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of an array that may be a memory map, with labels for each of a network's outputs.
+
+    inputs (M, ...) or, with several views of each face, (M, views, ...): training picks a view at
+    random, validation takes view 0. The order depends on the seed and the epoch alone.
+    """
+
+    def __init__(self, inputs, age_years, gender, rows, outputs, batch_size, views, seed=None):
+        super().__init__()
+        self.inputs, self.rows, self.views, self.batch_size = inputs, rows, views, batch_size
+        self.labels = {name: gender if name == "gender" else age_years for name in outputs}
+        self.seed, self.epoch = seed, -1
+        self.on_epoch_begin()
+
+    def on_epoch_begin(self):
+        """Shuffle, where there is a seed."""
+        self.epoch += 1
+        self.order, self.view = self.rows, np.zeros(len(self.rows), int)
+        if self.seed is not None:
+            generator = np.random.default_rng((self.seed, self.epoch))
+            self.order = generator.permutation(self.rows)
+            self.view = generator.integers(0, self.views or 1, len(self.rows))
+
+    def __len__(self):
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def __getitem__(self, index):
+        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        rows = self.order[part]
+        inputs = self.inputs[rows, self.view[part]] if self.views else self.inputs[rows]
+        labels = {name: values[rows][:, None] for name, values in self.labels.items()}
+        return inputs, labels
+
+
+def age_distribution_loss(deviation_years: float) -> Callable:
+    """Cross-entropy to a Gaussian around the age (label distribution learning, Gao et al. 2017)."""
+
+    def loss(age_years, probabilities):
+        years = keras.ops.arange(models.AGE_BINS, dtype="float32")
+        target = keras.ops.softmax(-0.5 * ((years - age_years) / deviation_years) ** 2)
+        return -keras.ops.sum(target * keras.ops.log(probabilities + 1e-7), axis=-1)
+
+    return loss
+
+
+def age_exceedance_loss(age_years, probabilities):
+    """Binary cross-entropy of 'older than k years', summed over k, in tenths (OR-CNN)."""
+    years = keras.ops.arange(models.AGE_BINS - 1, dtype="float32")
+    older = keras.ops.cast(age_years > years, "float32")
+    return keras.ops.sum(keras.ops.binary_crossentropy(older, probabilities), axis=-1) / 10
+
+
+# Losses of the age itself are in units of 20 years, about the spread of UTKFace's ages.
+AGE_LOSSES = {
+    "mae": lambda true, predicted: keras.ops.mean(keras.ops.abs(true - predicted), -1) / 20,
+    "mse": lambda true, predicted: keras.ops.mean((true - predicted) ** 2, -1) / 400,
+    "huber": lambda true, predicted: keras.losses.huber(true / 20, predicted / 20, delta=0.25),
+}
+
+
+def make_optimizer(
+    name: str, learning_rate: float, schedule: str, steps: int, warmup: float, weight_decay: float
+) -> keras.Optimizer:
+    """Return an optimizer whose rate rises over the share `warmup` of the steps, then falls.
+
+    name: adamw, adam or sgd (Nesterov); schedule: cosine (to a thousandth) or constant; decay
+    spares biases and normalisation. KeyError for another name.
+    """
+    warmup_steps = max(1, round(warmup * steps))
+    rate = keras.optimizers.schedules.CosineDecay(
+        learning_rate / 100,
+        decay_steps=max(1, steps - warmup_steps),
+        alpha={"cosine": 1e-3, "constant": 1.0}[schedule],
+        warmup_target=learning_rate,
+        warmup_steps=warmup_steps,
+    )
+    optimizer = {
+        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=weight_decay),
+        "adam": lambda: keras.optimizers.Adam(rate),
+        "sgd": lambda: keras.optimizers.SGD(
+            rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+        ),
+    }[name]()
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def fit(
+    network: keras.Model,
+    inputs: np.ndarray,
+    age_years: np.ndarray,
+    gender: np.ndarray,
+    *,
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray,
+    floors: evaluation.Floors,
+    epochs: int,
+    batch_size: int = 64,
+    optimizer: str = "adamw",
+    learning_rate: float = 2e-3,
+    schedule: str = "cosine",
+    warmup: float = 0.05,
+    weight_decay: float = 0.05,
+    age_loss: str = "mae",
+    age_weight: float = 1.0,
+    age_deviation_years: float = 2.5,
+    gender_weight: float = 1.0,
+    augmentation: dict[str, float] | None = None,
+    seed: int = 0,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> pd.DataFrame:
+    """Train in place and leave the weights of the epoch with the lowest val_score.
+
+    network: as `models.for_training` returns it. inputs: pixels uint8 (M, S, S, 3) with
+    `augmentation` (strengths of RandomView), or activations (M, ...) or (M, views, ...); age_years
+    and gender float32 (M,); rows index all three. floors turn MAE and accuracy into val_score.
+    on_epoch gets each epoch's row as it ends. Return the history, one row an epoch.
+    TrainingDivergedError where a loss is no longer finite.
+    """
+    keras.utils.set_random_seed(seed)
+    views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
+    outputs = sorted(network.output)
+    age_layers = set(outputs) & set(models.AGE_LAYERS.values())
+    trained = network
+    if augmentation is not None:
+        pixels = keras.Input(network.input.shape[1:], dtype="uint8")
+        trained = keras.Model(pixels, network(RandomView(seed=seed, **augmentation)(pixels)))
+    losses = {
+        "age": AGE_LOSSES[age_loss],
+        "gender": keras.losses.BinaryCrossentropy(),
+        "age_distribution": age_distribution_loss(age_deviation_years),
+        "age_exceedance": age_exceedance_loss,
+    }
+    weights = {"age": age_weight, "gender": gender_weight} | dict.fromkeys(age_layers, 1.0)
+    steps = epochs * math.ceil(len(train_rows) / batch_size)
+    trained.compile(
+        make_optimizer(optimizer, learning_rate, schedule, steps, warmup, weight_decay),
+        loss={name: losses[name] for name in outputs},
+        loss_weights=weights,
+        metrics={
+            "age": [keras.metrics.MeanAbsoluteError(name="mae")],
+            "gender": [keras.metrics.BinaryAccuracy(name="accuracy")],
+        },
+    )
+    history, best = [], {"val_score": math.inf}
+    best_weights, started = None, time.monotonic()
+
+    def end_epoch(epoch, logs):
+        nonlocal best, best_weights, started
+        row = {"epoch": epoch}
+        for prefix in ("", "val_"):
+            # What the panels call the age's loss is all that the age adds to the whole.
+            age_part = sum(
+                weights[name] * logs[f"{prefix}{name}_loss"] for name in {"age"} | age_layers
+            )
+            row |= {f"{prefix}{name}": float(logs[f"{prefix}{name}"]) for name in METRICS}
+            row[f"{prefix}age_loss"] = float(age_part)
+        if not all(map(math.isfinite, row.values())):
+            raise TrainingDivergedError(
+                f"The loss was no longer finite in epoch {epoch}: {row}. Lower the learning rate."
+            )
+        row["val_score"] = evaluation.val_score(
+            row["val_age_mae"], row["val_gender_accuracy"], floors
+        )
+        row["learning_rate"] = float(trained.optimizer.learning_rate)
+        row["seconds"] = time.monotonic() - started
+        row["images_per_second"] = len(train_rows) / row["seconds"]
+        history.append(row)
+        if row["val_score"] < best["val_score"]:
+            best, best_weights = row, network.get_weights()
+        if on_epoch:
+            on_epoch(row)
+        started = time.monotonic()
+
+    def batches(rows, seed=None):
+        return Batches(inputs, age_years, gender, rows, outputs, batch_size, views, seed)
+
+    trained.fit(
+        batches(train_rows, seed),
+        validation_data=batches(validation_rows),
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)],
+    )
+    network.set_weights(best_weights)
+    return pd.DataFrame(history)
+
+
+def predict(
+    network: keras.Model, pixels: np.ndarray, rows: np.ndarray, batch_size: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return age in years and probability of gender 1, float64 (len(rows),), of uint8 pixels."""
+    parts = [
+        network.predict_on_batch(pixels[rows[start : start + batch_size]].astype("float32") / 255)
+        for start in range(0, len(rows), batch_size)
+    ]
+    age, gender = (np.concatenate(part)[:, 0].astype(float) for part in zip(*parts, strict=True))
+    return age, gender

@@ -1,0 +1,534 @@
+"""Runs, metrics, figures, datasets, model versions and looks at the test, kept by MLflow.
+
+With `serving` the only module that knows MLflow. Runs are named by their id and there is no
+'active run', so runs may be nested, and open in several threads, at will.
+"""
+
+import base64
+import contextlib
+import datetime
+import fcntl
+import functools
+import getpass
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import math
+import os
+import platform
+import re
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.figure
+import mlflow
+import numpy as np
+import pandas as pd
+import PIL.Image
+from mlflow.models.signature import ModelSignature
+from mlflow.types.schema import AnyType, ColSpec, Schema
+
+TEST_LEDGER = "test-ledger"
+# Every column in which MLflow 3 keeps an absolute path to artifacts.
+LOCATION_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+_FOLDER_TAG = "store.folder"
+_MOST_METRICS, _MOST_PARAMS = 1000, 100  # that MLflow takes in one batch
+
+
+def connect(root: Path) -> str:
+    """Open the tracking store and return its URI, with which MLflow finds it elsewhere.
+
+    MLFLOW_TRACKING_URI if it is set, else an SQLite database at `root`/mlruns/mlflow.db. An SQLite
+    store is made on first use, under a lock, so that several processes may begin at once; its
+    artifacts lie beside it. If its folder was moved or copied since, the paths inside are mended
+    and a line on standard error says so. ValueError for a folder that MLflow cannot name.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = given or f"sqlite:///{root.resolve()}/mlruns/mlflow.db"
+    if database := _database(uri):
+        if set("?#") & set(str(database)):
+            raise ValueError(
+                f"MLflow takes no '?' or '#' in a path: {database}. Rename the folder, or set "
+                "MLFLOW_TRACKING_URI."
+            )
+        uri = f"sqlite:///{database}"
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with open(database.parent / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not database.exists():
+                print(f"Making the tracking store {database}", file=sys.stderr, flush=True)
+            with _quiet():
+                mlflow.MlflowClient(uri).search_experiments(max_results=1)
+            _mend_moved(database)
+    mlflow.set_tracking_uri(uri)
+    if not given:
+        # MLflow exports it too: a later connect to another root must not take it for the user's.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    return uri
+
+
+def _database(uri: str) -> Path | None:
+    match = re.fullmatch(r"sqlite:///(.+)", uri)
+    return Path(match[1]).resolve() if match else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what MLflow tells of its progress; warnings stay."""
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _mend_moved(database: Path) -> None:
+    """Rewrite absolute paths, in one transaction, where the note in the store names another folder.
+
+    A folder seen under two names (a mount, a link) is not moved.
+    """
+    new = str(database.parent)
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        note = "SELECT value FROM experiment_tags WHERE key = ? AND experiment_id = 0"
+        (old,) = connection.execute(note, (_FOLDER_TAG,)).fetchone() or (None,)
+        if old is not None:
+            there = Path(old, database.name)
+            if old == new or there.exists() and there.samefile(database):
+                return
+            for table, column in LOCATION_COLUMNS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, len(old) + 1, f"{old}/"),
+                )
+            print(f"The tracking store was in {old}: its paths are mended.", file=sys.stderr)
+        connection.execute(
+            "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, 0)",
+            (_FOLDER_TAG, new),
+        )
+
+
+def _experiment_id(name: str) -> str:
+    """Return an experiment's id; make it where there is none."""
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        database = _database(mlflow.get_tracking_uri())
+        location = str(database.parent / "artifacts" / name) if database else None
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except mlflow.MlflowException:
+            found = client.get_experiment_by_name(name)  # Another process was quicker.
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise ValueError(
+            f"The MLflow experiment {name!r} was deleted. Restore it: mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}"
+        )
+    return found.experiment_id
+
+
+@contextlib.contextmanager
+def run(
+    name: str,
+    *,
+    experiment: str,
+    parent_run_id: str | None = None,
+    run_id: str | None = None,
+    tags: dict[str, str] | None = None,
+    params: dict[str, object] | None = None,
+    description: str | None = None,
+) -> Iterator[str]:
+    """Open a run and yield its id; it ends FINISHED, FAILED on an error, KILLED when interrupted.
+
+    An error's traceback becomes the artifact traceback.txt; both are raised again. run_id: a run
+    to go on with; where the store has it no longer, a new one is made.
+    """
+    client = mlflow.MlflowClient()
+    tags = (tags or {}) | _process_tags() | {"mlflow.user": getpass.getuser()}
+    tags["mlflow.source.name"] = Path(sys.argv[0]).name or "python"
+    if parent_run_id:
+        tags["mlflow.parentRunId"] = parent_run_id
+    if description:
+        tags["mlflow.note.content"] = description
+    if run_id and _is_active(run_id):
+        client.update_run(run_id, status="RUNNING")
+        set_tags(run_id, tags)
+    else:
+        run_id = client.create_run(_experiment_id(experiment), tags=tags, run_name=name).info.run_id
+    status = "KILLED"
+    try:
+        log_params(run_id, params or {})
+        yield run_id
+        status = "FINISHED"
+    except Exception as error:
+        status = "FAILED"
+        set_tags(run_id, {"error": f"{type(error).__name__}: {error}"[:500]})
+        log_text(run_id, traceback.format_exc(), "traceback.txt")
+        raise
+    finally:
+        client.set_terminated(run_id, status)
+
+
+def _is_active(run_id: str) -> bool:
+    try:
+        return mlflow.MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def repair_stale_runs(experiment: str) -> int:
+    """Mark KILLED what dead processes of this host left RUNNING; return how many runs those were.
+
+    Processes are told apart by their number and the time they began, so that a number used again
+    is not mistaken.
+    """
+    client = mlflow.MlflowClient()
+    count = 0
+    for stale in _search(experiment, "attributes.status = 'RUNNING'"):
+        tags = stale.data.tags
+        pid = tags.get("process.id", "")
+        if tags.get("process.host") != platform.node() or not pid.isdigit():
+            continue
+        if _process_start(int(pid)) != tags.get("process.start"):
+            found = datetime.datetime.now().isoformat(" ", "seconds")
+            set_tags(stale.info.run_id, {"killed": f"process {pid} was gone, found {found}"})
+            client.set_terminated(stale.info.run_id, "KILLED")
+            count += 1
+    return count
+
+
+def _process_tags() -> dict[str, str]:
+    pid = os.getpid()
+    start = _process_start(pid)
+    return {"process.host": platform.node(), "process.id": str(pid), "process.start": start}
+
+
+def _process_start(pid: int) -> str:
+    """Return a mark of when a living process began, empty where there is none."""
+    if sys.platform == "linux":
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return ""
+        return "" if fields[0] in "ZX" else fields[19]
+    listed = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
+    return listed.stdout.strip()
+
+
+def _search(experiment: str, condition: str = "") -> Iterator[mlflow.entities.Run]:
+    """Yield the runs of an experiment that meet a condition, the oldest first."""
+    client = mlflow.MlflowClient()
+    token = None
+    while True:
+        page = client.search_runs(
+            [_experiment_id(experiment)],
+            condition,
+            max_results=1000,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def children(experiment: str, parent_run_id: str) -> pd.DataFrame:
+    """Return the child runs, the oldest first: run_id, name, status, then metrics, params, tags."""
+    return pd.DataFrame(
+        {"run_id": child.info.run_id, "name": child.info.run_name, "status": child.info.status}
+        | child.data.metrics
+        | {f"params.{name}": value for name, value in child.data.params.items()}
+        | {f"tags.{name}": value for name, value in child.data.tags.items()}
+        for child in _search(experiment, f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
+    )
+
+
+def common_tags(digest: str, kind: str) -> dict[str, str]:
+    """Return what every run says of its origin: code, backend, device and data."""
+    import keras  # Takes seconds, and to read a store nobody needs it.
+
+    return {
+        "git.commit": _git_commit(),
+        "backend": keras.backend.backend(),
+        "device": keras.distribution.list_devices()[0].partition(":")[0].lower(),
+        "data.digest": digest,
+        "data.kind": kind,
+    }
+
+
+@functools.cache
+def _git_commit() -> str:
+    """Return the commit of the code as it was at first call, '+dirty' where files differ."""
+
+    def git(*arguments):
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def log_epochs(run_id: str, history: pd.DataFrame) -> None:
+    """Log a history, one row an epoch, in as few batches as MLflow takes.
+
+    The series are called epochs/loss and so on, and step 1 is the end of epoch 0: what
+    `log_metrics` says of the whole run keeps the plain name, and step 0.
+    """
+    now = time.time_ns() // 1_000_000
+    _log_batches(
+        run_id,
+        [
+            mlflow.entities.Metric(f"epochs/{name}", float(value), now, int(row["epoch"]) + 1)
+            for row in history.to_dict("records")
+            for name, value in row.items()
+            if name != "epoch"
+        ],
+    )
+
+
+def log_metrics(run_id: str, metrics: dict[str, float]) -> None:
+    """Log numbers that hold for the whole run."""
+    now = time.time_ns() // 1_000_000
+    _log_batches(
+        run_id,
+        [mlflow.entities.Metric(name, float(value), now, 0) for name, value in metrics.items()],
+    )
+
+
+def _log_batches(run_id: str, metrics: list[mlflow.entities.Metric]) -> None:
+    # MLflow would show infinity as 1.8e308 and NaN as a value of its own: name them instead.
+    finite = [metric for metric in metrics if math.isfinite(metric.value)]
+    for start in range(0, len(finite), _MOST_METRICS):
+        mlflow.MlflowClient().log_batch(run_id, finite[start : start + _MOST_METRICS])
+    if odd := sorted({metric.key for metric in metrics if not math.isfinite(metric.value)}):
+        set_tags(run_id, {"metrics_not_finite": ", ".join(odd)})
+
+
+def log_params(run_id: str, params: dict[str, object]) -> None:
+    """Log settings as text; MLflow refuses another value for a name that the run has."""
+    entries = [mlflow.entities.Param(name, str(value)) for name, value in params.items()]
+    for start in range(0, len(entries), _MOST_PARAMS):
+        mlflow.MlflowClient().log_batch(run_id, params=entries[start : start + _MOST_PARAMS])
+
+
+def set_tags(run_id: str, tags: dict[str, str]) -> None:
+    """Set or replace tags."""
+    entries = [mlflow.entities.RunTag(name, str(value)) for name, value in tags.items()]
+    mlflow.MlflowClient().log_batch(run_id, tags=entries)
+
+
+def log_figure(run_id: str, figure: matplotlib.figure.Figure, name: str) -> None:
+    """Keep a figure as the artifact `name`, a .png."""
+    mlflow.MlflowClient().log_figure(run_id, figure, name)
+
+
+def log_text(run_id: str, text: str, name: str) -> None:
+    """Keep a text as the artifact `name`."""
+    mlflow.MlflowClient().log_text(run_id, text, name)
+
+
+def log_table(run_id: str, table: pd.DataFrame, name: str) -> None:
+    """Keep a table, without its index, as the artifact `name`, a .csv."""
+    log_text(run_id, table.to_csv(index=False), name)
+
+
+def log_dataset(
+    run_id: str, manifest: pd.DataFrame, *, name: str, digest: str, source: str, context: str
+) -> None:
+    """Link a run to its dataset: name, digest, columns and size; MLflow copies no rows.
+
+    manifest: as in agegender.data. digest: at most 36 characters. context: what it served for.
+    """
+    columns = [{"type": "string", "name": name} for name in ("name", "split")]
+    columns += [{"type": "long", "name": name} for name in ("age_years", "gender", "race")]
+    # mlflow.data.from_pandas would infer this from the rows, with two warnings and 20 ms a run.
+    dataset = mlflow.entities.Dataset(
+        name=name,
+        digest=digest,
+        source_type="local",
+        source=json.dumps({"uri": source}),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps(
+            {"num_rows": len(manifest)} | manifest["split"].value_counts().to_dict()
+        ),
+    )
+    tag = mlflow.entities.InputTag("mlflow.data.context", context)
+    mlflow.MlflowClient().log_inputs(run_id, [mlflow.entities.DatasetInput(dataset, [tag])])
+
+
+def register_version(
+    *,
+    model_name: str,
+    run_id: str,
+    h5_path: Path,
+    metrics: dict[str, float],
+    tags: dict[str, str],
+    example: np.ndarray,
+    description: str,
+) -> int:
+    """Register a .h5 with its pyfunc under a run; return the version, the same for the same call.
+
+    The first version of a model gets the alias champion, later ones challenger; a version that was
+    registered before keeps what it has. metrics (rounded) and tags become tags of the version, with
+    the .h5's SHA-256. example: uint8 (N, S, S, 3), stored as the input example.
+    """
+    client = mlflow.MlflowClient()
+    checksum = hashlib.sha256(h5_path.read_bytes()).hexdigest()
+    versions = _versions(model_name)
+    version = next(
+        (v for v in versions if v.run_id == run_id and v.tags.get("h5.sha256") == checksum), None
+    )
+    if version is None:
+        trained = client.get_run(run_id)
+        # Left to itself MLflow puts the model into the experiment 'Default', outside the store.
+        model = client.create_logged_model(
+            trained.info.experiment_id,
+            name=model_name,
+            source_run_id=run_id,
+            params=trained.data.params,
+        )
+        with _quiet():
+            mlflow.models.Model.log(
+                artifact_path=None,
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                model_id=model.model_id,
+                python_model=str(Path(__file__).with_name("serving.py")),
+                artifacts={"h5": str(h5_path)},
+                pip_requirements=_requirements(),
+                signature=ModelSignature(
+                    Schema([ColSpec(AnyType())]),
+                    Schema(
+                        [
+                            ColSpec("double", "age_years"),
+                            ColSpec("double", "gender_probability_female"),
+                            ColSpec("string", "gender"),
+                        ]
+                    ),
+                ),
+                input_example=pd.DataFrame({"image": [_base64_png(face) for face in example]}),
+            )
+        with contextlib.suppress(mlflow.MlflowException):  # It is there already.
+            client.create_registered_model(model_name)
+        version = client.create_model_version(
+            model_name,
+            model.model_uri,
+            run_id,
+            tags={name: f"{value:.4g}" for name, value in metrics.items()}
+            | {name: str(value) for name, value in tags.items()}
+            | {"h5.sha256": checksum, "h5.path": f"artifacts/{h5_path.name}", "run_id": run_id},
+            description=description,
+            model_id=model.model_id,
+        )
+        versions = _versions(model_name)
+    # Killed between version and alias, the second call sets it; it never moves one set before.
+    if "entered_as" not in version.tags:
+        first = int(version.version) == min(int(v.version) for v in versions)
+        alias = "champion" if first and not has_alias(model_name, "champion") else "challenger"
+        client.set_registered_model_alias(model_name, alias, version.version)
+        client.set_model_version_tag(model_name, version.version, "entered_as", alias)
+    return int(version.version)
+
+
+def _versions(model_name: str) -> list:
+    condition = f"name = '{model_name}'"
+    return list(mlflow.MlflowClient().search_model_versions(condition, max_results=10_000))
+
+
+def _requirements() -> list[str]:
+    import keras
+
+    names = [keras.backend.backend(), "h5py", "keras", "mlflow", "numpy", "pandas", "pillow"]
+    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
+
+
+def _base64_png(face: np.ndarray) -> str:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(face).save(stream, "png")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def has_alias(model_name: str, alias: str) -> bool:
+    """Say whether a registered model exists and has this alias."""
+    try:
+        mlflow.MlflowClient().get_model_version_by_alias(model_name, alias)
+    except mlflow.MlflowException as error:
+        # MLflow calls a missing alias an invalid parameter.
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return False
+    return True
+
+
+def pull(model_name: str, alias: str, to: Path) -> Path:
+    """Fetch the .h5 behind an alias to the file `to`, after comparing its SHA-256; return `to`.
+
+    ValueError where there is no such model or alias, or the file differs from what was registered;
+    `to` is then as it was.
+    """
+    if not has_alias(model_name, alias):
+        raise ValueError(
+            f"No model {model_name!r} with the alias {alias!r} in {mlflow.get_tracking_uri()}: "
+            "run `make tune` first, or set MLFLOW_TRACKING_URI."
+        )
+    version = mlflow.MlflowClient().get_model_version_by_alias(model_name, alias)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pull-") as folder:
+        uri = f"models:/{model_name}/{version.version}/{version.tags['h5.path']}"
+        fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        checksum = hashlib.sha256(fetched.read_bytes()).hexdigest()
+        if checksum != version.tags["h5.sha256"]:
+            raise ValueError(
+                f"{model_name} version {version.version}: the .h5 has SHA-256 {checksum}, "
+                f"registered was {version.tags['h5.sha256']}. Do not use it; register it anew."
+            )
+        os.replace(fetched, to)
+    return to
+
+
+def record_test_look(run_id: str, purpose: str, details: dict[str, str]) -> None:
+    """Write into the ledger, before the look, that a run's model is scored on the test."""
+    tags = {"looked_at": run_id, "purpose": purpose} | details
+    with run(purpose, experiment=TEST_LEDGER, tags=tags):
+        pass
+
+
+def test_looks() -> pd.DataFrame:
+    """Return the ledger, the oldest look first: when, user, run_id, purpose and the details."""
+    return pd.DataFrame(
+        {
+            "when": pd.Timestamp(look.info.start_time, unit="ms"),
+            "user": look.data.tags["mlflow.user"],
+            "run_id": look.data.tags["looked_at"],
+        }
+        | {
+            name: value
+            for name, value in look.data.tags.items()
+            if not name.startswith(("mlflow.", "process.")) and name != "looked_at"
+        }
+        for look in _search(TEST_LEDGER)
+    )

@@ -1,0 +1,1 @@
+"""What a person runs: one file a stage or tool; run_all is the whole way."""

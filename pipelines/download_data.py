@@ -1,0 +1,129 @@
+"""Download the real faces into data/: `make data`, 15 and 107 MB, some minutes.
+
+UTKFace is for non-commercial research only; the pictures are not its authors' property. Afterwards
+`make tune DATA=data/train_val` (5,000 faces) or `make tune DATA=data/UTKFace.tar.gz` (all 23,708).
+An interrupted download goes on where it stopped; what is there and right is not fetched again.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import gdown
+
+DATA = Path("data")
+FOLDER_ID = "1UjYRDyo10Fx-Rv91CQl5ZfwF85HiLUX8"
+ARCHIVE_ID = "0BxYys69jI14kYVM3aVhKS1VhRUk"
+# Over the 5,000 names and contents, see faces_digest.
+FOLDER_DIGEST = "7ec195e8b1201031a87e6870b491907ca6284146a9b51ac608912978a08b7d26"
+ARCHIVE_FACES = 23_708
+
+
+def main() -> None:
+    """Fetch and verify both sets; exit status 1 and one line for each that is not to be had."""
+    print("UTKFace: for non-commercial research only. The pictures belong to their owners.")
+    DATA.mkdir(exist_ok=True)
+    fetched = [
+        obtain(
+            DATA / "train_val",
+            fetch_folder,
+            check_folder,
+            f"https://drive.google.com/drive/folders/{FOLDER_ID}",
+        ),
+        obtain(
+            DATA / "UTKFace.tar.gz",
+            fetch_archive,
+            check_archive,
+            "https://susanqq.github.io/UTKFace ('Aligned&Cropped Faces')",
+        ),
+    ]
+    sys.exit(0 if all(fetched) else 1)
+
+
+def obtain(
+    target: Path, fetch: Callable[[Path], Path], check: Callable[[Path], None], source: str
+) -> bool:
+    """Fetch one set beside its place, check it, and move it there; say what to do if that fails."""
+    try:
+        if not target.exists():
+            part = target.with_name(target.name + ".part")
+            found = fetch(part)
+            check(found)
+            os.replace(found, target)
+            shutil.rmtree(part, ignore_errors=True)
+        check(target)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        tarfile.TarError,
+        zlib.error,
+        gdown.exceptions.DownloadError,
+    ) as error:
+        # requests has a ConnectionError of its own, beside Python's.
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        reason = str(error).strip().partition("\n")[0] or kinds[0]
+        if "ConnectionError" in kinds:
+            reason = "no connection to Google Drive"
+        print(
+            f"{target}: {reason}. Fetch it by hand from {source} and put it at "
+            f"{target.absolute()}; then make data checks it.",
+            file=sys.stderr,
+        )
+        return False
+    print(f"{target}: complete. Next: make tune DATA={target}")
+    return True
+
+
+def fetch_folder(part: Path) -> Path:
+    """Download the shared folder of the 5,000 into `part`; return the folder of the faces."""
+    gdown.download_folder(
+        id=FOLDER_ID, output=str(part), quiet=True, resume=True, timeout=60, retries=3
+    )
+    for archive in part.rglob("*.zip"):
+        shutil.unpack_archive(archive, part)
+    faces = sorted(part.rglob("*.jpg"))
+    if not faces:
+        raise ValueError(f"no .jpg and no .zip of them in the shared folder, see {part}")
+    return faces[0].parent
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError unless the folder holds the 5,000 faces, byte for byte."""
+    count, digest = faces_digest(folder)
+    if digest != FOLDER_DIGEST:
+        raise ValueError(f"expected the 5,000 known faces, found {count:,} others")
+
+
+def faces_digest(folder: Path) -> tuple[int, str]:
+    """Return the count of .jpg files and the SHA-256 over their sorted names and contents."""
+    digest = hashlib.sha256()
+    faces = sorted(path for path in folder.iterdir() if path.suffix == ".jpg")
+    for path in faces:
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return len(faces), digest.hexdigest()
+
+
+def fetch_archive(part: Path) -> Path:
+    """Download the full archive into `part`; return its path."""
+    part.mkdir(exist_ok=True)
+    output = part / "UTKFace.tar.gz"
+    gdown.download(id=ARCHIVE_ID, output=str(output), resume=True, timeout=60)
+    return output
+
+
+def check_archive(archive: Path) -> None:
+    """Raise ValueError unless the archive can be read to its end and holds all faces."""
+    with tarfile.open(archive) as members:
+        count = sum(member.isfile() and member.name.endswith(".jpg") for member in members)
+    if count != ARCHIVE_FACES:
+        raise ValueError(f"expected {ARCHIVE_FACES:,} faces, found {count:,}")
+
+
+if __name__ == "__main__":
+    main()

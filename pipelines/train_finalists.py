@@ -1,0 +1,24 @@
+"""Train the best settings again, longer: `make train`. Takes the searches' journals."""
+
+from pipelines import command_line
+from tuning import families
+
+
+def train(work: command_line.Work) -> None:
+    """Train and export a candidate of each family, each until its share of the time is used up."""
+    parts = [getattr(work.settings, name) for name in families.FAMILIES.values()]
+    share = sum(part.search_share for part in parts)
+    for family, part in zip(families.FAMILIES, parts, strict=True):
+        share += part.final_share
+        families.train_finalists(
+            family,
+            work.faces,
+            work.settings,
+            folder=work.folder / family,
+            cache=work.cache,
+            stop_at=work.stop_at(share),
+        )
+
+
+if __name__ == "__main__":
+    command_line.run(__doc__, train)

@@ -1,0 +1,201 @@
+"""Training: labels stay with images, same seed same result, views never lose what they need."""
+
+import keras
+import numpy as np
+import pytest
+
+from agegender.evidence import evaluation
+from agegender.networks import features, finetuning, models, training
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Pictures whose mean brightness is the age and whose redness is the gender."""
+    generator = np.random.default_rng(0)
+    age_years = generator.uniform(1, 90, 96).astype("float32")
+    gender = generator.integers(0, 2, 96).astype("float32")
+    pictures = generator.normal(0, 8, (96, 32, 32, 3)) + 60 + age_years[:, None, None, None]
+    pictures[..., 0] += 60 * gender[:, None, None]
+    return np.clip(pictures, 0, 255).astype("uint8"), age_years, gender
+
+
+def fit(toy, seed=0, **changes):
+    keras.utils.set_random_seed(seed)
+    network = models.build_scratch(
+        image_size_pixels=32, width=8, stem_filters=8, stages=2, extra_block_stage=-1
+    )
+    pictures, age_years, gender = toy
+    rows = np.arange(96)
+    arguments = {
+        "train_rows": rows[:64],
+        "validation_rows": rows[64:],
+        "floors": evaluation.floors(age_years, gender),
+        "epochs": 2,
+        "batch_size": 16,
+        "augmentation": {"brightness": 0.0, "contrast": 0.0},
+        "seed": seed,
+    }
+    trained = models.for_training(network)
+    return network, training.fit(trained, pictures, age_years, gender, **arguments | changes)
+
+
+def test_learns_what_the_pictures_show(toy):
+    _, history = fit(toy, epochs=12, learning_rate=5e-3)
+    assert history.val_score.min() < 0.6 * history.val_score.iloc[0]
+    assert list(history.epoch) == list(range(12))
+
+
+def test_same_seed_same_weights_another_seed_others(toy):
+    first, again, other = (fit(toy, seed)[0].get_weights() for seed in (3, 3, 4))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_the_best_epoch_is_what_is_left(toy):
+    rows = []
+    network, history = fit(toy, epochs=4, learning_rate=2e-2, on_epoch=rows.append)
+    pictures, age_years, gender = toy
+    age, probability = training.predict(network, pictures, np.arange(64, 96))
+    best = history.loc[history.val_score.idxmin()]
+    assert np.abs(age - age_years[64:]).mean() == pytest.approx(best.val_age_mae, rel=1e-3)
+    assert ((probability > 0.5) == gender[64:]).mean() == pytest.approx(best.val_gender_accuracy)
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_a_diverged_training_says_so(toy):
+    with pytest.raises(training.TrainingDivergedError, match="Lower the learning rate"):
+        fit(toy, optimizer="sgd", learning_rate=1e12, age_loss="mse", epochs=3)
+
+
+@pytest.mark.parametrize("age_head", ["ordinal", "regression"])
+def test_other_age_heads_train(toy, age_head):
+    pictures, age_years, gender = toy
+    network = models.build_scratch(
+        image_size_pixels=32, width=8, stages=2, extra_block_stage=-1, age_head=age_head
+    )
+    history = training.fit(
+        models.for_training(network),
+        pictures,
+        age_years,
+        gender,
+        train_rows=np.arange(64),
+        validation_rows=np.arange(64, 96),
+        floors=evaluation.floors(age_years, gender),
+        epochs=3,
+        augmentation={},
+    )
+    assert history.age_loss.iloc[-1] < history.age_loss.iloc[0]
+
+
+def test_views_change_pictures_only_in_training(toy):
+    pictures = toy[0][:8]
+    view = training.RandomView(erasing=1.0)
+    np.testing.assert_allclose(view(pictures), pictures / np.float32(255), rtol=1e-6)
+    seen = np.asarray(view(pictures, training=True))
+    assert seen.shape == pictures.shape
+    assert seen.min() >= 0 and seen.max() <= 1
+    assert np.abs(seen - pictures / 255).mean() > 0.02
+
+
+def test_a_view_without_strength_is_the_picture_or_its_mirror_image(toy):
+    pictures = toy[0][:8]
+    off = dict.fromkeys(("rotation", "zoom", "shift", "brightness", "contrast"), 0.0)
+    seen = np.asarray(training.RandomView(**off)(pictures, training=True))
+    for face, original in zip(seen, pictures / 255, strict=True):
+        error = min(np.abs(face - original).max(), np.abs(face - original[:, ::-1]).max())
+        assert error < 1e-3
+
+
+def test_batches_hold_every_row_once_with_its_own_labels():
+    inputs = np.arange(50)[:, None] * np.ones((1, 3))
+    labels = np.arange(50, dtype="float32")
+    rows = np.arange(5, 45)
+    batches = training.Batches(inputs, labels, labels, rows, ["age", "gender"], 16, 0, seed=1)
+    orders = []
+    for _ in range(2):
+        parts = [batches[index] for index in range(len(batches))]
+        seen = np.concatenate([part[0][:, 0] for part in parts])
+        assert np.array_equal(np.sort(seen), rows)
+        assert np.array_equal(seen, np.concatenate([part[1]["age"][:, 0] for part in parts]))
+        orders.append(seen)
+        batches.on_epoch_begin()
+    assert not np.array_equal(*orders)
+
+
+@pytest.fixture
+def small_pretrained():
+    """A backbone with the layers that fine-tuning needs, of random weights."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, 4, name="low")(images)
+    x = keras.layers.ReLU(name="cut")(x)
+    x = keras.layers.BatchNormalization(name="high_bn")(keras.layers.Conv2D(8, 3, name="high")(x))
+    return models.build_pretrained(keras.Model(images, keras.layers.ReLU(name="top")(x)))
+
+
+def fine_tune(network, toy, folder, **changes):
+    pictures, age_years, gender = toy
+    rows = np.arange(96)
+    arguments = {
+        "train_rows": rows[:64],
+        "validation_rows": rows[64:],
+        "floors": evaluation.floors(age_years, gender),
+        "cache": folder,
+        "key": {"backbone": "small"},
+        "cut": "cut",
+        "views": 3,
+        "head_epochs": 2,
+        "unfreeze_from": "cut",
+        "epochs": 4,
+        "learning_rate": 1e-2,
+    }
+    return finetuning.fine_tune(network, pictures, age_years, gender, **arguments | changes)
+
+
+def test_fine_tuning_moves_what_is_unfrozen_and_nothing_else(toy, small_pretrained, tmp_path):
+    layers = {name: small_pretrained.get_layer(name) for name in ("low", "high", "high_bn")}
+    before = {name: layer.get_weights() for name, layer in layers.items()}
+    history, frozen = fine_tune(small_pretrained, toy, tmp_path)
+    assert list(history.phase) == ["head"] * 2 + ["fine-tuning"] * 4
+    assert list(history.epoch) == list(range(6))
+    moved = {
+        name: not all(map(np.array_equal, before[name], layer.get_weights()))
+        for name, layer in layers.items()
+    }
+    assert moved == {"low": False, "high": True, "high_bn": False}
+    small_pretrained.set_weights(frozen)
+    assert all(map(np.array_equal, before["high"], layers["high"].get_weights()))
+
+
+def test_fine_tuning_from_fresh_views_may_unfreeze_everything(toy, small_pretrained, tmp_path):
+    before = small_pretrained.get_layer("low").get_weights()
+    fine_tune(
+        small_pretrained,
+        toy,
+        tmp_path,
+        unfreeze_from="low",
+        augmentation={"rotation": 0.01},
+        batch_normalization="update",
+    )
+    assert not all(map(np.array_equal, before, small_pretrained.get_layer("low").get_weights()))
+
+
+def test_activations_are_computed_once_and_match_the_network(toy, small_pretrained, tmp_path):
+    pictures = toy[0]
+    part = keras.Model(small_pretrained.input, small_pretrained.get_layer("cut").output)
+    rows = np.array([5, 2, 90])
+    calls = []
+    arguments = {"cache": tmp_path, "key": {"a": 1}, "views": 3}
+    first = features.activations(
+        part, pictures, rows, on_progress=lambda *done: calls.append(done), **arguments
+    )
+    again = features.activations(
+        part, pictures, rows, on_progress=lambda *done: calls.append(done), **arguments
+    )
+    assert calls == [(3, 3)] and first.shape[:2] == (3, 3)
+    assert np.array_equal(first, again)
+    expected = part.predict_on_batch(pictures[rows].astype("float32") / 255)
+    np.testing.assert_allclose(first[:, 0], expected, atol=2e-3)
+    mirrored = part.predict_on_batch(pictures[rows][:, :, ::-1].astype("float32") / 255)
+    np.testing.assert_allclose(first[:, 1], mirrored, atol=2e-3)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,133 @@
+"""The true pipeline, small: faces, searches, candidates, test, registry, exports, and again."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-W", "error::UserWarning:pipelines", "-m", "pipelines.run_all"]
+FLAGS = ["--preset", "smoke", "--seed", "0"]
+
+
+def run(folder, *flags, module="pipelines.run_all", **changes):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "MLFLOW_TRACKING_URI": "",
+        **changes,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", module, *flags],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=540,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An empty folder in which `make smoke` was killed in its first search and started again."""
+    folder = tmp_path_factory.mktemp("clone")
+    weights = REPOSITORY / ".cache" / "weights"
+    if weights.exists():
+        (folder / ".cache").mkdir()
+        (folder / ".cache" / "weights").symlink_to(weights)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.run_all", *FLAGS],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    give_up = time.monotonic() + 240
+    while not list(folder.glob(".cache/searches/*/A/trials.json")):
+        assert process.poll() is None and time.monotonic() < give_up
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return folder, run(folder, *FLAGS)
+
+
+def test_goes_on_after_a_kill_and_ends_with_two_models(place):
+    folder, done = place
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 finished trials found" in done.stdout
+    for family in "AB":
+        assert (folder / "exports" / f"age_gender_{family}.h5").stat().st_size < 20e6
+        assert f"age-gender-{family}-generated version 1" in done.stdout
+    assert "test MAE" in done.stdout and "n = " in done.stdout
+    assert "the numbers say nothing about people" in done.stdout
+    assert "Warning" not in done.stderr
+
+
+SCRIPT = """
+import mlflow
+from agegender.registry import tracking
+from pathlib import Path
+tracking.connect(Path.cwd())
+client = mlflow.MlflowClient()
+experiment = client.get_experiment_by_name("age-gender-generated").experiment_id
+runs = client.search_runs([experiment], max_results=1000)
+for run in runs:
+    tags = run.data.tags
+    print(run.info.status, tags["role"], tags["family"], tags.get("mlflow.parentRunId", ""),
+          len(run.data.params), len(run.inputs.dataset_inputs), sep=",")
+for name in ("age-gender-A-generated", "age-gender-B-generated"):
+    print(name, client.get_model_version_by_alias(name, "champion").version, sep=",")
+print("looks", len(tracking.test_looks()), sep=",")
+"""
+
+
+def test_every_run_is_tracked_and_ended(place):
+    folder, _ = place
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": ""}
+    lines = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    rows = [row for row in csv.reader(lines) if len(row) == 6]
+    roles = sorted((row[0], row[1], row[2]) for row in rows)
+    # The killed process was in its second trial at the latest: that run ended KILLED.
+    assert roles.count(("FINISHED", "search", "A")) == 1
+    for family in "AB":
+        assert roles.count(("FINISHED", "trial", family)) == 2
+        assert roles.count(("FINISHED", "finalist", family)) == 1
+        assert f"age-gender-{family}-generated,1" in lines
+    assert {status for status, _, _ in roles} <= {"FINISHED", "KILLED"}
+    assert all(row[3] for row in rows if row[1] != "search")
+    assert all(int(row[4]) >= 3 and int(row[5]) == 1 for row in rows if row[0] == "FINISHED")
+    assert "looks,2" in lines
+
+
+def test_a_second_call_shows_the_result_and_trains_nothing(place):
+    folder, first = place
+    started = time.monotonic()
+    again = run(folder, *FLAGS)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [line for line in again.stdout.splitlines() if "test MAE" in line] == [
+        line for line in first.stdout.splitlines() if "test MAE" in line
+    ]
+    assert "version 1" in again.stdout and "version 2" not in again.stdout
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("module", ["pipelines.run_all", "pipelines.prepare_data"])
+def test_a_wrong_folder_is_one_clear_line(tmp_path, module):
+    (tmp_path / "empty").mkdir()
+    for source in ("empty", "missing"):
+        done = run(tmp_path, "--data", source, module=module)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr and source in done.stderr

@@ -1,0 +1,1 @@
+"""How good settings are found: search spaces, trials, finalists."""

@@ -1,0 +1,312 @@
+"""One family's search and last trainings on real faces, every run in the tracking store.
+
+The stages hand over by files in the family's folder: `trials.json` (the journal), `search.json`
+(the parent run), `finalists.json` and `candidate/` (the network to evaluate and what made it).
+"""
+
+import dataclasses
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import pandas as pd
+
+from agegender import config
+from agegender.data import pixels
+from agegender.evidence import figures
+from agegender.networks import backbones, export
+from agegender.registry import tracking
+from tuning import search, spaces, trials
+
+FAMILIES = {"A": "scratch", "B": "pretrained"}
+TITLES = {"A": "A, trained from scratch", "B": "B, pretrained and fine-tuned"}
+
+
+def experiment(faces: pixels.Faces) -> str:
+    """Return the MLflow experiment that runs on these faces belong to."""
+    return "age-gender" if faces.kind == "utkface" else f"age-gender-{faces.kind}"
+
+
+def search_family(
+    family: str,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    *,
+    folder: Path,
+    cache: Path,
+    stop_at: float = math.inf,
+    report: Callable[[str], None] = print,
+) -> list[search.Trial]:
+    """Search the space of family "A" or "B"; one parent run, one child run a trial.
+
+    folder: where the journal is; a search found there is continued, in the same parent run. cache:
+    fetched weights and cached activations. stop_at: on time.monotonic()'s clock. Return the trials;
+    SearchError as in `search.search`.
+    """
+    work = getattr(settings, FAMILIES[family])
+    at_hand = backbones.available(trials.weights(cache))
+    handover = folder / "search.json"
+    with tracking.run(
+        f"search {family} · {settings.preset} · seed {settings.seed}",
+        experiment=experiment(faces),
+        run_id=json.loads(handover.read_text())["run_id"] if handover.exists() else None,
+        tags=_tags(family, faces, settings, "search"),
+        params={"seed": settings.seed, "algorithm": settings.algorithm, "tier": settings.tier},
+        description=f"Search of network {TITLES[family]}. The child runs are its trials.",
+    ) as parent_run_id:
+        search.write_atomically(handover, json.dumps({"run_id": parent_run_id}))
+        _log_dataset(parent_run_id, faces, "search")
+        report(f"Search of {TITLES[family]} (MLflow run {parent_run_id}):")
+
+        def run_trial(number, values):
+            # Heads on cached features are quick enough to be compared by cross-validation.
+            head_only = values.get("unfrozen_share") == 0
+            folds = trials.folds(faces, work.folds if head_only else 1, settings.seed)
+            return _train_and_log(
+                family,
+                faces,
+                values,
+                settings,
+                name=f"{family} trial {number:03d}",
+                role="trial",
+                number=number,
+                parent_run_id=parent_run_id,
+                cache=cache,
+                folds=folds,
+                epochs=values.get("tuner/epochs", work.epochs),
+                report=report,
+            )[0]
+
+        done = search.search(
+            run_trial,
+            lambda hp: spaces.space(family, hp, settings.tier, at_hand),
+            path=folder / "trials.json",
+            algorithm=settings.algorithm,
+            seed=settings.seed,
+            most_trials=work.trials,
+            stop_at=stop_at,
+            report=report,
+        )
+        _summarise(parent_run_id, done)
+    return done
+
+
+def train_finalists(
+    family: str,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    *,
+    folder: Path,
+    cache: Path,
+    stop_at: float = math.inf,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Train the best settings of a search again, longer, over folds; export the best as candidate.
+
+    Where time is short, one setting on the manifest's own split; then, as the time allows, further
+    folds and settings. The setting with the lowest mean val_score over its folds goes forward, with
+    the network of its first fold. Return the candidate's folder: the .h5, for B also
+    frozen_features.h5 (the same head before fine-tuning), and candidate.json.
+    """
+    work = getattr(settings, FAMILIES[family])
+    parent_run_id = json.loads((folder / "search.json").read_text())["run_id"]
+    done = search.read_journal(folder / "trials.json")
+    best = search.best(done, work.finalists)
+    plan = [(trial, fold) for fold in range(work.folds) for trial in best]
+    # All trainings get the same number of epochs: as many as fit the time if the plan is carried
+    # out, or fewer trainings where that would leave them too short to be worth it.
+    epochs = work.final_epochs
+    if math.isfinite(stop_at):
+        epoch_seconds = best[0].metrics["epoch_seconds"]
+        # What a training costs besides: the head, compiling; the quickest trial found it cached.
+        completed = [trial for trial in done if trial.status == "COMPLETED"]
+        other_seconds = min(t.seconds - work.epochs * t.metrics["epoch_seconds"] for t in completed)
+        seconds = 0.9 * (stop_at - time.monotonic())
+        while len(plan) > 1 and (
+            (seconds / len(plan) - other_seconds) / epoch_seconds < work.final_epochs / 2
+        ):
+            plan.pop()
+        affordable = (seconds / len(plan) - other_seconds) / epoch_seconds
+        epochs = int(min(work.final_epochs, max(work.epochs, affordable)))
+    folds = trials.folds(faces, work.folds, settings.seed)
+    report(f"Training {TITLES[family]}: {len(plan)} x {epochs} epochs.")
+    results: dict[int, list[search.Trial]] = {}
+    networks = {}
+    for trial, fold in plan:
+        finalist, trained = _train_and_log(
+            family,
+            faces,
+            trial.values,
+            settings,
+            name=f"{family} finalist {trial.number:03d} fold {fold}",
+            role="finalist",
+            number=trial.number,
+            parent_run_id=parent_run_id,
+            cache=cache,
+            folds=[folds[fold]],
+            epochs=epochs,
+            seed=settings.seed + fold,
+            report=report,
+        )
+        results.setdefault(trial.number, []).append(finalist)
+        if fold == 0:
+            networks[trial.number] = (finalist, trained)
+        report(
+            f"  finalist {trial.number}, fold {fold}: val_score {finalist.val_score:.3f} "
+            f"({finalist.metrics['val_age_mae']:.2f} years, "
+            f"{finalist.metrics['val_gender_accuracy']:.3f}) in {finalist.seconds:.0f} s"
+        )
+    means = {
+        number: statistics.mean(result.val_score for result in finalists)
+        for number, finalists in results.items()
+    }
+    winner, trained = networks[min(means, key=means.get)]
+    candidate = folder / "candidate"
+    candidate.mkdir(exist_ok=True)
+    golden = export.golden_images()
+    export.export_h5(trained.network, candidate / f"age_gender_{family}.h5", golden)
+    if trained.frozen_weights:
+        frozen = keras.models.clone_model(trained.network)
+        frozen.set_weights(trained.frozen_weights)
+        export.export_h5(frozen, candidate / "frozen_features.h5", golden)
+    record = {
+        "family": family,
+        "run_id": winner.run_id,
+        "values": winner.values,
+        "epochs": epochs,
+        "seed": settings.seed,
+        "data": faces.digest,
+        "backbone": _backbone(family, winner.values),
+        "val": winner.metrics,
+        "folds": {number: [dataclasses.asdict(r) for r in rs] for number, rs in results.items()},
+    }
+    search.write_atomically(candidate / "candidate.json", json.dumps(record, indent=1))
+    return candidate
+
+
+def _train_and_log(
+    family,
+    faces,
+    values,
+    settings,
+    *,
+    name,
+    role,
+    number,
+    parent_run_id,
+    cache,
+    folds,
+    epochs,
+    report,
+    seed=None,
+):
+    """Train one setting on each fold in one MLflow run; return its Trial and the last network."""
+    with tracking.run(
+        name,
+        experiment=experiment(faces),
+        parent_run_id=parent_run_id,
+        tags=_tags(family, faces, settings, role) | {"trial": str(number)},
+        params=values,
+    ) as run_id:
+        started = time.monotonic()
+        last_line = started
+
+        def on_progress(done, total):
+            nonlocal last_line
+            now = time.monotonic()
+            if now - last_line > 10 or done == total:
+                last_line = now
+                left = (now - started) * (total - done) / done
+                report(f"  backbone's activations: {done} of {total} faces, {left:.0f} s left")
+
+        records = []
+        for fold in folds:
+            trained = trials.train(
+                family,
+                faces,
+                values,
+                settings,
+                cache=cache,
+                fold=fold,
+                epochs=epochs,
+                seed=settings.seed if seed is None else seed,
+                on_progress=on_progress,
+            )
+            epoch_seconds = trained.history.seconds.tail(epochs).median()
+            records.append(trained.best_epoch | {"epoch_seconds": epoch_seconds})
+        seconds = time.monotonic() - started
+        metrics = pd.DataFrame(records).mean().to_dict()
+        tracking.log_epochs(run_id, trained.history.drop(columns="phase", errors="ignore"))
+        tracking.log_metrics(
+            run_id,
+            metrics
+            | {
+                "seconds": seconds,
+                "best_epoch": int(trained.history.val_score.idxmin()),
+                "images_per_second": trained.history.images_per_second.median(),
+                "parameters": trained.network.count_params(),
+            },
+        )
+        _log_dataset(run_id, faces, role)
+        tracking.log_figure(run_id, figures.learning_curves(trained.history), "learning_curves.png")
+        lines: list[str] = []
+        trained.network.summary(print_fn=lines.append, line_length=100)
+        tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
+    result = search.Trial(number, values, "COMPLETED", metrics, seconds, run_id)
+    return result, trained
+
+
+def _backbone(family: str, values: dict) -> str:
+    return values["backbone"] if family == "B" else "none"
+
+
+def _tags(family, faces, settings, role):
+    return tracking.common_tags(faces.digest, faces.kind) | {
+        "family": family,
+        "role": role,
+        "algorithm": settings.algorithm,
+        "preset": settings.preset,
+        "seed": str(settings.seed),
+    }
+
+
+def _log_dataset(run_id, faces, context):
+    tracking.log_dataset(
+        run_id,
+        faces.manifest,
+        name=faces.kind,
+        digest=faces.digest,
+        source=str(faces.folder / "manifest.csv"),
+        context=context,
+    )
+
+
+def trial_table(done: list[search.Trial]) -> pd.DataFrame:
+    """Return one row a trial: number, status, metrics, seconds, then the hyperparameters."""
+    rows = [
+        {"trial": trial.number, "status": trial.status, **trial.metrics, "seconds": trial.seconds}
+        | trial.values
+        for trial in done
+    ]
+    return pd.DataFrame(rows)
+
+
+def _summarise(run_id: str, done: list[search.Trial]) -> None:
+    """Put on the parent what one compares: the table of trials and its pictures."""
+    table = trial_table(done)
+    tracking.log_table(run_id, table, "trials.csv")
+    leader = search.best(done)[0]
+    tracking.log_metrics(run_id, leader.metrics | {"trials": len(done)})
+    tracking.set_tags(run_id, {"best_trial": str(leader.number)})
+    completed = table[table.status == "COMPLETED"]
+    varying = [name for name in completed.columns if name in leader.values]
+    varying = [name for name in varying if completed[name].nunique() > 1]
+    tracking.log_figure(run_id, figures.best_so_far(completed), "best_so_far.png")
+    tracking.log_figure(run_id, figures.pareto_front(completed), "pareto_front.png")
+    if varying and len(completed) > 2:
+        for draw in (figures.parallel_coordinates, figures.hyperparameter_importance):
+            tracking.log_figure(run_id, draw(completed, varying), f"{draw.__name__}.png")
