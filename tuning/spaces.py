@@ -31,6 +31,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict[str, dict]:
     """Return the arguments of network A: {"build": ..., "fit": ..., "augmentation": ...}."""
     choice, real = _choose(hp, tier)
     build = {
+        "internal_size_pixels": choice("internal_size_pixels", [64, 96, 128], 128),
         "stem_filters": choice("stem_filters", [16, 24, 32], 24),
         "stem_kernel_pixels": choice("stem_kernel_pixels", [3, 5], 3),
         "width": choice("width", [16, 24, 32, 48], 32, short=True),
@@ -40,7 +41,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict[str, dict]:
         "kernel_pixels": choice("kernel_pixels", [3, 5], 3),
         "residual": hp.Boolean("residual", True) if tier == "full" else hp.Fixed("residual", True),
         "normalization": choice("normalization", ["batch", "group", "none"], "batch"),
-        "activation": choice("activation", ["relu", "swish", "gelu"], "swish"),
+        "activation": choice("activation", ["relu", "swish", "gelu"], "relu"),
         "pooling": choice("pooling", ["average", "maximum", "flatten"], "average"),
         "trunk_dropout": real("trunk_dropout", 0.0, 0.5, 0.3, short=True),
         "age_dropout": real("age_dropout", 0.0, 0.6, 0.3),
@@ -50,7 +51,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict[str, dict]:
     }
     fit, build["age_head"] = _age_arguments(hp, tier)
     fit |= {
-        "gender_weight": real("gender_weight", 0.3, 5.0, 1.0, short=True, sampling="log"),
+        "gender_weight": real("gender_weight", 0.3, 5.0, 2.0, short=True, sampling="log"),
         "optimizer": choice("optimizer", ["adamw", "adam", "sgd"], "adamw"),
         "learning_rate": real("learning_rate", 5e-4, 8e-3, 2e-3, short=True, sampling="log"),
         "schedule": choice("schedule", ["cosine", "constant"], "cosine"),
@@ -81,7 +82,7 @@ def pretrained(hp: keras_tuner.HyperParameters, tier: str, backbones: list[str])
     name = choice("backbone", backbones, backbones[0])
     backbone = {
         "name": name,
-        "internal_size_pixels": choice("internal_size_pixels", [128, 160, 192], 128),
+        "internal_size_pixels": choice("internal_size_pixels", [128, 160, 192], 160),
     }
     build = {
         "trunk_dropout": real("trunk_dropout", 0.0, 0.5, 0.2),
@@ -92,7 +93,7 @@ def pretrained(hp: keras_tuner.HyperParameters, tier: str, backbones: list[str])
     }
     fit, build["age_head"] = _age_arguments(hp, tier)
     fit |= {
-        "gender_weight": real("gender_weight", 0.3, 5.0, 1.0, short=True, sampling="log"),
+        "gender_weight": real("gender_weight", 0.3, 5.0, 1.5, short=True, sampling="log"),
         "head_learning_rate": real("head_learning_rate", 3e-4, 3e-3, 1e-3, sampling="log"),
         "head_weight_decay": real("head_weight_decay", 1e-3, 2e-1, 5e-2, sampling="log"),
         "learning_rate": real("learning_rate", 3e-5, 1e-3, 2e-4, short=True, sampling="log"),

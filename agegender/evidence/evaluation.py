@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from sklearn import metrics as scores
 
 CONFIDENCE = 0.95
 
@@ -50,38 +49,58 @@ def evaluate(
 
     mae, rmse and bias (predicted minus true) in years, cs5 (share within 5 years),
     gender_accuracy (at .5) and gender_auc. Intervals: 95 % percentile bootstrap over faces, the
-    same resamples for all metrics. Arrays are (N,).
+    same resamples for all metrics. Arrays are (N,). ValueError where they differ in length, hold
+    what is no number, or hold one gender only.
     """
-    error = np.asarray(age_predicted, float) - age_true
-    correct = ((np.asarray(gender_probability) >= 0.5) == (np.asarray(gender_true) > 0.5)) * 1.0
+    arrays = [
+        np.asarray(array, float)
+        for array in (age_true, age_predicted, gender_true, gender_probability)
+    ]
+    shapes = [array.shape for array in arrays]
+    if len(set(shapes)) > 1 or arrays[0].ndim != 1 or not np.isfinite(arrays).all():
+        raise ValueError(f"Expected four equally long rows of finite numbers; got {shapes}.")
+    age_true, age_predicted, gender_true, gender_probability = arrays
+    if len(np.unique(gender_true > 0.5)) < 2:
+        raise ValueError(f"Expected faces of both genders; got {len(gender_true)} of one or none.")
+    error = age_predicted - age_true
+    female = gender_true > 0.5
+    correct = (gender_probability >= 0.5) == female
+    per_face = np.stack([np.abs(error), error**2, error, np.abs(error) <= 5, correct], axis=1)
+    order = np.argsort(gender_probability, kind="stable")
+    _, starts = np.unique(gender_probability[order], return_index=True)
     generator = np.random.default_rng(seed)
     count = len(error)
-    # Each resample is how often each face is drawn: one matrix product a mean.
-    drawn = generator.multinomial(count, np.full(count, 1 / count), size=resamples) / count
-    per_face = np.stack([np.abs(error), error**2, error, np.abs(error) <= 5, correct], axis=1)
-    value, samples = per_face.mean(axis=0), drawn @ per_face
-    value[1], samples[:, 1] = math.sqrt(value[1]), np.sqrt(samples[:, 1])
-    names = ("mae", "rmse", "bias", "cs5", "gender_accuracy")
-    result = {name: _interval(value[index], samples[:, index]) for index, name in enumerate(names)}
-    auc = scores.roc_auc_score(gender_true, gender_probability)
-    result["gender_auc"] = _interval(
-        auc, _auc_samples(np.asarray(gender_true), gender_probability, drawn * count)
+
+    def metrics(drawn):
+        """Return all metrics where each face counts as often as it was drawn."""
+        mae, mean_square, bias, cs5, accuracy = drawn @ per_face / count
+        auc = _auc(drawn[order], female[order], starts)
+        return mae, math.sqrt(mean_square), bias, cs5, accuracy, auc
+
+    values = metrics(np.ones(count))
+    samples = np.array(
+        [
+            metrics(np.bincount(generator.integers(0, count, count), minlength=count))
+            for _ in range(resamples)
+        ]
     )
-    return {"n": count} | result
+    names = ("mae", "rmse", "bias", "cs5", "gender_accuracy", "gender_auc")
+    return {"n": count} | {
+        name: _interval(value, samples[:, column])
+        for column, (name, value) in enumerate(zip(names, values, strict=True))
+    }
 
 
-def _auc_samples(gender_true, probability, drawn):
-    """Return the AUC of each resample: the share of pairs in order, ties half, by weights."""
-    order = np.argsort(probability, kind="stable")
-    ranked, starts = np.unique(np.asarray(probability)[order], return_index=True)
-    female = gender_true[order] > 0.5
-    weights = drawn[:, order]
-    positive = np.add.reduceat(weights * female, starts, axis=1)
-    negative = np.add.reduceat(weights * ~female, starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative / 2
-    return (positive * below).sum(axis=1) / np.maximum(
-        positive.sum(axis=1) * negative.sum(axis=1), 1
-    )
+def _auc(weights: np.ndarray, female: np.ndarray, starts: np.ndarray) -> float:
+    """Return the share of pairs (female, male) in the right order, ties half.
+
+    All sorted by probability; starts: where each new probability begins.
+    """
+    females = np.add.reduceat(weights * female, starts)
+    males = np.add.reduceat(weights * ~female, starts)
+    pairs = females.sum() * males.sum()
+    # A resample with one gender only, as good as impossible, counts as chance.
+    return float(females @ (np.cumsum(males) - males / 2) / pairs) if pairs else 0.5
 
 
 def _interval(value: float, samples: np.ndarray) -> dict[str, float]:

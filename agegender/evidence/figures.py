@@ -5,11 +5,9 @@ and Ito (2008) and the map cividis (Nuñez et al. 2018), which the colour-blind 
 """
 
 import matplotlib
-import matplotlib.axes
 import matplotlib.cm
 import matplotlib.colors
 import matplotlib.figure
-import matplotlib.lines
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
@@ -27,21 +25,21 @@ STYLE = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
 }
-FEW_TRIALS = 20
+FEW_TRIALS, FEWEST_TRIALS = 20, 5
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **keywords):
-    """Return a figure of so many inches and its axes, in our style."""
-    with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=(width, height), dpi=110, layout="constrained")
-        return figure, figure.subplots(rows, columns, **keywords)
+    """Return a figure of so many inches and its axes."""
+    figure = matplotlib.figure.Figure(figsize=(width, height), dpi=110, layout="constrained")
+    return figure, figure.subplots(rows, columns, **keywords)
 
 
+@matplotlib.rc_context(STYLE)
 def learning_curves(history: pd.DataFrame) -> matplotlib.figure.Figure:
     """Draw loss and metric of both tasks over the epochs, in training and in validation.
 
     history: columns epoch (from 0), age_loss, age_mae, gender_loss, gender_accuracy, the same with
-    val_, and val_score, whose lowest epoch is marked. Where a column phase changes, a line is drawn.
+    val_, and val_score, whose lowest epoch is marked; where a column phase changes, a line is.
     """
     figure, axes = _figure(10, 6.5, 2, 2, sharex=True)
     epoch = history["epoch"] + 1
@@ -64,7 +62,8 @@ def learning_curves(history: pd.DataFrame) -> matplotlib.figure.Figure:
         axis.annotate(
             f"{history[f'val_{name}'][best]:.3g}",
             (epoch[best], history[f"val_{name}"][best]),
-            xytext=(0, 9),
+            # On the side where the training curve is not.
+            xytext=(0, -18 if name == "gender_accuracy" else 9),
             textcoords="offset points",
             ha="center",
         )
@@ -81,6 +80,7 @@ def learning_curves(history: pd.DataFrame) -> matplotlib.figure.Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def best_so_far(trials: pd.DataFrame) -> matplotlib.figure.Figure:
     """Draw each trial's val_score and the lowest until then; columns trial and val_score."""
     figure, axis = _figure(8, 4.5)
@@ -107,13 +107,14 @@ def best_so_far(trials: pd.DataFrame) -> matplotlib.figure.Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def parallel_coordinates(
     trials: pd.DataFrame, parameters: list[str], score: str = "val_score"
 ) -> matplotlib.figure.Figure:
     """Draw a line a trial through its value of each parameter, coloured by score, the best on top.
 
-    Numbers that span more than a factor of 30 are placed by their logarithm; other values than
-    numbers are listed; a parameter that a trial does not have is 'not used'. ValueError where
+    Numbers over a factor of 30, most of them small, are placed by their logarithm; what is no
+    number is listed; a parameter that a trial does not have is 'not used'. ValueError where
     `parameters` is empty.
     """
     if not parameters:
@@ -158,10 +159,13 @@ def parallel_coordinates(
 def _place(values: pd.Series) -> tuple[np.ndarray, list[tuple[float, str]]]:
     """Return heights in 0..1 for the values of one parameter, and labelled ticks."""
     absent = values.isna().to_numpy()
+    if absent.all():
+        return np.zeros(len(values)), [(0.0, "not used")]
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         numbers = values.to_numpy(float)
         low, high = np.nanmin(numbers), np.nanmax(numbers)
-        logarithmic = low > 0 and high / low > 30
+        # A range drawn evenly has its median in the middle, even if it happens to begin near 0.
+        logarithmic = low > 0 and high / low > 30 and np.nanmedian(numbers) < high / 4
         scale = np.log if logarithmic else np.asarray
         span = scale(high) - scale(low) or 1.0
         bottom = 0.12 if absent.any() else 0.0
@@ -189,6 +193,7 @@ def _wrap(name: str) -> str:
     return name.replace("_", "\n")
 
 
+@matplotlib.rc_context(STYLE)
 def hyperparameter_importance(
     trials: pd.DataFrame, parameters: list[str], score: str = "val_score"
 ) -> matplotlib.figure.Figure:
@@ -197,7 +202,8 @@ def hyperparameter_importance(
     From 20 trials on, the permutation importance (Breiman 2001) in a random forest: by how much its
     R² falls when the parameter's values are shuffled, with the standard deviation over shuffles.
     With fewer a forest only fits noise: then the size of Spearman's rank correlation (eta, the root
-    of the share of variance between the groups, for what is no number), grey where p > .05.
+    of the share of variance between the groups, for what is no number), grey where p > .05; 0 where
+    fewer than 5 trials have the parameter.
     """
     figure, axis = _figure(8, max(2.6, 0.42 * len(parameters) + 1.8))
     count = len(trials)
@@ -209,7 +215,7 @@ def hyperparameter_importance(
         pairs = [_association(trials[name], trials[score]) for name in parameters]
         values, deviations = np.array([size for size, _ in pairs]), None
         colours = [BLUE if p <= 0.05 else GREY for _, p in pairs]
-        title = f"Only {count} trials: associations, grey where chance explains them (p > .05)"
+        title = f"Only {count} trials: associations, grey where it may be chance (p > .05)"
         label = "size of the rank correlation with val_score (categories: eta)"
     order = np.argsort(values)
     axis.barh(
@@ -235,9 +241,9 @@ def _forest_importance(trials, parameters, score):
             for name in parameters
         }
     ).astype(float)
-    forest = RandomForestRegressor(300, min_samples_leaf=2, oob_score=True, random_state=0)
+    forest = RandomForestRegressor(100, min_samples_leaf=2, oob_score=True, random_state=0)
     forest.fit(table, trials[score])
-    found = permutation_importance(forest, table, trials[score], n_repeats=20, random_state=0)
+    found = permutation_importance(forest, table, trials[score], n_repeats=10, random_state=0)
     title = (
         f"Random forest over {len(trials)} trials, R² on trials left out {forest.oob_score_:.2f}"
     )
@@ -250,7 +256,7 @@ def _association(values: pd.Series, score: pd.Series) -> tuple[float, float]:
     """Return the size of the association and its p; (0, 1) where nothing can be said."""
     present = values.notna()
     values, score = values[present], score[present]
-    if values.nunique() < 2 or score.nunique() < 2:
+    if len(values) < FEWEST_TRIALS or values.nunique() < 2 or score.nunique() < 2:
         return 0.0, 1.0
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         found = stats.spearmanr(values.to_numpy(float), score)
@@ -261,6 +267,7 @@ def _association(values: pd.Series, score: pd.Series) -> tuple[float, float]:
     return eta, float(stats.kruskal(*groups).pvalue)
 
 
+@matplotlib.rc_context(STYLE)
 def pareto_front(trials: pd.DataFrame) -> matplotlib.figure.Figure:
     """Draw the trials' MAE against gender accuracy and mark those that no other beats in both.
 
@@ -303,12 +310,13 @@ def pareto_front(trials: pd.DataFrame) -> matplotlib.figure.Figure:
 
 
 def pareto_members(mae: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """Say, boolean (N,), for which points no other is at least as good in both and better in one."""
+    """Say, boolean (N,), for which points no other is as good in both and better in one."""
     no_worse = (mae[None] <= mae[:, None]) & (accuracy[None] >= accuracy[:, None])
     better = (mae[None] < mae[:, None]) | (accuracy[None] > accuracy[:, None])
     return ~(no_worse & better).any(axis=1)
 
 
+@matplotlib.rc_context(STYLE)
 def predicted_against_true(
     age_true: np.ndarray, age_predicted: np.ndarray
 ) -> matplotlib.figure.Figure:
@@ -317,7 +325,7 @@ def predicted_against_true(
     figure, axis = _figure(6.5, 6)
     top = float(max(age_true.max(), age_predicted.max())) + 3
     axis.plot([0, top], [0, top], color="black", lw=1, label="exact")
-    size = float(np.clip(4000 / len(age_true), 4, 20))
+    size = float(np.clip(9000 / len(age_true), 5, 20))
     axis.scatter(age_true, age_predicted, s=size, color=BLUE, alpha=0.25, linewidths=0)
     decade = (age_true // 10).astype(int)
     rows = []
@@ -350,6 +358,7 @@ def predicted_against_true(
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def confusion(gender_true: np.ndarray, gender_probability: np.ndarray) -> matplotlib.figure.Figure:
     """Draw counts and shares of labelled (0 male, 1 female) against predicted gender, (N,) each."""
     actual = np.asarray(gender_true) > 0.5

@@ -73,6 +73,7 @@ def head(
 def build_scratch(
     *,
     image_size_pixels: int = 128,
+    internal_size_pixels: int = 128,
     stem_filters: int = 24,
     stem_kernel_pixels: int = 3,
     width: int = 32,
@@ -92,13 +93,15 @@ def build_scratch(
     A stage has blocks of two convolutions (He et al. 2016, with an average-pooled shortcut where
     residual), the first with stride 2, and twice the filters of the one before up to 8 x width;
     extra_block_stage (counted from 0; -1 for none) gets one block more. Input float32 RGB
-    (N, image_size_pixels, image_size_pixels, 3) in [0, 1]; outputs as in `head`. ValueError where
-    the map would vanish or where it reaches the first fully connected layer at 10 x 10 or more.
+    (N, image_size_pixels, image_size_pixels, 3) in [0, 1], resized inside to internal_size_pixels
+    where that is less; outputs as in `head`. ValueError where the map would vanish or where it
+    reaches the first fully connected layer at 10 x 10 or more.
     """
-    final_size_pixels = -(-image_size_pixels // 2 ** (stages + 1))
-    if image_size_pixels < 2 ** (stages + 1) or final_size_pixels >= 10:
+    size_pixels = min(image_size_pixels, internal_size_pixels)
+    final_size_pixels = -(-size_pixels // 2 ** (stages + 1))
+    if size_pixels < 2 ** (stages + 1) or final_size_pixels >= 10:
         raise ValueError(
-            f"{stages} stages turn {image_size_pixels} pixels into {final_size_pixels}: the map "
+            f"{stages} stages turn {size_pixels} pixels into {final_size_pixels}: the map "
             "before the first fully connected layer must be 1 to 9 pixels wide; change stages."
         )
 
@@ -122,6 +125,8 @@ def build_scratch(
 
     images = keras.Input((image_size_pixels, image_size_pixels, 3), name="image")
     x = keras.layers.Rescaling(2.0, -1.0)(images)
+    if size_pixels < image_size_pixels:
+        x = keras.layers.Resizing(size_pixels, size_pixels)(x)
     x = convolution(x, stem_filters, 2, stem_kernel_pixels)
     for stage in range(stages):
         filters = width * min(2**stage, 8)

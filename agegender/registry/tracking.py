@@ -1,25 +1,20 @@
 """Runs, metrics, figures, datasets, model versions and looks at the test, kept by MLflow.
 
-With `serving` the only module that knows MLflow. Runs are named by their id and there is no
+What the rest of the project knows of MLflow. Runs are named by their id and there is no
 'active run', so runs may be nested, and open in several threads, at will.
 """
 
 import base64
 import contextlib
 import datetime
-import fcntl
 import functools
 import getpass
 import hashlib
-import importlib.metadata
 import io
 import json
-import logging
 import math
 import os
 import platform
-import re
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -36,16 +31,9 @@ import PIL.Image
 from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, Schema
 
+from agegender.registry import store
+
 TEST_LEDGER = "test-ledger"
-# Every column in which MLflow 3 keeps an absolute path to artifacts.
-LOCATION_COLUMNS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
-_FOLDER_TAG = "store.folder"
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # that MLflow takes in one batch
 
 
@@ -59,21 +47,9 @@ def connect(root: Path) -> str:
     """
     given = os.environ.get("MLFLOW_TRACKING_URI")
     uri = given or f"sqlite:///{root.resolve()}/mlruns/mlflow.db"
-    if database := _database(uri):
-        if set("?#") & set(str(database)):
-            raise ValueError(
-                f"MLflow takes no '?' or '#' in a path: {database}. Rename the folder, or set "
-                "MLFLOW_TRACKING_URI."
-            )
+    if database := store.database(uri):
+        store.prepare(database)
         uri = f"sqlite:///{database}"
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with open(database.parent / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not database.exists():
-                print(f"Making the tracking store {database}", file=sys.stderr, flush=True)
-            with _quiet():
-                mlflow.MlflowClient(uri).search_experiments(max_results=1)
-            _mend_moved(database)
     mlflow.set_tracking_uri(uri)
     if not given:
         # MLflow exports it too: a later connect to another root must not take it for the user's.
@@ -81,57 +57,12 @@ def connect(root: Path) -> str:
     return uri
 
 
-def _database(uri: str) -> Path | None:
-    match = re.fullmatch(r"sqlite:///(.+)", uri)
-    return Path(match[1]).resolve() if match else None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what MLflow tells of its progress; warnings stay."""
-    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _mend_moved(database: Path) -> None:
-    """Rewrite absolute paths, in one transaction, where the note in the store names another folder.
-
-    A folder seen under two names (a mount, a link) is not moved.
-    """
-    new = str(database.parent)
-    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        note = "SELECT value FROM experiment_tags WHERE key = ? AND experiment_id = 0"
-        (old,) = connection.execute(note, (_FOLDER_TAG,)).fetchone() or (None,)
-        if old is not None:
-            there = Path(old, database.name)
-            if old == new or there.exists() and there.samefile(database):
-                return
-            for table, column in LOCATION_COLUMNS:
-                connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                    f"WHERE substr({column}, 1, ?) = ?",
-                    (new, len(old) + 1, len(old) + 1, f"{old}/"),
-                )
-            print(f"The tracking store was in {old}: its paths are mended.", file=sys.stderr)
-        connection.execute(
-            "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, 0)",
-            (_FOLDER_TAG, new),
-        )
-
-
 def _experiment_id(name: str) -> str:
     """Return an experiment's id; make it where there is none."""
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(name)
     if found is None:
-        database = _database(mlflow.get_tracking_uri())
+        database = store.database(mlflow.get_tracking_uri())
         location = str(database.parent / "artifacts" / name) if database else None
         try:
             return client.create_experiment(name, artifact_location=location)
@@ -164,7 +95,7 @@ def run(
     to go on with; where the store has it no longer, a new one is made.
     """
     client = mlflow.MlflowClient()
-    tags = (tags or {}) | _process_tags() | {"mlflow.user": getpass.getuser()}
+    tags = (tags or {}) | _process_tags() | {"mlflow.user": _user()}
     tags["mlflow.source.name"] = Path(sys.argv[0]).name or "python"
     if parent_run_id:
         tags["mlflow.parentRunId"] = parent_run_id
@@ -187,6 +118,13 @@ def run(
         raise
     finally:
         client.set_terminated(run_id, status)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container's user may have no name.
+        return str(os.getuid())
 
 
 def _is_active(run_id: str) -> bool:
@@ -411,7 +349,7 @@ def register_version(
             source_run_id=run_id,
             params=trained.data.params,
         )
-        with _quiet():
+        with store.quiet():
             mlflow.models.Model.log(
                 artifact_path=None,
                 flavor=mlflow.pyfunc,
@@ -460,10 +398,14 @@ def _versions(model_name: str) -> list:
 
 
 def _requirements() -> list[str]:
+    """Return what serving.py imports, as it is here; asked by itself MLflow takes 20 s."""
+    import h5py
     import keras
 
-    names = [keras.backend.backend(), "h5py", "keras", "mlflow", "numpy", "pandas", "pillow"]
-    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
+    modules = {"h5py": h5py, "keras": keras, "mlflow": mlflow, "numpy": np, "pandas": pd}
+    modules |= {"pillow": PIL, keras.backend.backend(): sys.modules[keras.backend.backend()]}
+    # The modules' own word: tensorflow may come as tensorflow-cpu, mlflow as mlflow-skinny.
+    return [f"{name}=={module.__version__}" for name, module in modules.items()]
 
 
 def _base64_png(face: np.ndarray) -> str:
