@@ -68,4 +68,13 @@ PRESETS = {
             60, 6, 24, search_share=0.2, final_share=0.2, finalists=3, folds=3
         ),
     ),
+    # The student notebook's own networks and settings, on the same faces: nothing is searched.
+    "notebook": _with(
+        preset="notebook",
+        minutes=None,
+        tier="notebook",
+        scratch=FamilySettings(1, 1, 40, search_share=0.1, final_share=0.5, folds=1),
+        pretrained=FamilySettings(1, 1, 1, search_share=0.1, final_share=0.3, folds=1),
+        head_epochs=66,
+    ),
 }

@@ -67,17 +67,42 @@ def evaluate(work: command_line.Work) -> dict[str, dict]:
 def compare(predictions: pd.DataFrame, first: str, second: str, seed: int) -> dict:
     """Return paired differences, first minus second: MAE by bootstrap, gender by McNemar."""
     errors = [
-        np.abs(predictions[f"{model}:age"] - predictions.age_years).to_numpy()
+        np.abs(predictions[f"{model}:age"] - predictions["age_years"]).to_numpy()
         for model in (first, second)
     ]
     correct = [
-        ((predictions[f"{model}:gender"] >= 0.5) == predictions.gender).to_numpy()
+        ((predictions[f"{model}:gender"] >= 0.5) == (predictions["gender"] > 0.5)).to_numpy()
         for model in (first, second)
     ]
     return {
         "mae": evaluation.paired_difference(*errors, seed=seed),
         "gender": evaluation.mcnemar(*correct),
     }
+
+
+def verdicts(work: command_line.Work) -> list[str]:
+    """Return what the locked test allows to say of B against A and against its frozen features."""
+    tables = [
+        pd.read_csv(work.folder / family / "candidate" / "predictions.csv")
+        for family in families.FAMILIES
+    ]
+    both = tables[0].merge(tables[1].drop(columns=["age_years", "gender"]), on="name")
+    pairs = {
+        "B against A": compare(both, "age_gender_B", "age_gender_A", work.settings.seed),
+        "B against its head on frozen features": work.candidate("B")["against_frozen_features"],
+    }
+    return [f"{name}: {verdict(pair)}" for name, pair in pairs.items()]
+
+
+def verdict(pair: dict) -> str:
+    """Say in a line what a pair of paired differences shows at 95 %, and what it does not."""
+    mae, gender = pair["mae"], pair["gender"]
+    told = {True: "told apart", False: "not told apart"}
+    return (
+        f"MAE {mae['value']:+.2f} years [{mae['low']:.2f}, {mae['high']:.2f}], "
+        f"{told[not mae['low'] <= 0 <= mae['high']]}; gender: {gender['only_a']} faces right only "
+        f"here, {gender['only_b']} only there, p = {gender['p']:.2g}, {told[gender['p'] < 0.05]}"
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ def run_all(work: command_line.Work) -> None:
         name = promote_models.model_name(work, family)
         print(f"{family}  {promote_models.summary(work.candidate(family))}")
         print(f"   {name} version {version}, exports/age_gender_{family}.h5")
+    for line in evaluate_models.verdicts(work):
+        print(line)
     if work.faces.kind == "generated":
         print("These faces are generated: the numbers say nothing about people.")
     print(f"{(time.monotonic() - work.started) / 60:.1f} minutes. Compare the runs: make ui")

@@ -3,12 +3,13 @@
 A space is a function of Keras Tuner's HyperParameters that returns plain builder and training
 arguments. The defaults are good settings on their own and always trial 1. `tier` says how many
 parameters a search has the time for: "short" tries the few that matter most and leaves the others
-at their defaults, "full" tries all. Names are the arguments' own.
+at their defaults, "full" tries all; "notebook" searches nothing and stands for the networks and
+settings of the student notebook. Names are the arguments' own.
 """
 
 import keras_tuner
 
-TIERS = ("short", "full")
+TIERS = ("short", "full", "notebook")
 
 
 def _choose(hp: keras_tuner.HyperParameters, tier: str):
@@ -124,7 +125,36 @@ def space(
     """Declare family "A" or "B" on hp; return its arguments. ValueError for an unknown tier."""
     if tier not in TIERS:
         raise ValueError(f"The tier must be one of {', '.join(TIERS)}; got {tier!r}.")
+    if tier == "notebook":
+        return notebook(family, hp, at_hand)
     return scratch(hp, tier) if family == "A" else pretrained(hp, tier, at_hand)
+
+
+def notebook(
+    family: str, hp: keras_tuner.HyperParameters, at_hand: list[str]
+) -> dict[str, dict | None]:
+    """Return what the notebook trained with: unweighted squared error and cross-entropy, Adam.
+
+    B takes VGG16 where its weights are at hand, else the first backbone there is.
+    """
+    fit = {
+        "optimizer": "adam",
+        "schedule": "constant",
+        "warmup": 0.0,
+        "batch_size": 32,
+        "age_loss": "mse",
+        "age_weight": 400.0,  # which undoes the loss's unit of 20 years
+        "gender_weight": 1.0,
+    }
+    hp.Fixed("architecture", "notebook")
+    if family == "A":
+        fit["learning_rate"] = 1e-3
+        views = dict.fromkeys(("zoom", "brightness", "contrast"), 0.0)
+        return {"fit": fit, "augmentation": views | {"rotation": 20 / 360, "shift": 0.1}}
+    name = hp.Fixed("backbone", "vgg16" if "vgg16" in at_hand else at_hand[0])
+    backbone = {"name": name, "internal_size_pixels": 128, "unfrozen_share": 0.0}
+    fit |= {"head_learning_rate": 1e-4, "head_weight_decay": 0.0}
+    return {"backbone": backbone, "fit": fit, "augmentation": None}
 
 
 def arguments(family: str, values: dict, tier: str, at_hand: list[str]) -> dict[str, dict]:

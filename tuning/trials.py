@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from agegender import config
 from agegender.data import pixels
 from agegender.evidence import evaluation
-from agegender.networks import backbones, finetuning, models, training
+from agegender.networks import backbones, finetuning, models, notebook, training
 from tuning import spaces
 
 BEST_EPOCH = ("val_score", "val_age_mae", "val_gender_accuracy", "val_age_loss", "val_gender_loss")
@@ -96,8 +96,13 @@ def train(
         "on_epoch": on_epoch,
         **arguments["fit"],
     }
+    as_in_notebook = settings.tier == "notebook"
     if family == "A":
-        network = models.build_scratch(**arguments["build"])
+        network = (
+            notebook.build_scratch()
+            if as_in_notebook
+            else models.build_scratch(**arguments["build"])
+        )
         history = training.fit(models.for_training(network), faces.pixels, **shared)
         return Trained(network, history)
 
@@ -120,7 +125,11 @@ def train(
     def cut_at(share):
         return cuts[min(round(share * len(cuts)), len(cuts) - 1)]
 
-    network = models.build_pretrained(backbone, **arguments["build"])
+    network = (
+        notebook.build_pretrained(backbone)
+        if as_in_notebook
+        else models.build_pretrained(backbone, **arguments["build"])
+    )
     history, frozen_weights = finetuning.fine_tune(
         network,
         faces.pixels,

@@ -153,6 +153,8 @@ class Batches(keras.utils.PyDataset):
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
         rows = self.order[part]
         inputs = self.inputs[rows, self.view[part]] if self.views else self.inputs[rows]
+        if inputs.dtype == np.float16:  # What is stored in half is not to be computed in half.
+            inputs = inputs.astype("float32")
         labels = {name: values[rows][:, None] for name, values in self.labels.items()}
         return inputs, labels
 

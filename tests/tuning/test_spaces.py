@@ -1,0 +1,81 @@
+"""The spaces: a change of a name, a range or a default is a visible difference here."""
+
+import keras
+import keras_tuner
+import pytest
+
+from agegender.networks import models, training
+from tuning import spaces
+
+AT_HAND = ["faceres_mobilenet", "efficientnet_lite0"]
+SEARCHED_IN_SHORT_TIME = {
+    "A": {
+        "width": 32,
+        "trunk_dropout": 0.3,
+        "gender_weight": 2.0,
+        "learning_rate": 2e-3,
+        "augmentation_strength": 1.0,
+    },
+    "B": {
+        "age_dropout": 0.3,
+        "gender_dropout": 0.4,
+        "gender_weight": 1.5,
+        "learning_rate": 2e-4,
+        "unfrozen_share": 0.75,
+    },
+}
+
+
+def declare(family, tier):
+    hp = keras_tuner.HyperParameters()
+    return hp, spaces.space(family, hp, tier, AT_HAND)
+
+
+def searched(hp):
+    fixed = keras_tuner.engine.hyperparameters.Fixed
+    return {p.name: p.default for p in hp.space if not isinstance(p, fixed)}
+
+
+@pytest.mark.parametrize("family", "AB")
+def test_short_searches_the_few_that_matter_most(family):
+    assert searched(declare(family, "short")[0]) == SEARCHED_IN_SHORT_TIME[family]
+    assert searched(declare(family, "notebook")[0]) == {}
+
+
+@pytest.mark.parametrize("family", "AB")
+def test_full_searches_all_around_the_same_defaults(family):
+    short, full = (declare(family, tier)[0] for tier in ("short", "full"))
+    for name, default in short.values.items():
+        if name in full.values:
+            assert full.values[name] == default, name
+    assert len(searched(full)) > 20
+    assert set(SEARCHED_IN_SHORT_TIME[family]) - {"augmentation_strength"} <= set(searched(full))
+
+
+@pytest.mark.parametrize("tier", spaces.TIERS)
+@pytest.mark.parametrize("family", "AB")
+def test_values_stand_for_the_same_arguments(family, tier):
+    hp, arguments = declare(family, tier)
+    assert spaces.arguments(family, dict(hp.values), tier, AT_HAND) == arguments
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_setting_of_the_full_space_builds(seed):
+    hp, _ = declare("A", "full")
+    values = {parameter.name: parameter.random_sample(seed) for parameter in hp.space}
+    values["width"] = 16
+    arguments = spaces.arguments("A", values, "full", AT_HAND)
+    network = models.build_scratch(**arguments["build"])
+    assert network.output_names == ["age", "gender"]
+    optimizer = {
+        name: arguments["fit"][name]
+        for name in ("learning_rate", "schedule", "warmup", "weight_decay")
+    }
+    training.make_optimizer(arguments["fit"]["optimizer"], steps=10, **optimizer)
+    training.RandomView(**arguments["augmentation"])
+    keras.utils.clear_session(free_memory=False)
+
+
+def test_an_unknown_tier_is_named():
+    with pytest.raises(ValueError, match="short, full, notebook; got 'long'"):
+        declare("A", "long")
