@@ -1,0 +1,60 @@
+"""The core path on JAX, in a process that cannot import TensorFlow."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+class NoTensorFlow:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NoTensorFlow())
+import keras, keras_tuner, numpy as np
+from agegender.evidence import evaluation
+from agegender.networks import export, models, training
+from tuning import search, spaces
+assert keras.backend.backend() == "jax"
+assert training.prepare_backend() in ("CPU", "GPU")
+pictures = np.random.default_rng(0).integers(0, 256, (48, 128, 128, 3), "uint8")
+age_years = pictures.mean((1, 2, 3)).astype("float32") - 90
+gender = (np.arange(48) % 2).astype("float32")
+
+def run_trial(number, values):
+    network = models.build_scratch(width=8, stem_filters=8, trunk_dropout=values["dropout"])
+    history = training.fit(
+        models.for_training(network), pictures, age_years, gender, train_rows=np.arange(32),
+        validation_rows=np.arange(32, 48), floors=evaluation.floors(age_years, gender), epochs=1,
+        augmentation={}, batch_size=16)
+    export.export_h5(network, Path(sys.argv[1]), export.golden_images(2))
+    return search.Trial(number, values, "COMPLETED", history.iloc[0][
+        ["val_score", "val_age_mae", "val_gender_accuracy"]].to_dict(), 1.0)
+
+done = search.search(run_trial, lambda hp: hp.Float("dropout", 0, 0.5), algorithm="random", seed=0,
+                     path=Path(sys.argv[1]).with_suffix(".json"), most_trials=1)
+assert done[0].status == "COMPLETED", done[0].message
+print(export.verify_h5(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_search_train_and_export_without_tensorflow(tmp_path):
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "network.h5")],
+        cwd=root,
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "jax" in done.stdout
