@@ -43,10 +43,13 @@ def search_family(
 ) -> list[search.Trial]:
     """Search the space of family "A" or "B"; one parent run, one child run a trial.
 
-    folder: where the journal is; a search found there is continued, in the same parent run. cache:
-    fetched weights and cached activations. stop_at: on time.monotonic()'s clock. Return the trials;
-    SearchError as in `search.search`.
+    folder: where the journal is; a search found there is continued, in the same parent run, and one
+    that led to a candidate on the same budget is left as it is. cache: fetched weights and cached
+    activations. stop_at: on time.monotonic()'s clock. Return the trials; SearchError as in
+    `search.search`.
     """
+    if _is_done(family, settings, folder):
+        return search.read_journal(folder / "trials.json")
     work = getattr(settings, FAMILIES[family])
     at_hand = backbones.available(trials.weights(cache))
     handover = folder / "search.json"
@@ -112,6 +115,10 @@ def train_finalists(
     the network of its first fold. Return the candidate's folder: the .h5, for B also
     frozen_features.h5 (the same head before fine-tuning), and candidate.json.
     """
+    candidate = folder / "candidate"
+    if _is_done(family, settings, folder):
+        report(f"{TITLES[family]} is trained: {candidate}. For more: another MINUTES=, SEED=.")
+        return candidate
     work = getattr(settings, FAMILIES[family])
     parent_run_id = json.loads((folder / "search.json").read_text())["run_id"]
     done = search.read_journal(folder / "trials.json")
@@ -165,7 +172,6 @@ def train_finalists(
         for number, finalists in results.items()
     }
     winner, trained = networks[min(means, key=means.get)]
-    candidate = folder / "candidate"
     candidate.mkdir(exist_ok=True)
     golden = export.golden_images()
     export.export_h5(trained.network, candidate / f"age_gender_{family}.h5", golden)
@@ -179,6 +185,7 @@ def train_finalists(
         "values": winner.values,
         "epochs": epochs,
         "seed": settings.seed,
+        "budget": _budget(family, settings),
         "data": faces.digest,
         "backbone": _backbone(family, winner.values),
         "val": winner.metrics,
@@ -218,10 +225,21 @@ def _train_and_log(
         def on_progress(done, total):
             nonlocal last_line
             now = time.monotonic()
-            if now - last_line > 10 or done == total:
+            if now - last_line > 10:
                 last_line = now
                 left = (now - started) * (total - done) / done
                 report(f"  backbone's activations: {done} of {total} faces, {left:.0f} s left")
+
+        def on_epoch(row):
+            nonlocal last_line
+            now = time.monotonic()
+            if now - last_line > 30:
+                last_line = now
+                report(
+                    f"  {name}, epoch {row['epoch'] + 1}: val_score {row['val_score']:.3f} "
+                    f"({row['val_age_mae']:.2f} years, {row['val_gender_accuracy']:.3f}), "
+                    f"{row['seconds']:.0f} s an epoch"
+                )
 
         records = []
         for fold in folds:
@@ -234,6 +252,7 @@ def _train_and_log(
                 fold=fold,
                 epochs=epochs,
                 seed=settings.seed if seed is None else seed,
+                on_epoch=on_epoch,
                 on_progress=on_progress,
             )
             epoch_seconds = trained.history.seconds.tail(epochs).median()
@@ -258,6 +277,17 @@ def _train_and_log(
         tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
     result = search.Trial(number, values, "COMPLETED", metrics, seconds, run_id)
     return result, trained
+
+
+def _budget(family: str, settings: config.Settings) -> list[float | None]:
+    """Return what bounds a search that is else the same."""
+    return [settings.minutes, getattr(settings, FAMILIES[family]).trials]
+
+
+def _is_done(family: str, settings: config.Settings, folder: Path) -> bool:
+    """Say whether an earlier call ended with a candidate on the same budget."""
+    path = folder / "candidate" / "candidate.json"
+    return path.exists() and json.loads(path.read_text())["budget"] == _budget(family, settings)
 
 
 def _backbone(family: str, values: dict) -> str:

@@ -28,7 +28,7 @@ def _choose(hp: keras_tuner.HyperParameters, tier: str):
     return choice, real
 
 
-def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict[str, dict]:
+def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
     """Return the arguments of network A: {"build": ..., "fit": ..., "augmentation": ...}."""
     choice, real = _choose(hp, tier)
     build = {
@@ -73,7 +73,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict[str, dict]:
     return {"build": build, "fit": fit, "augmentation": augmentation}
 
 
-def pretrained(hp: keras_tuner.HyperParameters, tier: str, backbones: list[str]) -> dict[str, dict]:
+def pretrained(hp: keras_tuner.HyperParameters, tier: str, backbones: list[str]) -> dict:
     """Return network B's arguments: {"backbone": ..., "build": ..., "fit": ..., "augmentation"}.
 
     backbones: those at hand, the preferred one first. Where `views` is "cached", fine-tuning sees
@@ -119,9 +119,7 @@ def pretrained(hp: keras_tuner.HyperParameters, tier: str, backbones: list[str])
     return {"backbone": backbone, "build": build, "fit": fit, "augmentation": augmentation}
 
 
-def space(
-    family: str, hp: keras_tuner.HyperParameters, tier: str, at_hand: list[str]
-) -> dict[str, dict]:
+def space(family: str, hp: keras_tuner.HyperParameters, tier: str, at_hand: list[str]) -> dict:
     """Declare family "A" or "B" on hp; return its arguments. ValueError for an unknown tier."""
     if tier not in TIERS:
         raise ValueError(f"The tier must be one of {', '.join(TIERS)}; got {tier!r}.")
@@ -130,9 +128,7 @@ def space(
     return scratch(hp, tier) if family == "A" else pretrained(hp, tier, at_hand)
 
 
-def notebook(
-    family: str, hp: keras_tuner.HyperParameters, at_hand: list[str]
-) -> dict[str, dict | None]:
+def notebook(family: str, hp: keras_tuner.HyperParameters, at_hand: list[str]) -> dict:
     """Return what the notebook trained with: unweighted squared error and cross-entropy, Adam.
 
     B takes VGG16 where its weights are at hand, else the first backbone there is.
@@ -157,7 +153,7 @@ def notebook(
     return {"backbone": backbone, "fit": fit, "augmentation": None}
 
 
-def arguments(family: str, values: dict, tier: str, at_hand: list[str]) -> dict[str, dict]:
+def arguments(family: str, values: dict, tier: str, at_hand: list[str]) -> dict:
     """Return the arguments that a trial's values stand for."""
     hp = keras_tuner.HyperParameters()
     hp.values = dict(values)

@@ -313,7 +313,7 @@ def pareto_members(mae: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
     """Say, boolean (N,), for which points no other is as good in both and better in one."""
     no_worse = (mae[None] <= mae[:, None]) & (accuracy[None] >= accuracy[:, None])
     better = (mae[None] < mae[:, None]) | (accuracy[None] > accuracy[:, None])
-    return ~(no_worse & better).any(axis=1)
+    return np.asarray(~(no_worse & better).any(axis=1))
 
 
 @matplotlib.rc_context(STYLE)

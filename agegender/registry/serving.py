@@ -11,6 +11,7 @@ import pathlib
 
 import keras
 import mlflow
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import PIL.Image

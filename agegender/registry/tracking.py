@@ -45,6 +45,7 @@ def connect(root: Path) -> str:
     artifacts lie beside it. If its folder was moved or copied since, the paths inside are mended
     and a line on standard error says so. ValueError for a folder that MLflow cannot name.
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
     given = os.environ.get("MLFLOW_TRACKING_URI")
     uri = given or f"sqlite:///{root.resolve()}/mlruns/mlflow.db"
     if database := store.database(uri):
