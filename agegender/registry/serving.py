@@ -11,16 +11,16 @@ import pathlib
 
 import keras
 import mlflow
-import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import PIL.Image
 import PIL.ImageOps
+from mlflow.pyfunc import PythonModel  # mlflow.pyfunc itself is loaded lazily: no type
 
 BATCH_SIZE = 64
 
 
-class AgeGender(mlflow.pyfunc.PythonModel):
+class AgeGender(PythonModel):
     """The network in the artifact "h5" behind MLflow's pyfunc interface.
 
     Faces are aligned and cropped as in UTKFace. Each is the path of a picture, a picture's bytes in
