@@ -70,16 +70,14 @@ def fine_tune(
     of_cut = network.get_layer(cut).output
     of_features = network.get_layer("features").output
     set_trainable(network, "none", "inference")
-    shared = {"cache": cache, "views": views, "on_progress": on_progress}
-    at_cut = features.activations(
-        keras.Model(network.input, of_cut), pixels, rows, key=key | {"at": cut}, **shared
-    )
-    vectors = features.activations(
-        keras.Model(of_cut, of_features),
-        at_cut,
-        np.arange(len(rows)),
-        key=key | {"at": "features", "through": cut},
-        **shared,
+    at_cut, vectors = features.activations(
+        keras.Model(network.input, [of_cut, of_features]),
+        pixels,
+        rows,
+        cache=cache,
+        key=key | {"cut": cut},
+        views=views,
+        on_progress=on_progress,
     )
     # From here on a face is its place among `rows`, except where training is from the pixels.
     cached = {

@@ -187,7 +187,8 @@ def test_fine_tuning_from_fresh_views_may_unfreeze_everything(toy, small_pretrai
 
 def test_activations_are_computed_once_and_match_the_network(toy, small_pretrained, tmp_path):
     pictures = toy[0]
-    part = keras.Model(small_pretrained.input, small_pretrained.get_layer("cut").output)
+    layers = [small_pretrained.get_layer(name).output for name in ("cut", "features")]
+    part = keras.Model(small_pretrained.input, layers)
     rows = np.array([5, 2, 90])
     calls = []
     arguments = {"cache": tmp_path, "key": {"a": 1}, "views": 3}
@@ -197,10 +198,12 @@ def test_activations_are_computed_once_and_match_the_network(toy, small_pretrain
     again = features.activations(
         part, pictures, rows, on_progress=lambda *done: calls.append(done), **arguments
     )
-    assert calls == [(3, 3)] and first.shape[:2] == (3, 3)
-    assert np.array_equal(first, again)
-    expected = part.predict_on_batch(pictures[rows].astype("float32") / 255)
-    np.testing.assert_allclose(first[:, 0], expected, atol=2e-3)
-    mirrored = part.predict_on_batch(pictures[rows][:, :, ::-1].astype("float32") / 255)
-    np.testing.assert_allclose(first[:, 1], mirrored, atol=2e-3)
+    assert calls == [(3, 3)]
+    seen = pictures[rows].astype("float32") / 255
+    expected, mirrored = part.predict_on_batch(seen), part.predict_on_batch(seen[:, :, ::-1])
+    for number in range(2):
+        assert first[number].shape[:2] == (3, 3)
+        assert np.array_equal(first[number], again[number])
+        np.testing.assert_allclose(first[number][:, 0], expected[number], atol=2e-3)
+        np.testing.assert_allclose(first[number][:, 1], mirrored[number], atol=2e-3)
     assert len(list(tmp_path.iterdir())) == 1
