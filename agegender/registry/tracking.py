@@ -66,7 +66,9 @@ def _experiment_id(name: str) -> str:
         database = store.database(mlflow.get_tracking_uri())
         location = str(database.parent / "artifacts" / name) if database else None
         try:
-            return client.create_experiment(name, artifact_location=location)
+            # Without the tag the UI guesses, and shows what it has for chat models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return client.create_experiment(name, artifact_location=location, tags=kind)
         except mlflow.MlflowException:
             found = client.get_experiment_by_name(name)  # Another process was quicker.
             if found is None:
