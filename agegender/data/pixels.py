@@ -100,6 +100,7 @@ def prepare(
         settings["generated_faces"] = generated_faces
         place, state = "generated", ""
     else:
+        source = source.expanduser()  # make passes ~ on as it is
         place, state = str(source.resolve()), utkface.fingerprint(source)
     inputs = {"source": place, "state": state, "program": _program()}
     inputs |= {"seed": seed, "settings": settings}
