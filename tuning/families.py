@@ -134,7 +134,7 @@ def train_finalists(
         other_seconds = min(t.seconds - work.epochs * t.metrics["epoch_seconds"] for t in completed)
         seconds = 0.9 * (stop_at - time.monotonic())
         while len(plan) > 1 and (
-            (seconds / len(plan) - other_seconds) / epoch_seconds < work.final_epochs / 2
+            (seconds / len(plan) - other_seconds) / epoch_seconds < 0.75 * work.final_epochs
         ):
             plan.pop()
         affordable = (seconds / len(plan) - other_seconds) / epoch_seconds
