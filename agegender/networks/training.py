@@ -31,6 +31,8 @@ def prepare_backend() -> str:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf  # Neither switch exists in Keras.
 
+        # It warns of functions traced anew: here that is a new network for each trial.
+        tf.get_logger().setLevel("ERROR")
         tf.config.experimental.enable_op_determinism()
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:
