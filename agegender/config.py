@@ -7,9 +7,10 @@ import dataclasses
 class FamilySettings:
     """How much work one family's search and last training may be.
 
-    trials: at most so many settings; epochs and final_epochs: length of a trial and, at most, of a
-    last training; finalists: settings trained again, each on `folds` folds of training and
-    validation; search_share and final_share: of the time that MINUTES leaves.
+    trials: at most so many settings; epochs and final_epochs: length of a trial on 3,500 faces (on
+    more, fewer epochs) and, at most, of a last training; finalists: settings trained again, each on
+    `folds` folds of training and validation; search_share and final_share: of the time that MINUTES
+    leaves.
     """
 
     trials: int

@@ -1,6 +1,7 @@
 """One setting, trained: from the space's arguments to a network, its history and its record."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def train(
     fold: tuple[np.ndarray, np.ndarray],
     epochs: int,
     seed: int,
+    stop_at: float = math.inf,
     on_epoch: Callable[[dict], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
@@ -93,6 +95,7 @@ def train(
         "epochs": epochs,
         "seed": seed,
         "augmentation": arguments["augmentation"],
+        "stop_at": stop_at,
         "on_epoch": on_epoch,
         **arguments["fit"],
     }

@@ -236,6 +236,7 @@ def fit(
     gender_weight: float = 1.0,
     augmentation: dict[str, float] | None = None,
     seed: int = 0,
+    stop_at: float = math.inf,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> pd.DataFrame:
     """Train in place and leave the weights of the epoch with the lowest val_score.
@@ -243,7 +244,8 @@ def fit(
     network: as `models.for_training` returns it. inputs: pixels uint8 (M, S, S, 3) with
     `augmentation` (strengths of RandomView), or activations (M, ...) or (M, views, ...); age_years
     and gender float32 (M,); rows index all three. floors turn MAE and accuracy into val_score.
-    on_epoch gets each epoch's row as it ends. Return the history, one row an epoch.
+    stop_at, on time.monotonic()'s clock, ends training after the epoch in which it passes. on_epoch
+    gets each epoch's row as it ends. Return the history, one row an epoch.
     TrainingDivergedError where a loss is no longer finite.
     """
     keras.utils.set_random_seed(seed)
@@ -300,6 +302,7 @@ def fit(
         if on_epoch:
             on_epoch(row)
         started = time.monotonic()
+        trained.stop_training = started > stop_at
 
     def batches(rows, seed=None):
         return Batches(inputs, age_years, gender, rows, outputs, batch_size, views, seed)

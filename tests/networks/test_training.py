@@ -1,5 +1,7 @@
 """Training: labels stay with images, same seed same result, views never lose what they need."""
 
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -60,6 +62,11 @@ def test_the_best_epoch_is_what_is_left(toy):
     assert np.abs(age - age_years[64:]).mean() == pytest.approx(best.val_age_mae, rel=1e-3)
     assert ((probability > 0.5) == gender[64:]).mean() == pytest.approx(best.val_gender_accuracy)
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_time_ends_a_training_after_its_epoch(toy):
+    _, history = fit(toy, epochs=50, stop_at=time.monotonic())
+    assert len(history) == 1
 
 
 def test_a_diverged_training_says_so(toy):
