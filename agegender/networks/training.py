@@ -5,6 +5,7 @@ graph), on cached activations of a frozen backbone, and on feature vectors.
 """
 
 import math
+import mmap
 import time
 from collections.abc import Callable
 
@@ -155,6 +156,10 @@ class Batches(keras.utils.PyDataset):
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
         rows = self.order[part]
         inputs = self.inputs[rows, self.view[part]] if self.views else self.inputs[rows]
+        if isinstance(self.inputs.base, mmap.mmap):
+            # What was read of a mapped file counts as this process's memory until it is let go; the
+            # system still has it cached.
+            self.inputs.base.madvise(mmap.MADV_DONTNEED)
         if inputs.dtype == np.float16:  # What is stored in half is not to be computed in half.
             inputs = inputs.astype("float32")
         labels = {name: values[rows][:, None] for name, values in self.labels.items()}
