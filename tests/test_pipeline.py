@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-W", "error::UserWarning:pipelines", "-m", "pipelines.run_all"]
 FLAGS = ["--preset", "smoke", "--seed", "0"]
 
 
