@@ -32,7 +32,7 @@ class Settings:
     tier: str = "short"
     preset: str = "laptop"
     generated_faces: int = 3600
-    scratch: FamilySettings = FamilySettings(12, 6, 40, search_share=0.22, final_share=0.38)
+    scratch: FamilySettings = FamilySettings(12, 6, 60, search_share=0.22, final_share=0.38)
     pretrained: FamilySettings = FamilySettings(12, 4, 8, search_share=0.18, final_share=0.22)
     # The frozen part of B is run once for so many views of each face: fewer where there are many.
     views: int = 4

@@ -44,7 +44,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
         "normalization": choice("normalization", ["batch", "group", "none"], "batch"),
         "activation": choice("activation", ["relu", "swish", "gelu"], "relu"),
         "pooling": choice("pooling", ["average", "maximum", "flatten"], "average"),
-        "trunk_dropout": real("trunk_dropout", 0.0, 0.5, 0.3, short=True),
+        "trunk_dropout": real("trunk_dropout", 0.0, 0.5, 0.2, short=True),
         "age_dropout": real("age_dropout", 0.0, 0.6, 0.3),
         "gender_dropout": real("gender_dropout", 0.0, 0.6, 0.4),
         "age_units": choice("age_units", [64, 128, 256], 128),
@@ -52,7 +52,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
     }
     fit, build["age_head"] = _age_arguments(hp, tier)
     fit |= {
-        "gender_weight": real("gender_weight", 0.3, 5.0, 2.0, short=True, sampling="log"),
+        "gender_weight": real("gender_weight", 0.3, 5.0, 1.2, short=True, sampling="log"),
         "optimizer": choice("optimizer", ["adamw", "adam", "sgd"], "adamw"),
         "learning_rate": real("learning_rate", 5e-4, 8e-3, 2e-3, short=True, sampling="log"),
         "schedule": choice("schedule", ["cosine", "constant"], "cosine"),
@@ -61,7 +61,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
         "batch_size": choice("batch_size", [32, 64, 128], 64),
     }
     # One strength short of time, every one of its own in the full space.
-    strength = real("augmentation_strength", 0.3, 1.5, 1.0, short=True) if tier == "short" else 1.0
+    strength = real("augmentation_strength", 0.2, 1.5, 0.7, short=True) if tier == "short" else 1.0
     augmentation = {
         "rotation": strength * real("rotation", 0.0, 0.1, 0.04),
         "zoom": strength * real("zoom", 0.0, 0.25, 0.12),

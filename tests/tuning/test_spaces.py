@@ -11,10 +11,10 @@ AT_HAND = ["faceres_mobilenet", "efficientnet_lite0"]
 SEARCHED_IN_SHORT_TIME = {
     "A": {
         "width": 32,
-        "trunk_dropout": 0.3,
-        "gender_weight": 2.0,
+        "trunk_dropout": 0.2,
+        "gender_weight": 1.2,
         "learning_rate": 2e-3,
-        "augmentation_strength": 1.0,
+        "augmentation_strength": 0.7,
     },
     "B": {
         "age_dropout": 0.3,
