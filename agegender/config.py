@@ -23,6 +23,20 @@ class FamilySettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gate:
+    """What a challenger must show on the locked test to become champion.
+
+    most_loss_years, most_loss_accuracy: what it may lose in the task in which it is not better;
+    significance: of each comparison; slice_images: smaller slices are not judged.
+    """
+
+    most_loss_years: float = 0.1
+    most_loss_accuracy: float = 0.005
+    significance: float = 0.05
+    slice_images: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """What `make tune` does; every field can be overridden from the command line or make."""
 
@@ -41,8 +55,10 @@ class Settings:
     # Where B's backbone is cut for the activations that all trials share: nothing below is trained
     # while views are cached.
     cut_share: float = 0.25
+    # So many test faces are shown to the candidates blurred, dark, covered and so on.
+    robustness_faces: int = 200
     # Held back at the end for the test, the registry and the exports.
-    closing_seconds: float = 60.0
+    closing_seconds: float = 120.0
 
 
 def _with(**changes) -> Settings:
@@ -59,6 +75,7 @@ PRESETS = {
         pretrained=FamilySettings(2, 1, 2, search_share=0.2, final_share=0.2, folds=1),
         views=2,
         head_epochs=5,
+        robustness_faces=30,
     ),
     "thorough": _with(
         preset="thorough",

@@ -95,7 +95,8 @@ def start(description: str, argv: list[str] | None) -> Work:
     faces = pixels.open_faces(prepared)
     tracking.repair_stale_runs(families.experiment(faces))
     # What decides the list of trials names the folder; how many of them are run does not.
-    identity = dataclasses.asdict(settings) | {"minutes": 0, "data": faces.digest}
+    identity = dataclasses.asdict(settings) | {"data": faces.digest}
+    identity |= {"minutes": 0, "closing_seconds": 0, "robustness_faces": 0}
     for family in families.FAMILIES.values():
         identity[family] |= {"trials": 0}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

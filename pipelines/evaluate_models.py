@@ -1,15 +1,23 @@
-"""Score both candidates on the locked test, once: `make evaluate`. Each look is in the ledger."""
+"""Score both candidates on the locked test, once: `make evaluate`. Each look is in the ledger.
+
+Leaves with each candidate, and in its MLflow run, the predictions of every test and validation
+face, metrics with intervals, slices, robustness, calibrated age intervals and the figures.
+"""
 
 import json
 
+import keras
 import numpy as np
 import pandas as pd
 
-from agegender.evidence import evaluation, figures
+from agegender.data import pixels
+from agegender.evidence import evaluation, figures, robustness, uncertainty
 from agegender.networks import export, training
 from agegender.registry import tracking
 from pipelines import command_line
 from tuning import families, search, trials
+
+EXAMPLES = 12  # pictures in a figure of faces
 
 
 def evaluate(work: command_line.Work) -> dict[str, dict]:
@@ -17,78 +25,140 @@ def evaluate(work: command_line.Work) -> dict[str, dict]:
 
     A candidate that was evaluated already is not looked at again.
     """
-    faces, seed = work.faces, work.settings.seed
-    rows = faces.rows("test")
-    true = {"age_years": faces.age_years[rows], "gender": faces.gender[rows]}
-    floors = trials.training_floors(faces)
     for family in families.FAMILIES:
-        candidate = work.folder / family / "candidate"
         record = work.candidate(family)
-        if "test" in record:
+        if "evidence" in record:
             continue
-        run_id = record["run_id"]
+        print(f"Evaluation of {families.TITLES[family]}:", flush=True)
         tracking.record_test_look(
-            run_id, purpose="final evaluation", details={"data": faces.digest, "family": family}
+            record["run_id"],
+            purpose="final evaluation",
+            details={"data": work.faces.digest, "family": family},
         )
-        predictions = pd.DataFrame({"name": faces.manifest.name.iloc[rows], **true})
-        for path in sorted(candidate.glob("*.h5")):
-            predicted = training.predict(export.load_h5(path), faces.pixels, rows)
-            for column, values in zip(("age", "gender"), predicted, strict=True):
-                predictions[f"{path.stem}:{column}"] = values
-        predictions.to_csv(candidate / "predictions.csv", index=False)
-        own = f"age_gender_{family}"
-        metrics = evaluation.evaluate(
-            true["age_years"],
-            predictions[f"{own}:age"].to_numpy(),
-            true["gender"],
-            predictions[f"{own}:gender"].to_numpy(),
-            seed=seed,
-        )
-        metrics["score"] = evaluation.val_score(
-            metrics["mae"]["value"], metrics["gender_accuracy"]["value"], floors
-        )
-        record["test"] = metrics
-        if family == "B":
-            record["against_frozen_features"] = compare(predictions, own, "frozen_features", seed)
-        flat = evaluation.flatten(metrics)
-        tracking.log_metrics(run_id, {f"test_{name}": value for name, value in flat.items()})
-        tracking.log_table(run_id, predictions, "test_predictions.csv")
-        for draw, column in (
-            (figures.predicted_against_true, "age"),
-            (figures.confusion, "gender"),
-        ):
-            key = "age_years" if column == "age" else "gender"
-            figure = draw(true[key], predictions[f"{own}:{column}"].to_numpy())
-            tracking.log_figure(run_id, figure, f"test_{draw.__name__}.png")
-        search.write_atomically(candidate / "candidate.json", json.dumps(record, indent=1))
+        evaluate_candidate(work, family, record)
     return {family: work.candidate(family)["test"] for family in families.FAMILIES}
 
 
-def compare(predictions: pd.DataFrame, first: str, second: str, seed: int) -> dict:
-    """Return paired differences, first minus second: MAE by bootstrap, gender by McNemar."""
-    errors = [
-        np.abs(predictions[f"{model}:age"] - predictions["age_years"]).to_numpy()
-        for model in (first, second)
-    ]
-    correct = [
-        ((predictions[f"{model}:gender"] >= 0.5) == (predictions["gender"] > 0.5)).to_numpy()
-        for model in (first, second)
-    ]
-    return {
-        "mae": evaluation.paired_difference(*errors, seed=seed),
-        "gender": evaluation.mcnemar(*correct),
+def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> None:
+    """Measure one candidate and put what was found into its record and its run."""
+    faces, seed, run_id = work.faces, work.settings.seed, record["run_id"]
+    folder = work.folder / family / "candidate"
+    network = export.load_h5(folder / f"age_gender_{family}.h5")
+
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return training.predict(network, images, np.arange(len(images)))
+
+    tables = {split: predictions(network, faces, split) for split in ("validation", "test")}
+    test, validation = tables["test"], tables["validation"]
+    truth = test.age_years.to_numpy(), test.gender.to_numpy()
+    mirror = {}
+    for split, table in tables.items():
+        averaged = predictions(network, faces, split, mirrored=True)
+        for name in ("age_predicted", "gender_probability"):
+            averaged[name] = (averaged[name] + table[name]) / 2
+        mirror[split] = evaluation.compare(averaged, table, seed=seed)
+    metrics = evaluation.evaluate(
+        truth[0], test.age_predicted, truth[1], test.gender_probability, seed=seed
+    )
+    metrics["score"] = evaluation.val_score(
+        metrics["mae"]["value"],
+        metrics["gender_accuracy"]["value"],
+        trials.training_floors(faces),
+    )
+    if family == "B":
+        frozen = predictions(export.load_h5(folder / "frozen_features.h5"), faces, "test")
+        record["against_frozen_features"] = evaluation.compare(test, frozen, seed=seed)
+
+    intervals = uncertainty.fit_age_intervals(validation.age_years, validation.age_predicted)
+    test["age_low"], test["age_high"] = uncertainty.age_intervals(intervals, test.age_predicted)
+    slices = evaluation.slices(test, seed=seed)
+    generator = np.random.default_rng(seed)
+    drawn = np.sort(generator.permutation(len(test))[: work.settings.robustness_faces])
+    images = faces.pixels[faces.rows("test")]
+    corrupted = robustness.curves(
+        predict, images[drawn], truth[0][drawn], truth[1][drawn], seed=seed
+    )
+    evidence = {
+        "intervals": intervals
+        | {"test": uncertainty.interval_coverage(intervals, truth[0], test.age_predicted)},
+        "abstention": uncertainty.fit_abstention(validation.gender, validation.gender_probability),
+        "label_noise": evaluation.label_noise(faces.manifest),
+        "mirror": mirror["test"],
+        "mirror_validation": mirror["validation"],
+        "worst_slices": evaluation.worst_slices(slices),
+        "slices": slices.to_dict("records"),
+        "robustness": corrupted.to_dict("records"),
     }
+    age_error = (test.age_predicted - test.age_years).abs()
+    gender_error = (test.gender_probability - test.gender).abs()
+    confidence = (test.gender_probability - 0.5).abs()
+    # Names are in the order of the ages: a step through them shows all.
+    examples = images[drawn[:: -(-len(drawn) // 6)]]
+    drawings = {
+        "predicted_against_true": figures.predicted_against_true(
+            truth[0], test.age_predicted, intervals=(test.age_low, test.age_high)
+        ),
+        "confusion": figures.confusion(truth[1], test.gender_probability),
+        "error_by_age": figures.error_by_age(test),
+        "reliability_diagram": figures.reliability_diagram(truth[1], test.gender_probability),
+        "risk_coverage": figures.risk_coverage(
+            uncertainty.risk_coverage(age_error, test.age_high - test.age_low),
+            uncertainty.risk_coverage(gender_error > 0.5, -confidence),
+        ),
+        "robustness": figures.robustness_curves(corrupted),
+        "slices": figures.slices(slices),
+        "occlusion_maps": figures.occlusion_maps(
+            examples, [robustness.occlusion_map(predict, image) for image in examples]
+        ),
+        "most_wrong_age": most_wrong(images, test, age_error),
+        "most_wrong_gender": most_wrong(images, test, gender_error),
+    }
+    for name, figure in drawings.items():
+        tracking.log_figure(run_id, figure, f"test/{name}.png")
+    for name, table in (("predictions", test), ("validation_predictions", validation)):
+        table.to_csv(folder / f"{name}.csv", index=False)
+        tracking.log_table(run_id, table, f"{name}.csv")
+    tracking.log_table(run_id, slices, "test/slices.csv")
+    tracking.log_table(run_id, corrupted, "test/robustness.csv")
+    tracking.log_text(run_id, json.dumps(evidence, indent=1), "evidence.json")
+    flat = evaluation.flatten(metrics)
+    tracking.log_metrics(run_id, {f"test_{name}": value for name, value in flat.items()})
+    record |= {"test": metrics, "evidence": evidence}
+    search.write_atomically(folder / "candidate.json", json.dumps(record, indent=1))
+
+
+def predictions(
+    network: keras.Model, faces: pixels.Faces, split: str, *, mirrored: bool = False
+) -> pd.DataFrame:
+    """Return the labels of a split's faces and what a network says of them."""
+    rows = faces.rows(split)
+    table = faces.manifest.iloc[rows][["name", "age_years", "gender", "race"]].reset_index(
+        drop=True
+    )
+    pictures = faces.pixels[:, :, ::-1] if mirrored else faces.pixels
+    table["age_predicted"], table["gender_probability"] = training.predict(network, pictures, rows)
+    return table
+
+
+def most_wrong(images: np.ndarray, test: pd.DataFrame, error: pd.Series):
+    """Draw the faces with the largest errors; a figure for the store, never for the repository."""
+    worst = error.nlargest(EXAMPLES).index
+    labels = [
+        f"{row.age_years:.0f} -> {row.age_predicted:.0f} years\n"
+        f"{'female' if row.gender else 'male'} -> {row.gender_probability:.2f} female"
+        for row in test.loc[worst].itertuples()
+    ]
+    return figures.most_wrong(images[worst], labels)
 
 
 def verdicts(work: command_line.Work) -> list[str]:
     """Return what the locked test allows to say of B against A and against its frozen features."""
-    tables = [
+    a, b = (
         pd.read_csv(work.folder / family / "candidate" / "predictions.csv")
         for family in families.FAMILIES
-    ]
-    both = tables[0].merge(tables[1].drop(columns=["age_years", "gender"]), on="name")
+    )
     pairs = {
-        "B against A": compare(both, "age_gender_B", "age_gender_A", work.settings.seed),
+        "B against A": evaluation.compare(b, a, seed=work.settings.seed),
         "B against its head on frozen features": work.candidate("B")["against_frozen_features"],
     }
     return [f"{name}: {verdict(pair)}" for name, pair in pairs.items()]

@@ -1,12 +1,19 @@
 """How good predictions are: metrics with bootstrap intervals, floors, paired comparisons."""
 
+import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
+from scipy.spatial import distance
 
 CONFIDENCE = 0.95
+SMALL_SLICE = 30  # faces; with fewer, a slice is shown and not ranked
+CALIBRATION_BINS = 15
+OLDEST_DECADE = 8
+RACES = ("White", "Black", "Asian", "Indian", "other")  # UTKFace's 0..4
 
 
 class Floors(NamedTuple):
@@ -48,9 +55,12 @@ def evaluate(
     """Return n and, each as {"value", "low", "high"}, the metrics of both tasks.
 
     mae, rmse and bias (predicted minus true) in years, cs5 (share within 5 years),
-    gender_accuracy (at .5) and gender_auc. Intervals: 95 % percentile bootstrap over faces, the
-    same resamples for all metrics. Arrays are (N,). ValueError where they differ in length, hold
-    what is no number, or hold one gender only.
+    gender_accuracy (at .5), gender_f1 (mean of both genders' F1), gender_auc, and gender_ece, the
+    expected calibration error of the probability of female in 15 equal bins (Naeini et al. 2015).
+    Intervals: 95 % percentile bootstrap over faces, the same resamples for all metrics; that of
+    gender_ece reaches as far down as up, since resampling inflates it. So does any sample: even a
+    calibrated predictor has an error above 0. Arrays are (N,). ValueError where they differ in
+    length, hold what is no number, or hold one gender only.
     """
     arrays = [
         np.asarray(array, float)
@@ -65,7 +75,14 @@ def evaluate(
     error = age_predicted - age_true
     female = gender_true > 0.5
     correct = (gender_probability >= 0.5) == female
-    per_face = np.stack([np.abs(error), error**2, error, np.abs(error) <= 5, correct], axis=1)
+    per_face = np.stack(
+        [
+            *(np.abs(error), error**2, error, np.abs(error) <= 5),
+            *(correct, correct & female, female.astype(int) + (gender_probability >= 0.5)),
+        ],
+        axis=1,
+    )
+    bins = probability_bins(gender_probability)
     order = np.argsort(gender_probability, kind="stable")
     _, starts = np.unique(gender_probability[order], return_index=True)
     generator = np.random.default_rng(seed)
@@ -73,9 +90,12 @@ def evaluate(
 
     def metrics(drawn):
         """Return all metrics where each face counts as often as it was drawn."""
-        mae, mean_square, bias, cs5, accuracy = drawn @ per_face / count
+        mae, mean_square, bias, cs5, accuracy, hits, named = drawn @ per_face / count
+        # F1 is twice what is right in a gender over all that are labelled or predicted so.
+        f1 = hits / max(named, 1e-9) + (accuracy - hits) / max(2 - named, 1e-9)
         auc = _auc(drawn[order], female[order], starts)
-        return mae, math.sqrt(mean_square), bias, cs5, accuracy, auc
+        gaps = np.bincount(bins, drawn * (gender_probability - female))
+        return mae, math.sqrt(mean_square), bias, cs5, accuracy, f1, auc, np.abs(gaps).sum() / count
 
     values = metrics(np.ones(count))
     samples = np.array(
@@ -84,11 +104,19 @@ def evaluate(
             for _ in range(resamples)
         ]
     )
-    names = ("mae", "rmse", "bias", "cs5", "gender_accuracy", "gender_auc")
-    return {"n": count} | {
+    names = ("mae", "rmse", "bias", "cs5", "gender_accuracy", "gender_f1", "gender_auc")
+    found = {
         name: _interval(value, samples[:, column])
-        for column, (name, value) in enumerate(zip(names, values, strict=True))
+        for column, (name, value) in enumerate(zip((*names, "gender_ece"), values, strict=True))
     }
+    ece = found["gender_ece"]
+    ece["low"] = max(0.0, 2 * ece["value"] - ece["high"])
+    return {"n": count} | found
+
+
+def probability_bins(probability: np.ndarray) -> np.ndarray:
+    """Return the number, from 0, of the bin of equal width in which each probability lies."""
+    return np.clip(probability * CALIBRATION_BINS, 0, CALIBRATION_BINS - 1).astype(int)
 
 
 def _auc(weights: np.ndarray, female: np.ndarray, starts: np.ndarray) -> float:
@@ -101,6 +129,15 @@ def _auc(weights: np.ndarray, female: np.ndarray, starts: np.ndarray) -> float:
     pairs = females.sum() * males.sum()
     # A resample with one gender only, as good as impossible, counts as chance.
     return float(females @ (np.cumsum(males) - males / 2) / pairs) if pairs else 0.5
+
+
+def _means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Return the means over as many bootstrap resamples of the rows of values."""
+    generator = np.random.default_rng(seed)
+    count = len(values)
+    return np.array(
+        [values[generator.integers(0, count, count)].mean(axis=0) for _ in range(resamples)]
+    )
 
 
 def _interval(value: float, samples: np.ndarray) -> dict[str, float]:
@@ -131,14 +168,8 @@ def paired_difference(
 
     Also the two-sided p of 'no difference', from the share of bootstrap means on the other side.
     """
-    difference = np.asarray(error_a, float) - error_b
-    generator = np.random.default_rng(seed)
-    means = np.array(
-        [
-            difference[generator.integers(0, len(difference), len(difference))].mean()
-            for _ in range(resamples)
-        ]
-    )
+    difference = np.asarray(error_a, float) - np.asarray(error_b, float)
+    means = _means(difference, seed, resamples)
     other_side = min((means <= 0).mean(), (means >= 0).mean())
     p = min(1.0, 2 * max(float(other_side), 1 / resamples))
     return _interval(difference.mean(), means) | {"p": p}
@@ -153,3 +184,115 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
     only_b = int((correct_b & ~correct_a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return {"only_a": only_a, "only_b": only_b, "p": p}
+
+
+def compare(predictions: pd.DataFrame, others: pd.DataFrame, *, seed: int) -> dict[str, dict]:
+    """Compare two tables of predictions of the same faces in the same order.
+
+    Return "mae", the `paired_difference` in years (below 0: the first is better), and "gender", the
+    `mcnemar` where a is the first. ValueError where the faces differ.
+    """
+    if predictions["name"].tolist() != others["name"].tolist():
+        raise ValueError("Expected predictions of the same faces in the same order.")
+    errors, correct = [], []
+    for table in (predictions, others):
+        errors.append((table["age_predicted"] - table["age_years"]).abs().to_numpy())
+        female = (table["gender_probability"] >= 0.5).to_numpy()
+        correct.append(female == (table["gender"] > 0.5).to_numpy())
+    return {"mae": paired_difference(*errors, seed=seed), "gender": mcnemar(*correct)}
+
+
+def slice_masks(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Say, boolean (N,) each, which rows lie in which slice; slices without any are left out.
+
+    Slices by decade of age_years ("age 0-9" to "age 80+"), gender ("male", "female"), race, and all
+    pairs of these three ("male, Asian"). A race that is none of 0..4 is unknown and in no slice.
+    """
+    decade = np.minimum(table["age_years"].to_numpy() // 10, OLDEST_DECADE)
+    names = [f"age {10 * start}-{10 * start + 9}" for start in range(OLDEST_DECADE)]
+    kinds = [
+        {name: column == value for value, name in enumerate(labels)}
+        for column, labels in (
+            (decade, [*names, f"age {10 * OLDEST_DECADE}+"]),
+            (table["gender"].to_numpy(), ("male", "female")),
+            (table["race"].to_numpy(), RACES),
+        )
+    ]
+    masks = {name: mask for kind in kinds for name, mask in kind.items()}
+    for first, second in itertools.combinations(kinds, 2):
+        for one, other in itertools.product(first, second):
+            masks[f"{one}, {other}"] = first[one] & second[other]
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def slices(predictions: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Return the `summary` of each slice of `slice_masks`, with its name and whether it is ranked.
+
+    predictions: columns age_years, gender, race, age_predicted and gender_probability. Slices of
+    fewer than SMALL_SLICE faces are not ranked: what stands out there is mostly chance.
+    """
+    rows = []
+    for name, mask in slice_masks(predictions).items():
+        found = summary(predictions[mask], seed=seed)
+        rows.append({"slice": name} | found | {"ranked": found["n"] >= SMALL_SLICE})
+    return pd.DataFrame(rows)
+
+
+def summary(
+    predictions: pd.DataFrame, *, seed: int, resamples: int = 2000
+) -> dict[str, float | int]:
+    """Return n, mae and bias (years) and gender_accuracy of faces, each with _low and _high.
+
+    95 % intervals: percentile bootstrap for years, Wilson's (1927) for the accuracy.
+    """
+    error = (predictions["age_predicted"] - predictions["age_years"]).to_numpy(float)
+    errors = np.stack([np.abs(error), error], axis=1)
+    samples = _means(errors, seed, resamples)
+    mae, bias = (_interval(errors[:, kind].mean(), samples[:, kind]) for kind in (0, 1))
+    right = (predictions["gender_probability"] >= 0.5) == (predictions["gender"] > 0.5)
+    share = stats.binomtest(int(right.sum()), len(right))
+    low, high = share.proportion_ci(CONFIDENCE, "wilson")
+    accuracy = {"value": share.statistic, "low": float(low), "high": float(high)}
+    return flatten({"n": len(error), "mae": mae, "bias": bias, "gender_accuracy": accuracy})
+
+
+def worst_slices(table: pd.DataFrame) -> dict[str, str]:
+    """Return the names of the ranked slices with the highest mae and the lowest gender_accuracy.
+
+    table: of `slices`. Empty where no slice is ranked.
+    """
+    ranked = table[table["ranked"]].set_index("slice")
+    if ranked.empty:
+        return {}
+    return {"mae": ranked["mae"].idxmax(), "gender_accuracy": ranked["gender_accuracy"].idxmin()}
+
+
+def label_noise(
+    manifest: pd.DataFrame, *, seed: int = 0, resamples: int = 2000
+) -> dict[str, dict[str, float] | int]:
+    """Return by how much the labels of near-duplicates, pictures of one face, disagree.
+
+    manifest: columns group, age_years and gender. Over all pairs within groups: how many pairs,
+    age_difference_years (mean absolute) and gender_disagreement (share of the pairs), each with its
+    95 % bootstrap interval over groups. With no pair: pairs is 0 and there is nothing else.
+    """
+    twins = manifest[manifest.duplicated("group", keep=False)]
+    # Columns: pairs, years between them, genders between them; a row a group.
+    sums = np.array(
+        [
+            [len(group) * (len(group) - 1) / 2]
+            + [
+                distance.pdist(group[[name]].to_numpy(float), "cityblock").sum()
+                for name in ("age_years", "gender")
+            ]
+            for _, group in twins.groupby("group")
+        ]
+    )
+    if not len(sums):
+        return {"pairs": 0}
+    pairs, *differences = sums.mean(axis=0)
+    samples = _means(sums, seed, resamples)
+    return {"pairs": int(sums[:, 0].sum())} | {
+        name: _interval(differences[column] / pairs, samples[:, column + 1] / samples[:, 0])
+        for column, name in enumerate(("age_difference_years", "gender_disagreement"))
+    }

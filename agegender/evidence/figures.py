@@ -15,6 +15,8 @@ from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
+from agegender.evidence import evaluation, robustness
+
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 STYLE = {
     "font.size": 11,
@@ -318,13 +320,24 @@ def pareto_members(mae: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 
 @matplotlib.rc_context(STYLE)
 def predicted_against_true(
-    age_true: np.ndarray, age_predicted: np.ndarray
+    age_true: np.ndarray,
+    age_predicted: np.ndarray,
+    intervals: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> matplotlib.figure.Figure:
-    """Draw predicted over true ages, years (N,), with the median and the middle 80 % per decade."""
+    """Draw predicted over true ages, years (N,), with the median and the middle 80 % per decade.
+
+    intervals: lowest and highest age for each prediction; the shade over which they reach.
+    """
     age_true, age_predicted = np.asarray(age_true, float), np.asarray(age_predicted, float)
     figure, axis = _figure(6.5, 6)
     top = float(max(age_true.max(), age_predicted.max())) + 3
     axis.plot([0, top], [0, top], color="black", lw=1, label="exact")
+    if intervals:
+        order = np.argsort(age_predicted)
+        low, high = (np.asarray(bound)[order] for bound in intervals)
+        axis.fill_betweenx(
+            age_predicted[order], low, high, color=GREEN, alpha=0.15, lw=0, label="age interval"
+        )
     size = float(np.clip(9000 / len(age_true), 5, 20))
     axis.scatter(age_true, age_predicted, s=size, color=BLUE, alpha=0.25, linewidths=0)
     decade = (age_true // 10).astype(int)
@@ -387,4 +400,209 @@ def confusion(gender_true: np.ndarray, gender_probability: np.ndarray) -> matplo
         ylabel="labelled gender",
         title=f"Gender: accuracy {(actual == predicted).mean():.3f}, n = {len(actual)}",
     )
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def error_by_age(predictions: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Draw MAE and bias of each decade of the labelled age, with 95 % intervals.
+
+    predictions: columns age_years, gender, race, age_predicted and gender_probability.
+    """
+    masks = evaluation.slice_masks(predictions)
+    names = [name for name in masks if name.startswith("age") and "," not in name]
+    table = pd.DataFrame([evaluation.summary(predictions[masks[name]], seed=0) for name in names])
+    figure, axes = _figure(9, 6.5, 2, 1, sharex=True)
+    labels = {"mae": "mean absolute error (years)", "bias": "bias: predicted - labelled (years)"}
+    for axis, (name, label), colour in zip(axes, labels.items(), (BLUE, ORANGE), strict=True):
+        axis.errorbar(
+            table.index, table[name], _bars(table, name), fmt="o", color=colour, capsize=4
+        )
+        axis.axhline(0, color="black", lw=1)
+        axis.set_ylabel(label)
+    ticks = [
+        f"{name.removeprefix('age ')}\nn = {n}" for name, n in zip(names, table.n, strict=True)
+    ]
+    axes[1].set_xticks(table.index, ticks)
+    axes[1].set_xlabel("labelled age (years)")
+    axes[0].set_title(f"Error by age with 95 % intervals, n = {len(predictions)}")
+    return figure
+
+
+def _bars(table: pd.DataFrame, name: str) -> np.ndarray:
+    """Return how far the interval of a column reaches below and above it."""
+    bars = [table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]
+    # Rounding may leave a value a little outside.
+    return np.maximum(bars, 0)
+
+
+@matplotlib.rc_context(STYLE)
+def reliability_diagram(
+    gender_true: np.ndarray, gender_probability: np.ndarray
+) -> matplotlib.figure.Figure:
+    """Draw the share of women over the predicted probability, in 15 bins, and the faces in each.
+
+    Arrays (N,), 1 is female; intervals: Wilson's, 95 %.
+    """
+    table = pd.DataFrame(
+        {"female": np.asarray(gender_true) > 0.5, "probability": np.asarray(gender_probability)}
+    )
+    groups = table.groupby(evaluation.probability_bins(table.probability.to_numpy()))
+    bins = groups.agg(
+        n=("female", "size"),
+        share=("female", "mean"),
+        women=("female", "sum"),
+        probability=("probability", "mean"),
+    )
+    bounds = [
+        stats.binomtest(int(row.women), int(row.n)).proportion_ci(method="wilson")
+        for row in bins.itertuples()
+    ]
+    bins[["share_low", "share_high"]] = [(bound.low, bound.high) for bound in bounds]
+    error = float((bins.n * (bins.share - bins.probability).abs()).sum() / len(table))
+    figure, (axis, histogram) = _figure(6, 7, 2, 1, sharex=True, height_ratios=(4, 1))
+    axis.plot([0, 1], [0, 1], color="black", lw=1, label="calibrated")
+    axis.errorbar(
+        bins.probability,
+        bins.share,
+        _bars(bins, "share"),
+        fmt="o",
+        color=BLUE,
+        capsize=4,
+        label="labelled, 95 % interval",
+    )
+    axis.set(ylabel="share labelled female", ylim=(-0.03, 1.03))
+    axis.set_title(f"Gender: expected calibration error {error:.3f}, n = {len(table)}")
+    axis.legend(loc="upper left")
+    width = 1 / evaluation.CALIBRATION_BINS
+    histogram.bar((bins.index + 0.5) * width, bins.n, 0.9 * width, color=GREY)
+    histogram.set(xlabel="predicted probability of female", ylabel="faces")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def risk_coverage(age: pd.DataFrame, gender: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Draw what is left of the error where the least certain faces are not answered.
+
+    age, gender: of `uncertainty.risk_coverage`; the risks are the MAE in years and the error rate.
+    """
+    figure, axes = _figure(10, 4.5, 1, 2)
+    panels = {"Age: MAE (years)": age, "Gender: share wrong": gender}
+    for axis, (title, curve), colour in zip(axes, panels.items(), (BLUE, ORANGE), strict=True):
+        # A share of few faces says nothing, and its swings would hide the rest.
+        shown = curve[curve["coverage"] >= min(0.05, curve["coverage"].max())]
+        few = len(shown) <= 20
+        axis.plot(shown["coverage"], shown["risk"], color=colour, marker="o" if few else None)
+        whole = curve.iloc[-1]
+        axis.axhline(whole["risk"], color=GREY, linestyle=":")
+        axis.set(
+            title=f"{title}; of all {whole['risk']:.3g}, n = {whole['n']:.0f}",
+            xlabel="share of faces answered, the most certain first",
+            xlim=(0, 1.02),
+            ylim=(0, None),
+        )
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def robustness_curves(table: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Draw MAE and gender accuracy over the strengths of each corruption, with 95 % intervals.
+
+    table: of `robustness.curves`.
+    """
+    clean = table[table["corruption"] == "clean"]
+    names = [name for name in table["corruption"].unique() if name != "clean"]
+    figure, axes = _figure(2.6 * len(names), 6, 2, len(names), sharey="row", squeeze=False)
+    labels = {
+        "mae": "age: mean absolute error\n(years)",
+        "gender_accuracy": "gender: accuracy",
+    }
+    for column, name in enumerate(names):
+        rows = pd.concat([clean, table[table["corruption"] == name]], ignore_index=True)
+        for axis, measure, colour in zip(axes[:, column], labels, (BLUE, ORANGE), strict=True):
+            axis.errorbar(
+                rows.index, rows[measure], _bars(rows, measure), fmt="o-", color=colour, capsize=4
+            )
+            axis.axhline(clean[measure].iloc[0], color=GREY, linestyle=":")
+            axis.set_xticks(rows.index, ["none", *(f"{each:g}" for each in rows["strength"][1:])])
+        axes[0, column].set_title(name)
+        axes[1, column].set_xlabel(robustness.CORRUPTIONS[name][2])
+    for axis, label in zip(axes[:, 0], labels.values(), strict=True):
+        axis.set_ylabel(label)
+    figure.suptitle(f"Worse pictures, 95 % intervals, n = {clean['n'].iloc[0]} each")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def slices(table: pd.DataFrame) -> matplotlib.figure.Figure:
+    """Draw MAE and gender accuracy of each slice with 95 % intervals; small ones are faded.
+
+    table: of `evaluation.slices`. Pairs too small to be ranked are left out.
+    """
+    table = table[table["ranked"] | ~table["slice"].str.contains(",")].reset_index(drop=True)
+    figure, axes = _figure(10, 1.4 + 0.2 * len(table), 1, 2, sharey=True)
+    labels = {"mae": "age: mean absolute error (years)", "gender_accuracy": "gender: accuracy"}
+    for axis, (name, label), colour in zip(axes, labels.items(), (BLUE, ORANGE), strict=True):
+        for rows, alpha in ((table[table["ranked"]], 1.0), (table[~table["ranked"]], 0.35)):
+            axis.errorbar(
+                rows[name],
+                rows.index,
+                xerr=_bars(rows, name),
+                fmt="o",
+                ms=4,
+                color=colour,
+                alpha=alpha,
+            )
+        axis.set_xlabel(label)
+    ticks = [f"{row.slice}, n = {row.n}" for row in table.itertuples()]
+    axes[0].set_yticks(table.index, ticks, fontsize=9)
+    axes[0].set_ylim(len(table) - 0.5, -0.5)
+    figure.suptitle(f"Slices with 95 % intervals; faded: fewer than {evaluation.SMALL_SLICE} faces")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def occlusion_maps(images: np.ndarray, maps: list[dict]) -> matplotlib.figure.Figure:
+    """Draw faces, uint8 (N, S, S, 3), and what covering each place changes in age and gender.
+
+    maps: N of `robustness.occlusion_map`, of one patch and stride.
+    """
+    figure, axes = _figure(2 + 1.9 * len(images), 6, 3, len(images), squeeze=False)
+    labels = {"age_years": "age (years)", "gender_probability": "probability of female"}
+    for axis, image in zip(axes[0], images, strict=True):
+        axis.imshow(image)
+    for row, (name, label) in enumerate(labels.items(), start=1):
+        most = max(float(np.abs(each[name]).max()) for each in maps) or 1.0
+        for axis, image, each in zip(axes[row], images, maps, strict=True):
+            centres = each["centres_pixels"]
+            half = (centres[1] - centres[0] if len(centres) > 1 else 2 * centres[0]) / 2
+            low, high = centres[0] - half, centres[-1] + half
+            axis.imshow(image.mean(axis=2), cmap="gray")
+            shown = axis.imshow(
+                each[name],
+                cmap="PuOr_r",
+                vmin=-most,
+                vmax=most,
+                alpha=0.65,
+                extent=(low, high, high, low),
+            )
+            axis.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
+        figure.colorbar(shown, ax=list(axes[row]), label=f"change of the\n{label}")
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.suptitle("Change of the prediction where a grey patch covers a place")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def most_wrong(images: np.ndarray, labels: list[str]) -> matplotlib.figure.Figure:
+    """Draw a grid of faces, uint8 (N, S, S, 3), each under its label."""
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
+    figure, axes = _figure(2 * columns, 2.5 * rows, rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, label in zip(axes.flat, images, labels, strict=False):
+        axis.imshow(image)
+        axis.set_title(label, fontsize=9)
     return figure

@@ -1,6 +1,8 @@
 import itertools
+import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn import metrics
@@ -27,7 +29,13 @@ def test_values_are_those_of_their_definitions(predictions):
         "bias": np.mean(predicted) - np.mean(age),
         "cs5": np.mean(np.abs(age - predicted) <= 5),
         "gender_accuracy": metrics.accuracy_score(gender, probability >= 0.5),
+        "gender_f1": metrics.f1_score(gender, probability >= 0.5, average="macro"),
         "gender_auc": metrics.roc_auc_score(gender, probability),
+        "gender_ece": sum(
+            abs((probability - gender)[chosen].sum()) / 400
+            for low in np.arange(15)
+            for chosen in [(low / 15 <= probability) & (probability < (low + 1) / 15 + (low == 14))]
+        ),
     }
     assert found.pop("n") == 400
     assert {name: entry["value"] for name, entry in found.items()} == pytest.approx(expected)
@@ -103,7 +111,7 @@ def test_the_trivial_predictor_scores_one_and_a_perfect_one_zero(predictions):
 def test_flatten_keeps_every_number(predictions):
     found = evaluation.evaluate(*predictions, seed=0) | {"score": 0.3}
     flat = evaluation.flatten(found)
-    assert len(flat) == 6 * 3 + 2 and flat["n"] == 400 and flat["score"] == 0.3
+    assert len(flat) == 8 * 3 + 2 and flat["n"] == 400 and flat["score"] == 0.3
     assert flat["mae_low"] == found["mae"]["low"]
 
 
@@ -141,3 +149,111 @@ def test_mcnemar_is_the_binomial_test_of_those_that_differ():
             assert found["p"] == 1
         elif not only_a or not only_b:
             assert found["p"] == pytest.approx(2 * 0.5 ** (only_a + only_b))
+
+
+def test_calibration_error_is_small_where_probabilities_are_true_and_not_where_they_exaggerate():
+    generator = np.random.default_rng(0)
+    logit = generator.normal(0, 2, 20_000)
+    gender = generator.random(20_000) < 1 / (1 + np.exp(-logit))
+
+    def found(factor):
+        probability = 1 / (1 + np.exp(-factor * logit))
+        ages = np.zeros(20_000)
+        return evaluation.evaluate(ages, ages, gender, probability, seed=0, resamples=100)
+
+    calibrated, confident = found(1)["gender_ece"], found(3)["gender_ece"]
+    assert calibrated["value"] < 0.02
+    # Its expectation, where true and stated probability are known for each face.
+    stated, true = 1 / (1 + np.exp(-3 * logit)), 1 / (1 + np.exp(-logit))
+    expected = (
+        np.abs(np.bincount(evaluation.probability_bins(stated), stated - true)).sum() / 20_000
+    )
+    assert expected > 0.1 and confident["low"] < expected < confident["high"]
+
+
+@pytest.fixture
+def table(predictions):
+    age, predicted, gender, probability = predictions
+    race = np.random.default_rng(2).integers(-1, 5, 400)
+    return pd.DataFrame(
+        {"name": [f"{i}.jpg" for i in range(400)], "age_years": age, "gender": gender, "race": race}
+        | {"age_predicted": predicted, "gender_probability": probability}
+    )
+
+
+def test_slices_partition_the_faces(table):
+    masks = evaluation.slice_masks(table)
+    single = {name: mask for name, mask in masks.items() if "," not in name}
+    ages = [mask for name, mask in single.items() if name.startswith("age")]
+    known = (table.race >= 0).to_numpy()
+    assert (np.sum(ages, axis=0) == 1).all()
+    assert (single["male"] ^ single["female"]).all()
+    assert (np.sum([single[name] for name in evaluation.RACES], axis=0) == known).all()
+    pairs = {name: mask for name, mask in masks.items() if "," in name}
+    assert all(
+        (mask == single[name.split(", ")[0]] & single[name.split(", ")[1]]).all()
+        for name, mask in pairs.items()
+    )
+    # Each face lies in a pair of age and gender, and in two more where its race is known.
+    assert (np.sum(list(pairs.values()), axis=0) == 1 + 2 * known).all()
+    assert all(mask.any() for mask in masks.values())
+
+
+def test_the_ends_of_decades_lie_where_their_names_say():
+    ages = [1, 9, 10, 79, 80, 116]
+    masks = evaluation.slice_masks(pd.DataFrame({"age_years": ages, "gender": 1, "race": np.nan}))
+    assert {
+        name: list(np.array(ages)[mask]) for name, mask in masks.items() if "," not in name
+    } == {
+        "age 0-9": [1, 9],
+        "age 10-19": [10],
+        "age 70-79": [79],
+        "age 80+": [80, 116],
+        "female": ages,
+    }
+
+
+def test_the_worst_slices_are_found_and_small_ones_are_not_ranked(table):
+    worse = table.assign(
+        age_predicted=table.age_predicted + 30 * (table.race == 2),
+        gender_probability=table.gender_probability.where(table.age_years // 10 != 3, 0.01),
+    )
+    # The worst of all, but one face too few to be ranked.
+    worse = worse.drop(index=np.flatnonzero(table.age_years < 10)[29:])
+    worse.loc[worse.age_years < 10, "age_predicted"] = 200.0
+    found = evaluation.slices(worse, seed=0)
+    assert dict(zip(found.slice, found.ranked, strict=True))["age 0-9"] is False
+    assert (found.ranked == (found.n >= 30)).all() and not found.ranked.all()
+    worst = evaluation.worst_slices(found)
+    assert "Asian" in worst["mae"] and "age 30-39" in worst["gender_accuracy"]
+    for row in found.itertuples():
+        mask = evaluation.slice_masks(worse)[row.slice]
+        error = (worse.age_predicted - worse.age_years)[mask]
+        assert (row.n, row.mae) == (mask.sum(), pytest.approx(error.abs().mean()))
+        assert row.bias == pytest.approx(error.mean())
+        assert row.mae_low <= row.mae <= row.mae_high
+    assert json.loads(json.dumps(found.to_dict("records")))[0]["n"] == found.n[0]
+    assert evaluation.worst_slices(found[~found.ranked]) == {}
+
+
+def test_the_labels_own_noise_is_that_of_pairs_within_groups():
+    manifest = pd.DataFrame(
+        [(0, 20, 0), (0, 24, 0), (1, 50, 1), (2, 30, 1), (2, 30, 0), (2, 36, 1), (3, 70, 0)],
+        columns=["group", "age_years", "gender"],
+    )
+    found = evaluation.label_noise(manifest)
+    assert found["pairs"] == 4
+    # 4 in the first group; 0, 6 and 6 in the other.
+    assert found["age_difference_years"] == {"value": 4, "low": 4, "high": 4}
+    assert found["gender_disagreement"] == {"value": 0.5, "low": 0, "high": pytest.approx(2 / 3)}
+    assert evaluation.label_noise(manifest.drop_duplicates("group")) == {"pairs": 0}
+
+
+def test_two_tables_are_compared_face_by_face(table):
+    better = table.assign(age_predicted=(table.age_years + table.age_predicted) / 2)
+    found = evaluation.compare(better, table, seed=0)
+    assert found["mae"]["high"] < 0
+    assert found["gender"] == {"only_a": 0, "only_b": 0, "p": 1}
+    assert evaluation.compare(table, better, seed=0)["mae"]["low"] > 0
+    with pytest.raises(ValueError, match="same faces"):
+        evaluation.compare(table, table[::-1], seed=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agegender.evidence import figures
+from agegender.evidence import evaluation, figures, robustness, uncertainty
 
 PARAMETERS = ["learning_rate", "width", "age_head", "residual", "age_deviation_years"]
 
@@ -139,3 +139,107 @@ def test_styles_are_left_as_they_were():
     before = dict(matplotlib.rcParams)
     figures.best_so_far(trials(5))
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.fixture
+def predictions():
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame({"age_years": generator.integers(1, 100, 300)})
+    table["gender"] = generator.integers(0, 2, 300)
+    table["race"] = generator.integers(0, 5, 300)
+    table["age_predicted"] = table.age_years + generator.normal(2, 5, 300)
+    probability = table.gender * 0.5 + generator.normal(0.25, 0.2, 300)
+    return table.assign(gender_probability=probability.clip(0, 1))
+
+
+def heights(container):
+    return container.lines[0].get_ydata()
+
+
+def test_errors_are_drawn_by_decade(predictions):
+    figure = figures.error_by_age(predictions)
+    assert draw(figure)
+    error = predictions.age_predicted - predictions.age_years
+    decade = (predictions.age_years // 10).clip(upper=8)
+    for axis, values in zip(figure.axes, (error.abs(), error), strict=True):
+        means = values.groupby(decade).mean()
+        assert heights(axis.containers[0]) == pytest.approx(means.to_numpy())
+    assert "n = 300" in figure.axes[0].get_title()
+    assert draw(figures.error_by_age(predictions[:1]))
+
+
+def test_reliability_is_the_share_of_women_and_its_error_that_of_the_evaluation(predictions):
+    gender, probability = predictions.gender, predictions.gender_probability
+    figure = figures.reliability_diagram(gender, probability)
+    assert draw(figure)
+    ages = predictions.age_years
+    found = evaluation.evaluate(ages, ages, gender, probability, seed=0, resamples=9)
+    assert f"error {found['gender_ece']['value']:.3f}, n = 300" in figure.axes[0].get_title()
+    bars = figure.axes[1].patches
+    assert sum(bar.get_height() for bar in bars) == 300
+    assert draw(figures.reliability_diagram([0, 1], [0.2, 1.0]))
+
+
+def test_risk_coverage_ends_at_all_faces(predictions):
+    error = (predictions.age_predicted - predictions.age_years).abs()
+    curves = [uncertainty.risk_coverage(error, each) for each in (error, np.zeros(300))]
+    figure = figures.risk_coverage(*curves)
+    assert draw(figure)
+    for axis in figure.axes:
+        x, y = axis.lines[0].get_data()
+        assert (x[-1], y[-1]) == (1, pytest.approx(error.mean()))
+        assert "n = 300" in axis.get_title()
+
+
+def test_robustness_curves_share_their_clean_beginning():
+    images = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
+
+    def predict(pictures):
+        brightness = pictures.mean(axis=(1, 2, 3))
+        return brightness / 3, brightness / 255
+
+    table = robustness.curves(predict, images, np.full(4, 40), np.array([0, 1, 0, 1]), seed=0)
+    figure = figures.robustness_curves(table)
+    assert draw(figure)
+    drawn = [heights(axis.containers[0]) for axis in figure.axes]
+    assert len(drawn) == 2 * len(robustness.CORRUPTIONS)
+    assert len({values[0] for values in drawn[:6]}) == 1 == len({v[0] for v in drawn[6:]})
+    dark = table[table.corruption == "darkness"]
+    assert drawn[3][1:] == pytest.approx(dark.mae.to_numpy())
+    maps = [robustness.occlusion_map(predict, image) for image in images]
+    assert draw(figures.occlusion_maps(images, maps))
+    small = [robustness.occlusion_map(predict, images[0], patch_pixels=10, stride_pixels=5)]
+    assert draw(figures.occlusion_maps(images[:1], small))
+
+
+def test_slices_are_drawn_with_their_numbers_and_small_ones_faded(predictions):
+    table = evaluation.slices(predictions[predictions.age_years < 85], seed=0)
+    figure = figures.slices(table)
+    assert draw(figure)
+    ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    shown = table[table.ranked | ~table.slice.str.contains(",")]
+    assert ticks == [f"{row.slice}, n = {row.n}" for row in shown.itertuples()]
+    bold, faded = figure.axes[0].containers
+    assert len(faded.lines[0].get_xdata()) == (~shown.ranked).sum() > 0
+    assert len(bold.lines[0].get_xdata()) == shown.ranked.sum() > 0
+    assert faded.lines[0].get_alpha() < bold.lines[0].get_alpha()
+
+
+def test_a_grid_shows_each_face_under_its_label():
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    figure = figures.most_wrong(images, [f"face {i}" for i in range(8)])
+    assert draw(figure)
+    shown = [(a.get_title(), a.images[0].get_array()) for a in figure.axes if a.images]
+    assert [title for title, _ in shown] == [f"face {i}" for i in range(8)]
+    assert (np.stack([image for _, image in shown]) == images).all()
+    assert draw(figures.most_wrong(images[:1], ["one"]))
+
+
+def test_age_intervals_are_shaded(predictions):
+    age, predicted = predictions.age_years, predictions.age_predicted
+    calibration = uncertainty.fit_age_intervals(age, predicted)
+    intervals = uncertainty.age_intervals(calibration, predicted)
+    figure = figures.predicted_against_true(age, predicted, intervals)
+    assert draw(figure)
+    shade = figure.axes[0].collections[0].get_paths()[0].get_extents()
+    assert (shade.xmin, shade.xmax) == (intervals[0].min(), intervals[1].max())

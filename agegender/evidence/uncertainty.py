@@ -1,0 +1,132 @@
+"""How far a prediction can be trusted: age intervals, abstention, risk against coverage."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agegender.evidence import evaluation
+
+MOST_BANDS = 10
+ROUNDING = 1e-9  # 0.9 / (1 - 0.9) is a little more than 9
+
+
+def fit_age_intervals(
+    age_true: np.ndarray,
+    age_predicted: np.ndarray,
+    *,
+    coverage: float = 0.9,
+    band_size: int = 50,
+) -> dict:
+    """Return half widths, in years, of age intervals that hold the true age in `coverage` of faces.
+
+    Split conformal prediction (Lei et al. 2018), Mondrian (Vovk 2012): by bands of the predicted
+    age, so that it holds in each. Ages in years, (N,), of validation faces: coverage is promised
+    for faces like them. As many bands, up to 10, as leave `band_size` faces in each; `edges` lie
+    between them. ValueError where N is too small for the coverage.
+    """
+    age_predicted = np.asarray(age_predicted, float)
+    error = np.abs(age_predicted - np.asarray(age_true, float))
+    count = len(error)
+    # With fewer, the rank below would lie beyond the largest error.
+    fewest = math.ceil(coverage / (1 - coverage) - ROUNDING)
+    if count < fewest:
+        raise ValueError(
+            f"Expected {fewest} faces or more for a coverage of {coverage}; got {count}. "
+            "Take more validation faces or a lower coverage."
+        )
+    band_size = max(band_size, fewest)
+    for bands in range(min(MOST_BANDS, max(count // band_size, 1)), 0, -1):
+        edges = np.quantile(age_predicted, np.arange(1, bands) / bands, method="higher")
+        band = np.searchsorted(edges, age_predicted, side="right")
+        # Equal predictions fall into one band and may leave too few for another.
+        if np.bincount(band, minlength=bands).min() >= band_size:
+            break
+    half_widths = []
+    for number in range(bands):
+        errors = np.sort(error[band == number])
+        half_widths.append(float(errors[math.ceil((len(errors) + 1) * coverage - ROUNDING) - 1]))
+    return {
+        "coverage": coverage,
+        "n": count,
+        "edges": edges.tolist(),
+        "half_widths_years": half_widths,
+    }
+
+
+def age_intervals(calibration: dict, age_predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and highest age, years (N,), by what `fit_age_intervals` returned."""
+    age_predicted = np.asarray(age_predicted, float)
+    band = np.searchsorted(calibration["edges"], age_predicted, side="right")
+    half_width = np.asarray(calibration["half_widths_years"])[band]
+    return np.maximum(age_predicted - half_width, 0), np.maximum(age_predicted + half_width, 0)
+
+
+def interval_coverage(
+    calibration: dict, age_true: np.ndarray, age_predicted: np.ndarray
+) -> dict[str, float | int]:
+    """Return the share of faces whose age, years (N,), lies in its interval: value, low, high.
+
+    The interval of the share is the exact binomial one, 95 % (Clopper and Pearson 1934). Also n and
+    mean_width_years of the age intervals.
+    """
+    low, high = age_intervals(calibration, age_predicted)
+    age_true = np.asarray(age_true, float)
+    inside = stats.binomtest(int(((low <= age_true) & (age_true <= high)).sum()), len(age_true))
+    bounds = inside.proportion_ci(evaluation.CONFIDENCE)
+    return {
+        "value": float(inside.statistic),
+        "low": float(bounds.low),
+        "high": float(bounds.high),
+        "n": len(age_true),
+        "mean_width_years": float((high - low).mean()),
+    }
+
+
+def fit_abstention(
+    gender_true: np.ndarray, gender_probability: np.ndarray, *, accuracy: float = 0.97
+) -> dict:
+    """Return the smallest confidence from which on answers reach the accuracy, on validation faces.
+
+    Confidence is the larger of both genders' probabilities; arrays (N,). Keys: accuracy_target, n,
+    confidence, and of the faces of at least that confidence share_accepted and accuracy. Where no
+    confidence suffices, confidence and accuracy are None and share_accepted is 0.
+    """
+    gender_probability = np.asarray(gender_probability, float)
+    correct = (gender_probability >= 0.5) == (np.asarray(gender_true) > 0.5)
+    confidence = np.maximum(gender_probability, 1 - gender_probability)
+    found = {"accuracy_target": accuracy, "n": len(correct)}
+    curve = risk_coverage(~correct, -confidence)
+    enough = curve[1 - curve["risk"] >= accuracy]
+    if enough.empty:
+        return found | {"confidence": None, "share_accepted": 0.0, "accuracy": None}
+    last = enough.iloc[-1]
+    return found | {
+        "confidence": float(-last["uncertainty"]),
+        "share_accepted": float(last["coverage"]),
+        "accuracy": float(1 - last["risk"]),
+    }
+
+
+def risk_coverage(error: np.ndarray, uncertainty: np.ndarray) -> pd.DataFrame:
+    """Return the mean error (risk) of the share of faces (coverage) that is least uncertain.
+
+    Risk against coverage after El-Yaniv and Wiener (2010); arrays (N,), a row for each different
+    uncertainty, faces of the same one being accepted together. Columns: uncertainty (the highest
+    that is accepted), n (how many are), coverage, risk.
+    """
+    table = pd.DataFrame(
+        {"error": np.asarray(error, float), "uncertainty": np.asarray(uncertainty)}
+    )
+    # The widths of intervals of one band differ by rounding.
+    groups = table.groupby(table["uncertainty"].astype(float).round(9))
+    sums = groups["error"].agg(["sum", "size"]).cumsum()
+    return pd.DataFrame(
+        {
+            "uncertainty": groups["uncertainty"].max().to_numpy(),
+            "n": sums["size"].to_numpy(),
+            "coverage": (sums["size"] / len(table)).to_numpy(),
+            "risk": (sums["sum"] / sums["size"]).to_numpy(),
+        }
+    )
