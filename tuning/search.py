@@ -101,6 +101,9 @@ def make_oracle(algorithm: str, space: Callable, seed: int, most_trials: int, di
     if not budget:
         # Repeated proposals are answered from the journal, so the oracle may see more than it runs.
         budget["max_trials"] = 20 * most_trials
+    if algorithm == "bayesian":
+        # Left to itself it draws three random settings a dimension: more than a short search has.
+        budget["num_initial_points"] = 4
     oracle = ALGORITHMS[algorithm](
         objective=keras_tuner.Objective("val_score", "min"),
         hyperparameters=parameters,
