@@ -18,14 +18,17 @@ endif
 data_flags := $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TRIALS),--trials $(TRIALS)) \
-  $(if $(ALGORITHM),--algorithm $(ALGORITHM)))
+  $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  lint soak format clean lock setup
+  rollback pull compare reproduce lint soak format clean lock setup
+
+version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
+  $(if $(GENERATED),--generated))
 
 help: ## list the targets
 	@echo "make TARGET [DATA=folder, .zip or .tar.gz] [PRESET=] [MINUTES=] [TRIALS=] [SEED=]"
-	@echo "            [ALGORITHM=] [BACKEND=jax] [PYTHON=an environment's, instead of .venv]"
+	@echo "            [ALGORITHM=] [MIRROR=1] [BACKEND=jax] [PYTHON=an environment's, instead of .venv]"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 tune: $(ready) ## the whole job: faces, two searches, test, registry, exports (15 minutes)
@@ -61,8 +64,22 @@ train: $(ready) ## one stage alone: the best settings trained again
 evaluate: $(ready) ## one stage alone: both candidates on the locked test
 	$(PYTHON) -m pipelines.evaluate_models $(flags)
 
-promote: $(ready) ## one stage alone: into the registry, champions to exports/
+promote: $(ready) ## one stage alone: into the registry, through the gate, champions to exports/
 	$(PYTHON) -m pipelines.promote_models $(flags)
+
+rollback: $(ready) ## the previous champion back (MODEL=B)
+	$(PYTHON) -m pipelines.roll_back $(version_flags)
+
+pull: $(ready) ## a version's .h5, checked before it is handed over (MODEL=B ALIAS=champion TO=)
+	$(PYTHON) -m pipelines.pull_model $(version_flags) $(if $(ALIAS),--alias $(ALIAS)) --to "$(TO)"
+
+compare: $(ready) ## the best settings of a search over several seeds (SETTINGS=3 SEEDS=3)
+	$(PYTHON) -m pipelines.compare $(flags) $(if $(SETTINGS),--settings $(SETTINGS)) \
+	  $(if $(SEEDS),--seeds $(SEEDS))
+
+reproduce: $(ready) ## train a registered version again and judge the result (MODEL=A VERSION=1)
+	$(PYTHON) -m pipelines.reproduce $(version_flags) $(if $(DATA),--data "$(DATA)") \
+	  $(if $(SEEDS),--seeds $(SEEDS))
 
 lint: $(ready) ## the part of check without the tests
 	$(PYTHON) -m ruff format --check .

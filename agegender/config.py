@@ -55,6 +55,8 @@ class Settings:
     # Where B's backbone is cut for the activations that all trials share: nothing below is trained
     # while views are cached.
     cut_share: float = 0.25
+    # Average over the mirror image inside the exported networks: twice the time to predict.
+    mirror_images: bool = False
     # So many test faces are shown to the candidates blurred, dark, covered and so on.
     robustness_faces: int = 200
     # Held back at the end for the test, the registry and the exports.

@@ -56,7 +56,7 @@ def settings_from(arguments: argparse.Namespace) -> config.Settings:
     settings = config.PRESETS[arguments.preset]
     changes = {
         name: getattr(arguments, name)
-        for name in ("seed", "minutes", "algorithm", "tier")
+        for name in ("seed", "minutes", "algorithm", "tier", "mirror_images")
         if getattr(arguments, name) is not None
     }
     if arguments.trials is not None:
@@ -80,6 +80,9 @@ def start(description: str, argv: list[str] | None) -> Work:
     parser.add_argument("--trials", type=_at_least(int, 1), help="settings to try in each search")
     parser.add_argument("--algorithm", choices=search.ALGORITHMS)
     parser.add_argument("--tier", choices=("short", "full"), help="how much of the space")
+    parser.add_argument(
+        "--mirror-images", action="store_true", default=None, help="average with the mirror image"
+    )
     arguments = parser.parse_args(argv)
     settings = settings_from(arguments)
     root = Path.cwd()

@@ -1,14 +1,18 @@
-"""Register both candidates and export the champions: `make promote`, the end of `make tune`.
+"""Register both candidates, judge them and export the champions: `make promote`.
 
-The first version of a family becomes champion, later ones come in as challenger.
+The first version of a family becomes champion; a later one comes in as challenger and takes its
+place only through the gate of `agegender.registry.promotion`. A second call changes nothing.
 """
 
 import json
 from pathlib import Path
 
-from agegender.evidence import evaluation
+import pandas as pd
+
+from agegender import config
+from agegender.evidence import evaluation, report
 from agegender.networks import backbones, export
-from agegender.registry import tracking
+from agegender.registry import promotion, tracking, versions
 from pipelines import command_line
 from tuning import families
 
@@ -20,22 +24,34 @@ LICENCES = {
 
 
 def promote(work: command_line.Work) -> dict[str, int]:
-    """Return the registered version of each family; nothing is registered twice."""
-    versions = {}
+    """Return the registered version of each family; nothing is registered or judged twice."""
+    registered = {}
     for family in families.FAMILIES:
         name = model_name(work, family)
         folder = work.folder / family / "candidate"
         record = work.candidate(family)
-        metrics = {"val_score": record["val"]["val_score"]} | {
+        measured = ("val_score", "val_age_mae", "val_gender_accuracy")
+        metrics = {name: record["val"][name] for name in measured} | {
             f"test_{key}": value for key, value in evaluation.flatten(record["test"]).items()
         }
-        licence = LICENCES[work.faces.kind]
+        licence, backbone = LICENCES[work.faces.kind], None
         if record["backbone"] != "none":
-            backbone = backbones.BACKBONES[record["backbone"]]
-            licence += (
-                f" Backbone {record['backbone']}: {backbone.licence}; {backbone.pretraining}."
-            )
-        versions[family] = tracking.register_version(
+            known = backbones.BACKBONES[record["backbone"]]
+            backbone = {"name": record["backbone"]}
+            backbone |= {"licence": known.licence, "pretraining": known.pretraining}
+        card = report.model_card(
+            record,
+            family=family,
+            data_kind=work.faces.kind,
+            licence=licence,
+            backbone=backbone,
+            evidence=record["evidence"],
+        )
+        tracking.log_text(record["run_id"], card, "model_card.md")
+        manifest = work.faces.manifest
+        seen = manifest[manifest["split"].isin(("train", "validation"))][["name", "split"]]
+        tracking.log_table(record["run_id"], seen, promotion.TRAINING_FACES)
+        version = versions.register_version(
             model_name=name,
             run_id=record["run_id"],
             h5_path=folder / f"age_gender_{family}.h5",
@@ -45,28 +61,45 @@ def promote(work: command_line.Work) -> dict[str, int]:
                 "data.kind": work.faces.kind,
                 "data.digest": work.faces.digest,
                 "backbone": record["backbone"],
+                "backbone.licence": backbone["licence"] if backbone else "none",
                 "settings": json.dumps(record["values"]),
                 "epochs": str(record["epochs"]),
                 "seed": str(record["seed"]),
-            },
+            }
+            | record.get("origin", {}),
             example=export.golden_images()[:2],
-            description=f"Network {families.TITLES[family]}.\n\n{summary(record)}\n\n{licence}",
+            description=card,
+        )
+        judged = promotion.judge(
+            name,
+            version,
+            pd.read_csv(folder / "predictions.csv"),
+            work.faces,
+            config.Gate(),
+            seed=record["seed"],
+        )
+        rival = f" against version {judged['against']}" if version != judged["against"] else ""
+        print(
+            f"{family}: {name} version {version}{rival}: {judged['decision']}; "
+            f"{'; '.join(judged['reasons'])}",
+            flush=True,
         )
         export_champion(work, name, family)
-    return versions
+        registered[family] = version
+    return registered
 
 
 def model_name(work: command_line.Work, family: str) -> str:
     """Return the registered model's name; models of generated faces live apart."""
-    return f"age-gender-{family}" + ("" if work.faces.kind == "utkface" else "-generated")
+    return versions.full_name(family, generated=work.faces.kind == "generated")
 
 
 def export_champion(work: command_line.Work, name: str, family: str) -> Path:
     """Copy the champion's .h5 from the registry to exports/, which real models never lose."""
     exports = work.root / "exports"
-    if work.faces.kind != "utkface" and tracking.has_alias(f"age-gender-{family}", "champion"):
+    if work.faces.kind != "utkface" and "champion" in versions.aliases(versions.full_name(family)):
         exports = exports / work.faces.kind
-    return tracking.pull(name, "champion", exports / f"age_gender_{family}.h5")
+    return versions.pull(name, "champion", exports / f"age_gender_{family}.h5")
 
 
 def summary(record: dict) -> str:

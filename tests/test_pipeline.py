@@ -1,6 +1,7 @@
 """The true pipeline, small: faces, searches, candidates, test, registry, exports, and again."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
@@ -121,6 +123,44 @@ def test_a_second_call_shows_the_result_and_trains_nothing(place):
     ]
     assert "version 1" in again.stdout and "version 2" not in again.stdout
     assert time.monotonic() - started < 60
+
+
+def test_leaves_evidence_card_and_predictions_with_each_model(place):
+    folder, _ = place
+    for family in "AB":
+        (candidate,) = folder.glob(f".cache/searches/*/{family}/candidate")
+        record = json.loads((candidate / "candidate.json").read_text())
+        run = next(folder.glob(f"mlruns/artifacts/*/{record['run_id']}/artifacts"))
+        predictions = pd.read_csv(run / "predictions.csv")
+        assert len(predictions) == record["test"]["n"]
+        error = (predictions.age_predicted - predictions.age_years).abs().mean()
+        assert error == pytest.approx(record["test"]["mae"]["value"])
+        assert 0 < record["evidence"]["intervals"]["test"]["value"] <= 1
+        card = (run / "model_card.md").read_text()
+        assert f"{record['test']['mae']['value']:.3g} [" in card
+        assert "say nothing about people" in card and "No decision about a person" in card
+        assert len(list((run / "test").glob("*.png"))) == 10
+
+
+def test_pulls_the_champion_and_has_nothing_to_roll_back_to(place):
+    folder, _ = place
+    flags = ["--model", "B", "--generated"]
+    pulled = run(folder, *flags, "--to", "B.h5", module="pipelines.pull_model")
+    assert pulled.returncode == 0, pulled.stderr
+    champion = folder / "exports" / "age_gender_B.h5"
+    assert (folder / "B.h5").read_bytes() == champion.read_bytes()
+    refused = run(folder, *flags, module="pipelines.roll_back")
+    assert refused.returncode == 2
+    assert "no previous champion" in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_version_reproduces_itself(place):
+    folder, _ = place
+    flags = ["--model", "A", "--version", "1", "--generated"]
+    done = run(folder, *flags, module="pipelines.reproduce")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "reproduced, to the digit" in done.stdout
 
 
 @pytest.mark.parametrize("module", ["pipelines.run_all", "pipelines.prepare_data"])

@@ -5,6 +5,7 @@ The stages hand over by files in the family's folder: `trials.json` (the journal
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import statistics
@@ -57,19 +58,19 @@ def search_family(
         f"search {family} · {settings.preset} · seed {settings.seed}",
         experiment=experiment(faces),
         run_id=json.loads(handover.read_text())["run_id"] if handover.exists() else None,
-        tags=_tags(family, faces, settings, "search"),
+        tags=run_tags(family, faces, settings, "search"),
         params={"seed": settings.seed, "algorithm": settings.algorithm, "tier": settings.tier},
         description=f"Search of network {TITLES[family]}. The child runs are its trials.",
     ) as parent_run_id:
         search.write_atomically(handover, json.dumps({"run_id": parent_run_id}))
-        _log_dataset(parent_run_id, faces, "search")
+        log_dataset(parent_run_id, faces, "search")
         report(f"Search of {TITLES[family]} (MLflow run {parent_run_id}):")
 
         def run_trial(number, values):
             # Heads on cached features are quick enough to be compared by cross-validation.
             head_only = values.get("unfrozen_share") == 0
             folds = trials.folds(faces, work.folds if head_only else 1, settings.seed)
-            return _train_and_log(
+            return train_and_log(
                 family,
                 faces,
                 values,
@@ -144,9 +145,9 @@ def train_finalists(
     folds = trials.folds(faces, work.folds, settings.seed)
     report(f"Training {TITLES[family]}: {len(plan)} x {epochs} epochs.")
     results: dict[int, list[search.Trial]] = {}
-    networks = {}
+    first_folds = {}
     for trial, fold in plan:
-        finalist, trained = _train_and_log(
+        finalist, trained = train_and_log(
             family,
             faces,
             trial.values,
@@ -164,7 +165,7 @@ def train_finalists(
         )
         results.setdefault(trial.number, []).append(finalist)
         if fold == 0:
-            networks[trial.number] = (finalist, trained)
+            first_folds[trial.number] = (finalist, trained)
         report(
             f"  finalist {trial.number}, fold {fold}: val_score {finalist.val_score:.3f} "
             f"({finalist.metrics['val_age_mae']:.2f} years, "
@@ -174,14 +175,16 @@ def train_finalists(
         number: statistics.mean(result.val_score for result in finalists)
         for number, finalists in results.items()
     }
-    winner, trained = networks[min(means, key=means.get)]
+    winner, trained = first_folds[min(means, key=means.get)]
     candidate.mkdir(exist_ok=True)
     golden = export.golden_images()
-    export.export_h5(trained.network, candidate / f"age_gender_{family}.h5", golden)
+    networks = {f"age_gender_{family}": trained.network}
     if trained.frozen_weights:
-        frozen = keras.models.clone_model(trained.network)
-        frozen.set_weights(trained.frozen_weights)
-        export.export_h5(frozen, candidate / "frozen_features.h5", golden)
+        networks["frozen_features"] = keras.models.clone_model(trained.network)
+        networks["frozen_features"].set_weights(trained.frozen_weights)
+    for name, network in networks.items():
+        exported = export.with_mirror(network) if settings.mirror_images else network
+        export.export_h5(exported, candidate / f"{name}.h5", golden)
     record = {
         "family": family,
         "run_id": winner.run_id,
@@ -191,6 +194,7 @@ def train_finalists(
         "budget": _budget(family, settings),
         "data": faces.digest,
         "backbone": _backbone(family, winner.values),
+        "origin": origin(faces, settings) | {"epochs_trained": str(len(trained.history))},
         "val": winner.metrics,
         "folds": {number: [dataclasses.asdict(r) for r in rs] for number, rs in results.items()},
     }
@@ -198,7 +202,7 @@ def train_finalists(
     return candidate
 
 
-def _train_and_log(
+def train_and_log(
     family,
     faces,
     values,
@@ -220,7 +224,7 @@ def _train_and_log(
         name,
         experiment=experiment(faces),
         parent_run_id=parent_run_id,
-        tags=_tags(family, faces, settings, role) | {"trial": str(number)},
+        tags=run_tags(family, faces, settings, role) | {"trial": str(number)},
         params=values,
     ) as run_id:
         started = time.monotonic()
@@ -276,7 +280,7 @@ def _train_and_log(
                 "parameters": trained.network.count_params(),
             },
         )
-        _log_dataset(run_id, faces, role)
+        log_dataset(run_id, faces, role)
         tracking.log_figure(run_id, figures.learning_curves(trained.history), "learning_curves.png")
         lines: list[str] = []
         trained.network.summary(print_fn=lines.append, line_length=100)
@@ -306,7 +310,20 @@ def _backbone(family: str, values: dict) -> str:
     return values["backbone"] if family == "B" else "none"
 
 
-def _tags(family, faces, settings, role):
+def origin(faces: pixels.Faces, settings: config.Settings) -> dict[str, str]:
+    """Return, as tags of a version, what besides its settings decides how a training comes out."""
+    lock = Path(__file__).parents[1] / "requirements.lock"
+    return tracking.common_tags(faces.digest, faces.kind) | {
+        "lock.sha256": hashlib.sha256(lock.read_bytes()).hexdigest(),
+        "preset": settings.preset,
+        "tier": settings.tier,
+    }
+
+
+def run_tags(
+    family: str, faces: pixels.Faces, settings: config.Settings, role: str
+) -> dict[str, str]:
+    """Return what every run of a family is tagged with."""
     return tracking.common_tags(faces.digest, faces.kind) | {
         "family": family,
         "role": role,
@@ -316,7 +333,8 @@ def _tags(family, faces, settings, role):
     }
 
 
-def _log_dataset(run_id, faces, context):
+def log_dataset(run_id: str, faces: pixels.Faces, context: str) -> None:
+    """Link a run to the faces that it used."""
     tracking.log_dataset(
         run_id,
         faces.manifest,

@@ -12,8 +12,10 @@ This module imports only Keras, h5py and NumPy. Run as a script, from anywhere, 
 """
 
 import contextlib
+import inspect
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -34,20 +36,33 @@ MAP_LIMIT_PIXELS = 10
 SAME_BACKEND_TOLERANCE = (1e-3, 1e-4)
 OTHER_BACKEND_TOLERANCE = (0.05, 1e-3)
 VERIFY_TIMEOUT_SECONDS = 300
+# The largest network here, the student notebook's on VGG16, takes 74 MiB.
+MOST_BYTES = 128 * 2**20
+MOST_CONFIG_BYTES = 4 * 2**20
 
 # Standard layers that are known to load uncompiled in a clean process. Lambda would run code.
 _LAYER_NAMES = (
-    "Activation Add AveragePooling2D BatchNormalization Concatenate Conv2D Dense DepthwiseConv2D "
-    "Dropout Flatten GlobalAveragePooling2D GlobalMaxPooling2D GroupNormalization InputLayer "
-    "LayerNormalization MaxPooling2D Multiply ReLU Rescaling Reshape Resizing SeparableConv2D "
-    "Softmax SpatialDropout2D UpSampling2D ZeroPadding2D"
+    "Activation Add Average AveragePooling2D BatchNormalization Concatenate Conv2D Dense "
+    "DepthwiseConv2D Dropout Flatten GlobalAveragePooling2D GlobalMaxPooling2D GroupNormalization "
+    "InputLayer LayerNormalization MaxPooling2D Multiply Permute ReLU Rescaling Reshape Resizing "
+    "SeparableConv2D Softmax SpatialDropout2D UpSampling2D ZeroPadding2D"
 )
 LAYERS = frozenset(_LAYER_NAMES.split())
-# Where the other objects of a configuration may come from, such as a layer's initialiser.
-MODULES = ("keras", "keras.initializers", "keras.regularizers", "keras.constraints")
+# Where the other parts of a layer come from, by the last word of their setting's name.
+_PARTS = {
+    "activation": keras.activations,
+    "initializer": keras.initializers,
+    "regularizer": keras.regularizers,
+    "constraint": keras.constraints,
+}
+_OBJECT_KEYS = frozenset(
+    ("module", "class_name", "config", "registered_name", "name", "build_config", "inbound_nodes")
+)
+_ROOT_ATTRIBUTES = frozenset(("model_config", "keras_version", "backend"))
+_FILTERS = frozenset((h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32))
 
 
-class ExportError(Exception):
+class ExportError(ValueError):
     """A network or a file that does not keep the .h5 contract."""
 
 
@@ -71,6 +86,30 @@ def golden_images(count: int = 8, seed: int = 0) -> np.ndarray:
     return images
 
 
+def with_mirror(network: keras.Model) -> keras.Model:
+    """Return a network whose age and gender are the means over the picture and its mirror image.
+
+    Its input is that of `network`, which it calls twice and shares. Of standard layers only: the
+    columns are reversed by a fixed fully connected layer over them, "mirror_image".
+    """
+    images = keras.Input(network.input_shape[1:], name="image")
+    width = images.shape[2]
+    mirror = keras.layers.Dense(
+        width, use_bias=False, trainable=False, dtype="float32", name="mirror_image"
+    )
+    columns_last = keras.layers.Permute((1, 3, 2), dtype="float32", name="columns_last")(images)
+    mirrored = keras.layers.Permute((1, 3, 2), dtype="float32", name="mirrored")(
+        mirror(columns_last)
+    )
+    mirror.set_weights([np.eye(width)[::-1]])
+    pairs = zip(network(images), network(mirrored), strict=True)
+    outputs = [
+        keras.layers.Average(dtype="float32", name=name)(pair)
+        for name, pair in zip(OUTPUTS, pairs, strict=True)
+    ]
+    return keras.Model(images, outputs, name=f"{network.name}_with_mirror")
+
+
 def export_h5(network: keras.Model, path: Path, golden_images: np.ndarray) -> None:
     """Write `network` to `path` under the .h5 contract and verify it in a fresh process.
 
@@ -80,7 +119,10 @@ def export_h5(network: keras.Model, path: Path, golden_images: np.ndarray) -> No
     kept.
     """
     config = json.loads(network.to_json())
-    _set_float32(config)
+    for part in _objects(config):
+        part.pop("compile_config", None)
+        if part["class_name"] == "DTypePolicy":
+            part["config"]["name"] = "float32"
     _check(config)
     # On the CPU, as a fresh process will, whatever the network was trained on.
     with keras.device("cpu:0"):
@@ -106,22 +148,53 @@ def export_h5(network: keras.Model, path: Path, golden_images: np.ndarray) -> No
         os.replace(temporary, path)
 
 
+def inspect_h5(path: Path) -> dict:
+    """Return the configuration of the network in `path`, checked without executing anything.
+
+    Sizes, stored and declared; nothing but groups, numbers and names, all inside the file; the
+    architecture of known layers with known settings, under the contract. ExportError with the
+    reason where it fails.
+    """
+    try:
+        if (size_bytes := path.stat().st_size) > MOST_BYTES:
+            raise ExportError(f"{path} has {size_bytes} bytes; at most {MOST_BYTES} are read.")
+        with h5py.File(path) as file:
+            _check_contents(file)
+            config = file.attrs["model_config"]
+            if len(config) > MOST_CONFIG_BYTES:
+                raise ExportError(
+                    f"The model_config of {path} has {len(config)} characters; at most "
+                    f"{MOST_CONFIG_BYTES} are read."
+                )
+        config = json.loads(config)
+        _check(config)
+    except ExportError:
+        raise
+    # What h5py, json and the checks raise for what is damaged or built otherwise.
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ExportError(f"{path} is no readable Keras .h5 file: {error!r}") from error
+    return config
+
+
 def load_h5(path: Path) -> keras.Model:
     """Return the network in `path`, uncompiled: float32 RGB (N, 128, 128, 3) to [age, gender].
 
-    Input in [0, 1], age in years, gender the probability of 1, each (N, 1). The stored architecture
-    is checked against the contract and the list of standard layers before anything is built from
-    it. ExportError with the reason where it fails.
+    Input in [0, 1], age in years, gender the probability of 1, each (N, 1). Nothing is built before
+    `inspect_h5` has passed it. ExportError with the reason where it fails.
     """
+    inspect_h5(path)
     try:
-        with h5py.File(path) as file:
-            _check(json.loads(file.attrs["model_config"]))
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise ExportError(f"{path} is no readable Keras .h5 file: {error!r}") from error
-    try:
-        return keras.models.load_model(path, compile=False)
+        network = keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds for a file that does not fit.
         raise ExportError(f"Keras cannot load {path}: {error}") from error
+    # A file may lie about the shapes between its layers; the built network cannot.
+    _check({"class_name": "Functional", "config": json.loads(network.to_json())["config"]})
+    for layer in network.layers:
+        if layer.name == "mirror_image":
+            (kernel,) = layer.get_weights()
+            if not np.array_equal(kernel, np.eye(len(kernel))[::-1]):
+                raise ExportError(f"The layer mirror_image of {path} does not mirror.")
+    return network
 
 
 def verify_h5(path: Path) -> dict:
@@ -140,7 +213,10 @@ def verify_h5(path: Path) -> dict:
             images, *golden = (file["golden"][name][:] for name in ("images", *OUTPUTS))
     except KeyError as error:
         raise ExportError(f"{path} has no golden predictions; export it with export_h5.") from error
-    predictions = network.predict(images.astype("float32") / 255, verbose=0)
+    predictions = [
+        keras.ops.convert_to_numpy(output)
+        for output in network(images.astype("float32") / 255, training=False)
+    ]
     gender = predictions[1]
     if not (np.isfinite(predictions[0]).all() and (gender >= 0).all() and (gender <= 1).all()):
         raise ExportError(f"{path} predicts ages or probabilities that cannot be.")
@@ -166,12 +242,6 @@ def verify_h5(path: Path) -> dict:
     }
 
 
-def _set_float32(config: dict) -> None:
-    for part in _objects(config):
-        if part["class_name"] == "DTypePolicy":
-            part["config"]["name"] = "float32"
-
-
 def _objects(node: object) -> Iterator[dict]:
     """Yield every object of a model's configuration, at any depth."""
     if isinstance(node, dict) and "class_name" in node:
@@ -181,40 +251,145 @@ def _objects(node: object) -> Iterator[dict]:
         yield from _objects(child)
 
 
+def _check_contents(file: h5py.File) -> None:
+    """Check what an HDF5 file holds, and what reading it would take, from its headers alone."""
+
+    def refuse(name, what):
+        raise ExportError(f"{file.filename}: {name} is {what}; a network has only plain numbers.")
+
+    if surplus := (set(file) - {"model_weights", "golden"}) | (set(file.attrs) - _ROOT_ATTRIBUTES):
+        refuse(", ".join(sorted(surplus)), "no part of an uncompiled network")
+    declared_bytes, waiting, seen = 0, [file], set()
+    while waiting:
+        group = waiting.pop()
+        for name in group.attrs:
+            attribute = group.attrs.get_id(name)
+            if attribute.dtype.kind not in "fiuS" and not h5py.check_string_dtype(attribute.dtype):
+                refuse(f"{group.name}@{name}", f"of type {attribute.dtype}")
+        for name in group:
+            path = f"{group.name.rstrip('/')}/{name}"
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                refuse(path, f"a link elsewhere ({type(link).__name__})")
+            part = group[name]
+            address = h5py.h5o.get_info(part.id).addr
+            if address in seen:
+                refuse(path, "a second link to one object")
+            seen.add(address)
+            if isinstance(part, h5py.Group):
+                waiting.append(part)
+                continue
+            if not isinstance(part, h5py.Dataset) or part.dtype.kind not in "fiu":
+                refuse(path, f"of type {part.dtype}")
+            if part.external or part.is_virtual:
+                refuse(path, "stored outside the file")
+            creation = part.id.get_create_plist()
+            filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
+            if not filters <= _FILTERS:
+                refuse(path, f"packed by the HDF5 filters {sorted(filters - _FILTERS)}")
+            # Reading takes a whole chunk, which may be larger than the array.
+            chunk_bytes = math.prod(part.chunks or ()) * part.dtype.itemsize
+            declared_bytes += max(part.nbytes, chunk_bytes)
+            if declared_bytes > 2 * MOST_BYTES:
+                refuse(path, f"too large: the arrays unpack to more than {2 * MOST_BYTES} bytes")
+
+
 def _check(config: dict) -> None:
     """Check a model's configuration, as Keras stores it, against the contract."""
     if config["class_name"] != "Functional":
         raise ExportError(f"The network must be a functional model, not a {config['class_name']}.")
-    for part in _objects(config["config"]):
-        name, module = part["class_name"], part.get("module", "keras.layers")
-        if name == "__keras_tensor__":
-            continue
-        standard = name in LAYERS if module == "keras.layers" else module in MODULES
-        if not standard or part.get("registered_name") not in (None, name):
+    for part in _objects(config):
+        _check_object(part)
+    graph = config["config"]
+    nested = [layer for layer in graph["layers"] if layer["class_name"] == "Functional"]
+    graphs = [graph, *(layer["config"] for layer in nested)]
+    if nested and _form(graph) != _mirror_form(nested[0]["config"]["name"]):
+        raise ExportError("The only model with a network inside is what `with_mirror` returns.")
+    for graph in graphs:
+        layers = {layer["config"]["name"]: layer for layer in graph["layers"]}
+        inputs = [
+            (layer["config"]["batch_shape"], layer["config"]["dtype"])
+            for layer in layers.values()
+            if layer["class_name"] == "InputLayer"
+        ]
+        if inputs != [([None, IMAGE_SIZE_PIXELS, IMAGE_SIZE_PIXELS, 3], "float32")]:
+            raise ExportError(f"The one input must be float32 (N, 128, 128, 3); got {inputs}.")
+        outputs = graph["output_layers"]
+        names = [output[0] for output in outputs] if isinstance(outputs, list) else outputs
+        if names != OUTPUTS:
             raise ExportError(
-                f"{part.get('name', 'The network')} uses {module}.{name}, which is not on the list "
-                "of standard layers that load everywhere; build it from those, or add it to "
-                "LAYERS once it is seen to load in a process that has only Keras."
+                f"The outputs must be the layers age and gender, in order; got {names}."
             )
-        if name == "DTypePolicy" and part["config"]["name"] != "float32":
-            raise ExportError(f"All layers must compute in float32, not {part['config']['name']}.")
-    layers = {layer["config"]["name"]: layer for layer in config["config"]["layers"]}
-    inputs = [
-        (layer["config"]["batch_shape"], layer["config"]["dtype"])
-        for layer in layers.values()
-        if layer["class_name"] == "InputLayer"
-    ]
-    if inputs != [([None, IMAGE_SIZE_PIXELS, IMAGE_SIZE_PIXELS, 3], "float32")]:
-        raise ExportError(f"The one input must be float32 (N, 128, 128, 3); got {inputs}.")
-    outputs = config["config"]["output_layers"]
-    names = [output[0] for output in outputs] if isinstance(outputs, list) else outputs
-    if names != OUTPUTS:
-        raise ExportError(f"The outputs must be the layers age and gender, in order; got {names}.")
+    # Of a mirrored network, the one inside.
     if layers["gender"]["config"].get("activation") != "sigmoid":
         raise ExportError("The layer gender must end in a sigmoid.")
     for name, layer in layers.items():
         if layer["class_name"] == "Dense":
             _check_maps(name, layers)
+
+
+def _check_object(part: dict) -> None:
+    """Check that Keras will make a part of a configuration from its own classes and names alone."""
+    name, module = part["class_name"], part.get("module", "keras.layers")
+    if name == "__keras_tensor__":
+        return
+    title = part.get("name", "The network")
+    if name == "Functional":
+        standard = module in ("keras.layers", "keras.src.models.functional")
+    elif module in ("keras.layers", "keras"):
+        standard = name in (LAYERS if module == "keras.layers" else ("DTypePolicy",))
+    else:
+        known = {part.__name__: part for part in _PARTS.values()}
+        standard = inspect.isclass(vars(known.get(module, object)).get(name))
+    if not standard or part.get("registered_name") not in (None, name):
+        raise ExportError(
+            f"{title} uses {module}.{name}, which is not on the list of standard layers that load "
+            "everywhere, or not by its own name; build it from those, or add it to LAYERS once it "
+            "is seen to load in a process that has only Keras."
+        )
+    # A network that is not compiled, inside another, says so by an empty compile_config.
+    if surplus := {key for key, value in part.items() if value} - _OBJECT_KEYS:
+        raise ExportError(f"{title} has the entries {sorted(surplus)}; none such is expected.")
+    if name == "DTypePolicy" and part["config"]["name"] != "float32":
+        raise ExportError(f"All layers must compute in float32, not {part['config']['name']}.")
+    for key, value in part["config"].items():
+        kind = _PARTS.get(key.rpartition("_")[2])
+        if kind and isinstance(value, str) and (value.startswith("_") or value not in vars(kind)):
+            raise ExportError(f"{title} has the {key} {value!r}, which {kind.__name__} lacks.")
+
+
+def _form(graph: dict) -> dict:
+    """Return a graph's layers by name: class, what `_mirror_form` prescribes, and what each reads.
+
+    What a layer reads is, call by call, (layer, its call, its output).
+    """
+    prescribed = ("dims", "units", "use_bias", "activation")
+    return {
+        layer["config"]["name"]: (
+            layer["class_name"],
+            {key: layer["config"][key] for key in prescribed if key in layer["config"]},
+            [
+                tuple(tensor["config"]["keras_history"])
+                for tensor in _objects(layer["inbound_nodes"])
+            ],
+        )
+        for layer in graph["layers"]
+    }
+
+
+def _mirror_form(network: str) -> dict:
+    """Return the `_form` of what `with_mirror` makes of a network of this name."""
+    size = IMAGE_SIZE_PIXELS
+    dense = {"units": size, "use_bias": False, "activation": "linear"}
+    return {
+        "image": ("InputLayer", {}, []),
+        "columns_last": ("Permute", {"dims": [1, 3, 2]}, [("image", 0, 0)]),
+        "mirror_image": ("Dense", dense, [("columns_last", 0, 0)]),
+        "mirrored": ("Permute", {"dims": [1, 3, 2]}, [("mirror_image", 0, 0)]),
+        network: ("Functional", {}, [("image", 0, 0), ("mirrored", 0, 0)]),
+        "age": ("Average", {}, [(network, 0, 0), (network, 1, 0)]),
+        "gender": ("Average", {}, [(network, 0, 1), (network, 1, 1)]),
+    }
 
 
 def _check_maps(name: str, layers: dict[str, dict]) -> None:

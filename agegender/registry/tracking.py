@@ -1,23 +1,19 @@
-"""Runs, metrics, figures, datasets, model versions and looks at the test, kept by MLflow.
+"""Runs, metrics, figures, datasets and looks at the test, kept by MLflow.
 
 What the rest of the project knows of MLflow. Runs are named by their id and there is no
 'active run', so runs may be nested, and open in several threads, at will.
 """
 
-import base64
 import contextlib
 import datetime
 import functools
 import getpass
-import hashlib
-import io
 import json
 import math
 import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -25,11 +21,7 @@ from pathlib import Path
 
 import matplotlib.figure
 import mlflow
-import numpy as np
 import pandas as pd
-import PIL.Image
-from mlflow.models.signature import ModelSignature
-from mlflow.types.schema import AnyType, ColSpec, Schema
 
 from agegender.registry import store
 
@@ -98,7 +90,7 @@ def run(
     to go on with; where the store has it no longer, a new one is made.
     """
     client = mlflow.MlflowClient()
-    tags = (tags or {}) | _process_tags() | {"mlflow.user": _user()}
+    tags = (tags or {}) | _process_tags() | {"mlflow.user": user()}
     tags["mlflow.source.name"] = Path(sys.argv[0]).name or "python"
     if parent_run_id:
         tags["mlflow.parentRunId"] = parent_run_id
@@ -123,7 +115,8 @@ def run(
         client.set_terminated(run_id, status)
 
 
-def _user() -> str:
+def user() -> str:
+    """Return the name of who runs this."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # A container's user may have no name.
@@ -193,17 +186,6 @@ def _search(experiment: str, condition: str = "") -> Iterator[mlflow.entities.Ru
         yield from page
         if not (token := page.token):
             return
-
-
-def children(experiment: str, parent_run_id: str) -> pd.DataFrame:
-    """Return the child runs, the oldest first: run_id, name, status, then metrics, params, tags."""
-    return pd.DataFrame(
-        {"run_id": child.info.run_id, "name": child.info.run_name, "status": child.info.status}
-        | child.data.metrics
-        | {f"params.{name}": value for name, value in child.data.params.items()}
-        | {f"tags.{name}": value for name, value in child.data.tags.items()}
-        for child in _search(experiment, f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
-    )
 
 
 def common_tags(digest: str, kind: str) -> dict[str, str]:
@@ -321,138 +303,11 @@ def log_dataset(
     mlflow.MlflowClient().log_inputs(run_id, [mlflow.entities.DatasetInput(dataset, [tag])])
 
 
-def register_version(
-    *,
-    model_name: str,
-    run_id: str,
-    h5_path: Path,
-    metrics: dict[str, float],
-    tags: dict[str, str],
-    example: np.ndarray,
-    description: str,
-) -> int:
-    """Register a .h5 with its pyfunc under a run; return the version, the same for the same call.
-
-    The first version of a model gets the alias champion, later ones challenger; a version that was
-    registered before keeps what it has. metrics (rounded) and tags become tags of the version, with
-    the .h5's SHA-256. example: uint8 (N, S, S, 3), stored as the input example.
-    """
-    client = mlflow.MlflowClient()
-    checksum = hashlib.sha256(h5_path.read_bytes()).hexdigest()
-    versions = _versions(model_name)
-    version = next(
-        (v for v in versions if v.run_id == run_id and v.tags.get("h5.sha256") == checksum), None
-    )
-    if version is None:
-        trained = client.get_run(run_id)
-        # Left to itself MLflow puts the model into the experiment 'Default', outside the store.
-        model = client.create_logged_model(
-            trained.info.experiment_id,
-            name=model_name,
-            source_run_id=run_id,
-            params=trained.data.params,
-        )
-        with store.quiet():
-            mlflow.models.Model.log(
-                artifact_path=None,
-                flavor=mlflow.pyfunc,
-                run_id=run_id,
-                model_id=model.model_id,
-                python_model=str(Path(__file__).with_name("serving.py")),
-                artifacts={"h5": str(h5_path)},
-                pip_requirements=_requirements(),
-                signature=ModelSignature(
-                    Schema([ColSpec(AnyType())]),
-                    Schema(
-                        [
-                            ColSpec("double", "age_years"),
-                            ColSpec("double", "gender_probability_female"),
-                            ColSpec("string", "gender"),
-                        ]
-                    ),
-                ),
-                input_example=pd.DataFrame({"image": [_base64_png(face) for face in example]}),
-            )
-        with contextlib.suppress(mlflow.MlflowException):  # It is there already.
-            client.create_registered_model(model_name)
-        version = client.create_model_version(
-            model_name,
-            model.model_uri,
-            run_id,
-            tags={name: f"{value:.4g}" for name, value in metrics.items()}
-            | {name: str(value) for name, value in tags.items()}
-            | {"h5.sha256": checksum, "h5.path": f"artifacts/{h5_path.name}", "run_id": run_id},
-            description=description,
-            model_id=model.model_id,
-        )
-        versions = _versions(model_name)
-    # Killed between version and alias, the second call sets it; it never moves one set before.
-    if "entered_as" not in version.tags:
-        first = int(version.version) == min(int(v.version) for v in versions)
-        alias = "champion" if first and not has_alias(model_name, "champion") else "challenger"
-        client.set_registered_model_alias(model_name, alias, version.version)
-        client.set_model_version_tag(model_name, version.version, "entered_as", alias)
-    return int(version.version)
-
-
-def _versions(model_name: str) -> list:
-    condition = f"name = '{model_name}'"
-    return list(mlflow.MlflowClient().search_model_versions(condition, max_results=10_000))
-
-
-def _requirements() -> list[str]:
-    """Return what serving.py imports, as it is here; asked by itself MLflow takes 20 s."""
-    import h5py
-    import keras
-
-    modules = {"h5py": h5py, "keras": keras, "mlflow": mlflow, "numpy": np, "pandas": pd}
-    modules |= {"pillow": PIL, keras.backend.backend(): sys.modules[keras.backend.backend()]}
-    # The modules' own word: tensorflow may come as tensorflow-cpu, mlflow as mlflow-skinny.
-    return [f"{name}=={module.__version__}" for name, module in modules.items()]
-
-
-def _base64_png(face: np.ndarray) -> str:
-    stream = io.BytesIO()
-    PIL.Image.fromarray(face).save(stream, "png")
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-def has_alias(model_name: str, alias: str) -> bool:
-    """Say whether a registered model exists and has this alias."""
-    try:
-        mlflow.MlflowClient().get_model_version_by_alias(model_name, alias)
-    except mlflow.MlflowException as error:
-        # MLflow calls a missing alias an invalid parameter.
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return False
-    return True
-
-
-def pull(model_name: str, alias: str, to: Path) -> Path:
-    """Fetch the .h5 behind an alias to the file `to`, after comparing its SHA-256; return `to`.
-
-    ValueError where there is no such model or alias, or the file differs from what was registered;
-    `to` is then as it was.
-    """
-    if not has_alias(model_name, alias):
-        raise ValueError(
-            f"No model {model_name!r} with the alias {alias!r} in {mlflow.get_tracking_uri()}: "
-            "run `make tune` first, or set MLFLOW_TRACKING_URI."
-        )
-    version = mlflow.MlflowClient().get_model_version_by_alias(model_name, alias)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pull-") as folder:
-        uri = f"models:/{model_name}/{version.version}/{version.tags['h5.path']}"
-        fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-        checksum = hashlib.sha256(fetched.read_bytes()).hexdigest()
-        if checksum != version.tags["h5.sha256"]:
-            raise ValueError(
-                f"{model_name} version {version.version}: the .h5 has SHA-256 {checksum}, "
-                f"registered was {version.tags['h5.sha256']}. Do not use it; register it anew."
-            )
-        os.replace(fetched, to)
-    return to
+def read_text(run_id: str, name: str) -> str | None:
+    """Return the artifact `name`, a text at the top of a run; None where the run has none."""
+    if name not in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)}:
+        return None
+    return mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")
 
 
 def record_test_look(run_id: str, purpose: str, details: dict[str, str]) -> None:

@@ -1,13 +1,21 @@
+import shutil
+
 import keras
+import mlflow
+import numpy as np
 import pytest
+
+from agegender.networks import export
+from agegender.registry import tracking, versions
 
 
 @pytest.fixture(scope="session")
 def network():
-    """A network with the inputs and outputs of the .h5 contract, and no sense."""
+    """A network that keeps the .h5 contract, and makes no sense."""
     keras.utils.set_random_seed(0)
     image = keras.Input((128, 128, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(image)
+    x = keras.layers.AveragePooling2D(16)(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(x)
     age = keras.layers.Dense(1, name="age")(pooled)
     gender = keras.layers.Dense(1, activation="sigmoid", name="gender")(pooled)
     return keras.Model(image, [age, gender])
@@ -16,5 +24,45 @@ def network():
 @pytest.fixture(scope="session")
 def network_h5(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "age_gender_A.h5"
-    keras.saving.save_model(network, path)
+    export.export_h5(network, path, export.golden_images(2))
     return path
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory):
+    """An empty store; making its tables takes over a second, copying them nothing."""
+    root = tmp_path_factory.mktemp("made")
+    tracking.connect(root)
+    return root
+
+
+@pytest.fixture
+def root(made_store, tmp_path):
+    folder = tmp_path / "a clone, 100%"
+    shutil.copytree(made_store, folder)
+    tracking.connect(folder)
+    return folder
+
+
+@pytest.fixture
+def client(root):
+    return mlflow.MlflowClient()
+
+
+@pytest.fixture
+def register(network_h5):
+    """A function that registers a .h5 under a run."""
+
+    def call(run_id, **changes):
+        arguments = {
+            "model_name": "age-gender-A",
+            "run_id": run_id,
+            "h5_path": network_h5,
+            "metrics": {"test_mae": 6.54321},
+            "tags": {"licence": "research only", "data.kind": "generated"},
+            "example": np.zeros((2, 128, 128, 3), np.uint8),
+            "description": "A network.",
+        }
+        return versions.register_version(**arguments | changes)
+
+    return call

@@ -11,7 +11,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from agegender.registry import serving, tracking
+from agegender.registry import serving, tracking, versions
 
 pytestmark = [
     # MLflow's own: nothing that we could do about it.
@@ -31,7 +31,7 @@ def model(network_h5, faces, tmp_path_factory):
     tracking.connect(tmp_path_factory.mktemp("store"))
     with tracking.run("train", experiment="tests") as run_id:
         pass
-    tracking.register_version(
+    versions.register_version(
         model_name="age-gender-A",
         run_id=run_id,
         h5_path=network_h5,

@@ -1,0 +1,284 @@
+"""The gate: does a challenger become champion? Its record, and the way back.
+
+A version is judged once against a champion, on the same faces of the locked test. What was found
+stays with it: tags `gate.*` on the version and promotion.json in its run.
+"""
+
+import dataclasses
+import datetime
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agegender import config
+from agegender.data import pixels, utkface
+from agegender.evidence import evaluation
+from agegender.networks import export, training
+from agegender.registry import tracking, versions
+
+TRAINING_FACES = "training_faces.csv"
+RECORD = "promotion.json"
+LABELS = ["name", "age_years", "gender", "race"]
+
+
+def decide(
+    champion: pd.DataFrame, challenger: pd.DataFrame, gate: config.Gate, seed: int
+) -> dict[str, object]:
+    """Return whether the challenger is to be champion, why, and the figures.
+
+    Both tables: name, age_years, gender, race, age_predicted and gender_probability of the same
+    faces in the same order; differences are challenger minus champion. It must be better in one
+    task (paired bootstrap of the absolute error in years, exact McNemar test) and lose no more than
+    the gate allows in the other (the end of the 95 % bootstrap interval), and no slice may get
+    worse (one-sided paired t test and exact sign test, all together by Holm 1979). Keys: promote,
+    reasons, n, mae, gender_accuracy, gender, worse_slices. ValueError where faces or labels differ.
+    """
+    if not len(champion) or any(
+        champion[column].tolist() != challenger[column].tolist() for column in LABELS
+    ):
+        raise ValueError(
+            f"Expected the same test faces with the same labels, at least one; got {len(champion)} "
+            f"of the champion and {len(challenger)} of the challenger: evaluate both on one split."
+        )
+    compared = evaluation.compare(challenger, champion, seed=seed)
+    mae, gender = compared["mae"], compared["gender"]
+    errors, correct = zip(*(_per_face(table) for table in (challenger, champion)), strict=True)
+    accuracy = evaluation.paired_difference(*correct, seed=seed)
+    worse_slices = _worse_slices(errors, correct, challenger, gate)
+
+    n = len(champion)
+    better_age = mae["high"] < 0
+    better_gender = gender["p"] < gate.significance and gender["only_a"] > gender["only_b"]
+    keeps_age = mae["high"] < gate.most_loss_years
+    keeps_gender = accuracy["low"] > -gate.most_loss_accuracy
+    age_text = f"MAE {mae['value']:+.2f} years [{mae['low']:+.2f}, {mae['high']:+.2f}]"
+    gender_text = (
+        f"gender accuracy {100 * accuracy['value']:+.2f} points "
+        f"[{100 * accuracy['low']:+.2f}, {100 * accuracy['high']:+.2f}], p = {gender['p']:.2g}"
+    )
+    better = [
+        text for text, is_so in ((age_text, better_age), (gender_text, better_gender)) if is_so
+    ]
+    against = []
+    if not better:
+        against.append(
+            f"better in neither task, or not told apart from the champion, on n = {n}: "
+            f"{age_text}, {gender_text}"
+        )
+    if better and not better_gender and not keeps_gender:
+        against.append(
+            f"the loss in gender cannot be shown to stay under {100 * gate.most_loss_accuracy:g} "
+            f"points on n = {n}: bound {-100 * accuracy['low']:.2f}"
+        )
+    if better and not better_age and not keeps_age:
+        against.append(
+            f"the loss in age cannot be shown to stay under {gate.most_loss_years:g} years on "
+            f"n = {n}: bound {mae['high']:.2f}"
+        )
+    against += [
+        f"worse on {found['slice']} (n = {found['n']}) in {found['task']}: "
+        f"{found['difference']:+.3g}, p = {found['p']:.2g}"
+        for found in worse_slices
+    ]
+    return {
+        "promote": not against,
+        "reasons": against or [f"better on n = {n}: {text}" for text in better],
+        "n": n,
+        "mae": mae,
+        "gender_accuracy": accuracy,
+        "gender": gender,
+        "worse_slices": worse_slices,
+    }
+
+
+def _per_face(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return each face's absolute error in years and 1 where the gender is right, else 0."""
+    right = (table["gender_probability"] >= 0.5) == (table["gender"] > 0.5)
+    error = (table["age_predicted"] - table["age_years"]).abs()
+    return error.to_numpy(float), right.to_numpy(float)
+
+
+def _worse_slices(errors, correct, table, gate):
+    """Return the slices that are worse, the first of each pair being the challenger's."""
+    tests = []
+    for name, mask in evaluation.slice_masks(table).items():
+        if mask.sum() < gate.slice_images:
+            continue
+        for task, first, second in (("age", *errors), ("gender", *correct)):
+            loss = (first - second)[mask] * (1 if task == "age" else -1)
+            if task == "gender":
+                lost, won = int((loss > 0).sum()), int((loss < 0).sum())
+                p = stats.binomtest(lost, lost + won, alternative="greater").pvalue if lost else 1.0
+            elif np.ptp(loss) < 1e-9:  # No spread to measure the mean by.
+                p = float(loss[0] <= 1e-9)
+            else:
+                p = stats.ttest_1samp(loss, 0, alternative="greater").pvalue
+            found = {"slice": name, "task": task, "n": int(mask.sum())}
+            tests.append(
+                found | {"difference": float((first - second)[mask].mean()), "p": float(p)}
+            )
+    tests.sort(key=lambda test: test["p"])
+    worse = []
+    for tried, test in enumerate(tests):
+        if test["p"] > gate.significance / (len(tests) - tried):
+            break
+        worse.append(test)
+    return worse
+
+
+def judge(
+    model_name: str,
+    version: int,
+    predictions: pd.DataFrame,
+    faces: pixels.Faces,
+    gate: config.Gate,
+    *,
+    seed: int,
+) -> dict[str, object]:
+    """Judge a version against the champion, move the aliases, keep a record of both.
+
+    Return decision, against (the champion's version) and reasons; decision: champion (it is one),
+    promoted, kept (the champion), not comparable or rolled back. predictions: as in `decide`, of
+    this version on the test faces. The champion's own file is run on these faces, after a line in
+    the ledger. A version that was judged against this champion is not judged again; work that a
+    kill cut short is completed. ValueError as in `decide` and `versions.pull`.
+    """
+    champion = int(versions.get(model_name, "champion")["version"])
+    aliases = versions.aliases(model_name)
+    if champion == version:
+        if aliases.get("challenger") == version:  # Killed at the end of a promotion.
+            versions.remove_alias(model_name, "challenger")
+        return {"decision": "champion", "against": champion, "reasons": ["it is the champion"]}
+    tags = versions.get(model_name, version)
+    if tags.get("gate.against") != str(champion) or "gate.decision" not in tags:
+        _record(model_name, tags, champion, predictions, faces, gate, seed)
+        tags = versions.get(model_name, version)
+    decision, reasons = tags["gate.decision"], tags["gate.reasons"]
+    if decision == "promoted" and tags.get("rolled_back.to") == str(champion):
+        decision = "rolled back"
+        reasons = f"by {tags['rolled_back.user']}, {tags['rolled_back.time']}"
+    elif decision == "promoted":
+        versions.set_alias(model_name, "previous", champion)
+        versions.set_alias(model_name, "champion", version)
+        if aliases.get("challenger") == version:
+            versions.remove_alias(model_name, "challenger")
+    return {"decision": decision, "against": champion, "reasons": [reasons]}
+
+
+def _record(model_name, tags, champion, predictions, faces, gate, seed) -> None:
+    """Compare a version with the champion and keep what was found."""
+    old, version = versions.get(model_name, champion), int(tags["version"])
+    if obstacle := _not_comparable(old, faces):
+        result: dict = {"promote": False, "reasons": [obstacle]}
+        decision = "not comparable"
+    else:
+        details = {"data": faces.digest, "model": model_name, "version": str(champion)}
+        tracking.record_test_look(
+            old["run_id"],
+            purpose="promotion gate",
+            details=details | {"challenger": str(version)},
+        )
+        result = decide(champion_predictions(model_name, champion, faces), predictions, gate, seed)
+        decision = "promoted" if result["promote"] else "kept"
+    now = _now()
+    record = result | {
+        "decision": decision,
+        "model": model_name,
+        "champion": champion,
+        "challenger": version,
+        "gate": dataclasses.asdict(gate),
+        "data": faces.digest,
+        "seed": seed,
+        "time": now,
+        "user": tracking.user(),
+    }
+    tracking.log_text(tags["run_id"], json.dumps(record, indent=1), RECORD)
+    figures = {
+        f"gate.{name}_difference": f"{found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
+        for name in ("mae", "gender_accuracy")
+        if (found := result.get(name))
+    }
+    figures |= {f"gate.{name}": f"{value:g}" for name, value in dataclasses.asdict(gate).items()}
+    versions.set_tags(
+        model_name,
+        version,
+        figures
+        | {
+            "gate.time": now,
+            "gate.user": record["user"],
+            "gate.reasons": "; ".join(result["reasons"])[:500],
+            "gate.decision": decision,
+            # The last one: with it the judgement is complete.
+            "gate.against": str(champion),
+        },
+    )
+
+
+def champion_predictions(model_name: str, version: int, faces: pixels.Faces) -> pd.DataFrame:
+    """Return what a registered version says of the test faces, as a table for `decide`."""
+    rows = faces.rows("test")
+    with tempfile.TemporaryDirectory() as folder:
+        network = export.load_h5(versions.pull(model_name, version, Path(folder)))
+    age_years, gender = training.predict(network, faces.pixels, rows)
+    table = faces.manifest.iloc[rows][LABELS].reset_index(drop=True)
+    return table.assign(age_predicted=age_years, gender_probability=gender)
+
+
+def _not_comparable(champion: dict[str, str], faces: pixels.Faces) -> str:
+    """Say why the test faces are no test of the champion, empty where they are.
+
+    Names of generated faces stand for other pictures in other data.
+    """
+    if faces.kind == "generated" and champion.get("data.digest") != faces.digest:
+        return ""
+    text = tracking.read_text(champion["run_id"], TRAINING_FACES)
+    if text is None:
+        return (
+            f"champion version {champion['version']} keeps no {TRAINING_FACES}, so that it may "
+            "have seen the test faces"
+        )
+    seen = pd.read_csv(io.StringIO(text), keep_default_na=False)["name"]
+    tested = faces.manifest["name"].iloc[faces.rows("test")]
+    key = utkface.face_key if faces.kind == "utkface" else str
+    shared = {key(name) for name in seen} & {key(name) for name in tested}
+    if not shared:
+        return ""
+    return (
+        f"champion version {champion['version']} was trained or validated on {len(shared)} of the "
+        f"{len(tested)} test faces"
+    )
+
+
+def roll_back(model_name: str) -> tuple[int, int]:
+    """Swap champion and previous champion; return the new champion's version and the other's.
+
+    Who and when is kept in tags of the version that is taken back, and it is not promoted again by
+    itself. ValueError where there is no previous champion.
+    """
+    aliases = versions.aliases(model_name)
+    champion, previous = aliases.get("champion"), aliases.get("previous")
+    if previous is not None and previous == champion:
+        # A roll-back was killed between its two aliases: the champion says what it replaced.
+        champion = versions.get(model_name, previous).get("rollback.from")
+    if champion is None or previous is None:
+        raise ValueError(
+            f"{model_name} has no previous champion to go back to (aliases: {aliases or 'none'}): "
+            "only a version that was promoted over another can be rolled back."
+        )
+    who, now = tracking.user(), _now()
+    tags = {"rollback.from": str(champion), "rollback.user": who, "rollback.time": now}
+    versions.set_tags(model_name, previous, tags)
+    tags = {"rolled_back.to": str(previous), "rolled_back.user": who, "rolled_back.time": now}
+    versions.set_tags(model_name, int(champion), tags)
+    versions.set_alias(model_name, "champion", previous)
+    versions.set_alias(model_name, "previous", int(champion))
+    return previous, int(champion)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,214 @@
+"""Model versions in MLflow's registry: register, look up, fetch.
+
+For users with only this package's environment (MLFLOW_TRACKING_URI names the store, else the one
+of this folder is taken):
+
+    from pathlib import Path
+    from agegender.registry import tracking, versions
+
+    tracking.connect(Path.cwd())
+    versions.pull("age-gender-B", "champion", Path("B.h5"))
+"""
+
+import base64
+import contextlib
+import hashlib
+import io
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import PIL.Image
+from mlflow.models.signature import ModelSignature
+from mlflow.types.schema import AnyType, ColSpec, Schema
+
+from agegender.networks import export
+from agegender.registry import store
+
+
+def full_name(model: str, generated: bool = False) -> str:
+    """Return the registered name of "A" or "B"; a name that is longer is one already.
+
+    generated: of generated faces, whose models live apart.
+    """
+    return model if len(model) > 1 else f"age-gender-{model}" + "-generated" * generated
+
+
+def register_version(
+    *,
+    model_name: str,
+    run_id: str,
+    h5_path: Path,
+    metrics: dict[str, float],
+    tags: dict[str, str],
+    example: np.ndarray,
+    description: str,
+) -> int:
+    """Register a .h5 with its pyfunc under a run; return the version, the same for the same call.
+
+    The first version of a model gets the alias champion, later ones challenger; a version that was
+    registered before keeps what it has. metrics (rounded) and tags become tags of the version, with
+    the .h5's SHA-256. example: uint8 (N, S, S, 3), stored as the input example.
+    """
+    client = mlflow.MlflowClient()
+    checksum = hashlib.sha256(h5_path.read_bytes()).hexdigest()
+    versions = _all(model_name)
+    version = next(
+        (v for v in versions if v.run_id == run_id and v.tags.get("h5.sha256") == checksum), None
+    )
+    if version is None:
+        trained = client.get_run(run_id)
+        # Left to itself MLflow puts the model into the experiment 'Default', outside the store.
+        model = client.create_logged_model(
+            trained.info.experiment_id,
+            name=model_name,
+            source_run_id=run_id,
+            params=trained.data.params,
+        )
+        with store.quiet():
+            mlflow.models.Model.log(
+                artifact_path=None,
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                model_id=model.model_id,
+                python_model=str(Path(__file__).with_name("serving.py")),
+                artifacts={"h5": str(h5_path)},
+                pip_requirements=_requirements(),
+                signature=ModelSignature(
+                    Schema([ColSpec(AnyType())]),
+                    Schema(
+                        [
+                            ColSpec("double", "age_years"),
+                            ColSpec("double", "gender_probability_female"),
+                            ColSpec("string", "gender"),
+                        ]
+                    ),
+                ),
+                input_example=pd.DataFrame({"image": [_base64_png(face) for face in example]}),
+            )
+        with contextlib.suppress(mlflow.MlflowException):  # It is there already.
+            client.create_registered_model(model_name)
+        version = client.create_model_version(
+            model_name,
+            model.model_uri,
+            run_id,
+            tags={name: f"{value:.4g}" for name, value in metrics.items()}
+            | {name: str(value) for name, value in tags.items()}
+            | {"h5.sha256": checksum, "h5.path": f"artifacts/{h5_path.name}", "run_id": run_id},
+            description=description,
+            model_id=model.model_id,
+        )
+        versions = _all(model_name)
+    # Killed between version and alias, the second call sets it; it never moves one set before.
+    if "entered_as" not in version.tags:
+        first = int(version.version) == min(int(v.version) for v in versions)
+        alias = "champion" if first and "champion" not in aliases(model_name) else "challenger"
+        client.set_registered_model_alias(model_name, alias, version.version)
+        client.set_model_version_tag(model_name, version.version, "entered_as", alias)
+    return int(version.version)
+
+
+def _all(model_name: str) -> list:
+    condition = f"name = '{model_name}'"
+    return list(mlflow.MlflowClient().search_model_versions(condition, max_results=10_000))
+
+
+def _requirements() -> list[str]:
+    """Return what serving.py imports, as it is here; asked by itself MLflow takes 20 s."""
+    import h5py
+    import keras
+
+    modules = {"h5py": h5py, "keras": keras, "mlflow": mlflow, "numpy": np, "pandas": pd}
+    modules |= {"pillow": PIL, keras.backend.backend(): sys.modules[keras.backend.backend()]}
+    # The modules' own word: tensorflow may come as tensorflow-cpu, mlflow as mlflow-skinny.
+    return [f"{name}=={module.__version__}" for name, module in modules.items()]
+
+
+def _base64_png(face: np.ndarray) -> str:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(face).save(stream, "png")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def aliases(model_name: str) -> dict[str, int]:
+    """Return the versions that have an alias, empty where there is no such model."""
+    try:
+        found = mlflow.MlflowClient().get_registered_model(model_name).aliases
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    return {alias: int(version) for alias, version in found.items()}
+
+
+def set_alias(model_name: str, alias: str, version: int) -> None:
+    """Give an alias to a version; whichever had it has it no longer."""
+    mlflow.MlflowClient().set_registered_model_alias(model_name, alias, str(version))
+
+
+def remove_alias(model_name: str, alias: str) -> None:
+    """Take an alias away."""
+    mlflow.MlflowClient().delete_registered_model_alias(model_name, alias)
+
+
+def set_tags(model_name: str, version: int, tags: dict[str, str]) -> None:
+    """Set or replace a version's tags, one after the other."""
+    for name, value in tags.items():
+        mlflow.MlflowClient().set_model_version_tag(model_name, str(version), name, str(value))
+
+
+def get(model_name: str, which: str | int) -> dict[str, str]:
+    """Return the tags of a version, named by alias or number, and "version", its number.
+
+    ValueError where there is no such model, alias or version.
+    """
+    client = mlflow.MlflowClient()
+    number = aliases(model_name).get(which) if isinstance(which, str) else which
+    try:
+        if number is None:
+            raise KeyError
+        version = client.get_model_version(model_name, str(number))
+    except (KeyError, mlflow.MlflowException) as error:
+        if getattr(error, "error_code", "RESOURCE_DOES_NOT_EXIST") != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        kind = "alias" if isinstance(which, str) else "version"
+        raise ValueError(
+            f"No model {model_name!r} with the {kind} {which!r} in {mlflow.get_tracking_uri()}: "
+            "run `make tune` first, or set MLFLOW_TRACKING_URI."
+        ) from None
+    return dict(version.tags) | {"version": str(version.version)}
+
+
+def pull(model_name: str, which: str | int, to: Path) -> Path:
+    """Fetch the .h5 of a version, named by alias or number, and return where it is.
+
+    to: a file, or a folder that exists. The file gets there only after its SHA-256 was compared
+    with the version's, it was inspected and, loaded by Keras, it reproduced its golden predictions;
+    no code stored with the model is run. ValueError with the reason otherwise; `to` is then as it
+    was.
+    """
+    version = get(model_name, which)
+    title = f"{model_name} version {version['version']}"
+    path = version.get("h5.path", "")
+    if not re.fullmatch(r"artifacts/\w[\w.-]*\.h5", path) or "h5.sha256" not in version:
+        raise ValueError(f"{title} was not registered by this project: it names no .h5 to fetch.")
+    to = to / Path(path).name if to.is_dir() else to
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pull-") as folder:
+        uri = f"models:/{model_name}/{version['version']}/{path}"
+        fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        with fetched.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        if checksum != version["h5.sha256"]:
+            raise ValueError(
+                f"{title}: the .h5 has SHA-256 {checksum}, registered was "
+                f"{version['h5.sha256']}. Do not use it; register it anew."
+            )
+        export.verify_h5(fetched)
+        os.replace(fetched, to)
+    return to
