@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from agegender import config
-from agegender.evidence import evaluation, report
+from agegender.evidence import report
 from agegender.networks import backbones, export
 from agegender.registry import promotion, tracking, versions
 from pipelines import command_line
@@ -31,8 +31,10 @@ def promote(work: command_line.Work) -> dict[str, int]:
         folder = work.folder / family / "candidate"
         record = work.candidate(family)
         measured = ("val_score", "val_age_mae", "val_gender_accuracy")
+        # Without their intervals, which the card has: the registry's table shows every tag.
         metrics = {name: record["val"][name] for name in measured} | {
-            f"test_{key}": value for key, value in evaluation.flatten(record["test"]).items()
+            f"test_{name}": found["value"] if isinstance(found, dict) else found
+            for name, found in record["test"].items()
         }
         licence, backbone = LICENCES[work.faces.kind], None
         if record["backbone"] != "none":
