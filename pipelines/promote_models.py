@@ -47,7 +47,7 @@ def promote(work: command_line.Work) -> dict[str, int]:
             data_kind=work.faces.kind,
             licence=licence,
             backbone=backbone,
-            evidence=record["evidence"],
+            evidence=record["evidence"] | {"test_looks": len(tracking.test_looks())},
         )
         tracking.log_text(record["run_id"], card, "model_card.md")
         manifest = work.faces.manifest

@@ -6,6 +6,7 @@ A second call with the same arguments goes on where the first was stopped, or sh
 
 import time
 
+from agegender.registry import tracking, versions
 from pipelines import command_line, evaluate_models, promote_models, search_models, train_finalists
 
 
@@ -14,14 +15,17 @@ def run_all(work: command_line.Work) -> None:
     search_models.search(work)
     train_finalists.train(work)
     evaluate_models.evaluate(work)
-    versions = promote_models.promote(work)
+    registered = promote_models.promote(work)
     print()
-    for family, version in versions.items():
+    for family, version in registered.items():
         name = promote_models.model_name(work, family)
+        champion = versions.aliases(name)["champion"]
         print(f"{family}  {promote_models.summary(work.candidate(family))}")
-        print(f"   {name} version {version}, exports/age_gender_{family}.h5")
+        print(f"   {name} version {version}; the champion, in exports/, is version {champion}")
     for line in evaluate_models.verdicts(work):
         print(line)
+    looks = len(tracking.test_looks())
+    print(f"Looks at the locked test so far, noted in this store's test-ledger: {looks}.")
     if work.faces.kind == "generated":
         print("These faces are generated: the numbers say nothing about people.")
     print(f"{(time.monotonic() - work.started) / 60:.1f} minutes. Compare the runs: make ui")

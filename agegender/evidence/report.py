@@ -50,7 +50,7 @@ def model_card(
     record: a candidate's, with seed, epochs, data, val and test. data_kind: "utkface" or
     "generated". backbone: name, licence and pretraining, or None. evidence: any of slices,
     worst_slices, intervals, abstention, label_noise, robustness and mirror, as the evaluation
-    leaves them; what is missing is left out.
+    leaves them, and test_looks, their number; what is missing is left out.
     """
     name = f"age-gender-{family}" + ("" if data_kind == "utkface" else f"-{data_kind}")
     weights = backbone and "{name} ({licence}), trained on {pretraining}.".format(**backbone)
@@ -94,6 +94,8 @@ def _metrics(record: dict, evidence: dict) -> str:
     )
     if noise := evidence.get("label_noise"):
         lines.append(f"\nThe labels' own disagreement, over near-duplicates: {_told(noise)}.")
+    if looks := evidence.get("test_looks"):
+        lines.append(f"\nLooks at the test noted in this store so far: {looks}.")
     if mirror := evidence.get("mirror"):
         lines.append(f"\nAveraged with the mirror image, the MAE changes by {_mae(mirror)} years.")
     return "\n".join(lines)

@@ -61,6 +61,7 @@ def full_evidence():
         "label_noise": {"pairs": 321, "age_difference_years": interval(3.21)},
         "robustness": [{"corruption": "clean", "strength": 0, "mae": 4.8, "gender_accuracy": 0.9}]
         + curves,
+        "test_looks": 3,
         "mirror": {"mae": interval(-0.0765) | {"p": 0.01}, "gender": {"only_a": 3}},
     }
 
