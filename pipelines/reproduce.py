@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", choices=families.FAMILIES, required=True)
     parser.add_argument("--version", type=int, required=True)
     parser.add_argument("--data", type=Path, help="the pictures that it was trained on")
-    parser.add_argument("--seeds", type=int, default=2, help="further ones, 2 or more; 4 tell more")
+    parser.add_argument("--seeds", type=int, help="further ones in any case, 2 or more")
     parser.add_argument("--generated", action="store_true", help="a model of generated faces")
     arguments = parser.parse_args(argv)
     if arguments.seeds is not None and arguments.seeds < 2:

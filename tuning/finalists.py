@@ -288,13 +288,21 @@ def reproduce(
     seeds: so many; None for OTHER_SEEDS, and only where its own does not give the same numbers.
     version: its tags and run_id; name: its model and version, as "age-gender-A/3". folder: where
     finished trainings wait for interrupted work to go on. Return `compare_with_registered` and,
-    under "differs", what else is not as it was. ValueError where the data are others.
+    under "differs", what else is not as it was. ValueError where the data are others, and for a B
+    that was cut short before its fine-tuning.
     """
     if faces.digest != version["data.digest"]:
         raise ValueError(
             f"{name} was trained on data with digest {version['data.digest']}; these faces "
             f"have {faces.digest}. Give the same pictures with DATA=, in an environment from the "
             "same requirements.lock: digests are of the decoded pixels and of their split."
+        )
+    values = json.loads(version["settings"])
+    head = settings.head_epochs + (values.get("unfrozen_share", 0) > 0) if family == "B" else 0
+    if int(version["epochs_trained"]) < head:
+        raise ValueError(
+            f"{name} was cut short by MINUTES while its head was warming up, at a moment that no "
+            "other training would meet. Reproduce a version that had the time."
         )
     now = families.origin(faces, settings)
     differs = {
@@ -321,7 +329,7 @@ def reproduce(
                 family,
                 faces,
                 settings,
-                {0: json.loads(version["settings"])},
+                {0: values},
                 range(seed, seed + count + 1),
                 int(version["epochs"]),
                 path=path,
