@@ -203,7 +203,6 @@ def _record(model_name, tags, champion, predictions, faces, gate, seed) -> None:
         for name in ("mae", "gender_accuracy")
         if (found := result.get(name))
     }
-    figures |= {f"gate.{name}": f"{value:g}" for name, value in dataclasses.asdict(gate).items()}
     versions.set_tags(
         model_name,
         version,
