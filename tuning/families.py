@@ -130,6 +130,8 @@ def train_finalists(
     # out, or fewer trainings where that would leave them too short to be worth it.
     epochs = work.final_epochs
     if math.isfinite(stop_at):
+        # Never less than its trial had: cut short, the same setting would only be worse.
+        stop_at = max(stop_at, time.monotonic() + best[0].seconds)
         epoch_seconds = best[0].metrics["epoch_seconds"]
         # What a training costs besides: the head, compiling; the quickest trial found it cached.
         completed = [trial for trial in done if trial.status == "COMPLETED"]
