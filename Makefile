@@ -21,7 +21,7 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  rollback pull compare reproduce lint soak format clean lock setup
+  rollback pull compare reproduce release lint soak format clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -77,6 +77,9 @@ pull: $(ready) ## a version's .h5, checked before it is handed over (MODEL=B ALI
 compare: $(ready) ## the best settings of a search over several seeds (SETTINGS=3 SEEDS=3)
 	$(PYTHON) -m pipelines.compare $(flags) $(if $(SETTINGS),--settings $(SETTINGS)) \
 	  $(if $(SEEDS),--seeds $(SEEDS))
+
+release: $(ready) ## train a model for models/ with settings fixed before (MODEL=A, hours)
+	$(PYTHON) -m pipelines.release_models --model "$(MODEL)" $(data_flags)
 
 reproduce: $(ready) ## train a registered version again and judge the result (MODEL=A VERSION=1)
 	$(PYTHON) -m pipelines.reproduce $(version_flags) $(if $(DATA),--data "$(DATA)") \

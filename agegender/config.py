@@ -67,6 +67,29 @@ def _with(**changes) -> Settings:
     return dataclasses.replace(Settings(), **changes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """How a model in models/ is trained: the full space's defaults with `changes`, nothing chosen.
+
+    calibration_epochs: of a training without the validation faces, on which intervals are fitted.
+    """
+
+    family: str
+    epochs: int
+    calibration_epochs: int
+    changes: dict = dataclasses.field(default_factory=dict)
+    views: int = 4
+    seed: int = 0
+
+
+# A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
+RELEASES = {
+    "A": Release("A", 40, 10),
+    "B": Release("B", 8, 4),
+    "A_full": Release("A", 18, 3),
+    "B_full": Release("B", 4, 1, views=2),
+}
+
 PRESETS = {
     "laptop": Settings(),
     "smoke": _with(

@@ -48,10 +48,15 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return training.predict(network, images, np.arange(len(images)))
 
-    tables = {split: predictions(network, faces, split) for split in ("validation", "test")}
-    test, validation = tables["test"], tables["validation"]
+    test = predictions(network, faces, "test")
     truth = test.age_years.to_numpy(), test.gender.to_numpy()
-    mirror = {}
+    held_out, mirror = folder / families.HELD_OUT, {}
+    if held_out.exists():
+        # A release: trained on its validation faces, and averaging over the mirror image itself.
+        validation, tables = pd.read_csv(held_out, keep_default_na=False), {}
+    else:
+        validation = predictions(network, faces, "validation")
+        tables = {"validation": validation, "test": test}
     for split, table in tables.items():
         averaged = predictions(network, faces, split, mirrored=True)
         for name in ("age_predicted", "gender_probability"):
@@ -83,8 +88,8 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
         | {"test": uncertainty.interval_coverage(intervals, truth[0], test.age_predicted)},
         "abstention": uncertainty.fit_abstention(validation.gender, validation.gender_probability),
         "label_noise": evaluation.label_noise(faces.manifest),
-        "mirror": mirror["test"],
-        "mirror_validation": mirror["validation"],
+        "mirror": mirror.get("test"),
+        "mirror_validation": mirror.get("validation"),
         "worst_slices": evaluation.worst_slices(slices),
         "slices": slices.to_dict("records"),
         "robustness": corrupted.to_dict("records"),

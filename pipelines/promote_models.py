@@ -12,7 +12,7 @@ import pandas as pd
 from agegender import config
 from agegender.evidence import report
 from agegender.networks import backbones, export
-from agegender.registry import promotion, tracking, versions
+from agegender.registry import promotion, releases, tracking, versions
 from pipelines import command_line
 from tuning import families
 
@@ -26,29 +26,14 @@ LICENCES = {
 def promote(work: command_line.Work) -> dict[str, int]:
     """Return the registered version of each family; nothing is registered or judged twice."""
     registered = {}
+    if work.faces.kind == "utkface":
+        # What a first search has to beat: the models trained on as many faces.
+        releases.register(work.root / "models", full=len(work.faces.manifest) > releases.FULL_FACES)
     for family in families.FAMILIES:
         name = model_name(work, family)
         folder = work.folder / family / "candidate"
         record = work.candidate(family)
-        measured = ("val_score", "val_age_mae", "val_gender_accuracy")
-        # Without their intervals, which the card has: the registry's table shows every tag.
-        metrics = {name: record["val"][name] for name in measured} | {
-            f"test_{name}": found["value"] if isinstance(found, dict) else found
-            for name, found in record["test"].items()
-        }
-        licence, backbone = LICENCES[work.faces.kind], None
-        if record["backbone"] != "none":
-            known = backbones.BACKBONES[record["backbone"]]
-            backbone = {"name": record["backbone"]}
-            backbone |= {"licence": known.licence, "pretraining": known.pretraining}
-        card = report.model_card(
-            record,
-            family=family,
-            data_kind=work.faces.kind,
-            licence=licence,
-            backbone=backbone,
-            evidence=record["evidence"] | {"test_looks": len(tracking.test_looks())},
-        )
+        card, metrics, tags = describe(work, record)
         tracking.log_text(record["run_id"], card, "model_card.md")
         manifest = work.faces.manifest
         seen = manifest[manifest["split"].isin(("train", "validation"))][["name", "split"]]
@@ -58,17 +43,7 @@ def promote(work: command_line.Work) -> dict[str, int]:
             run_id=record["run_id"],
             h5_path=folder / f"age_gender_{family}.h5",
             metrics=metrics,
-            tags={
-                "licence": licence,
-                "data.kind": work.faces.kind,
-                "data.digest": work.faces.digest,
-                "backbone": record["backbone"],
-                "backbone.licence": backbone["licence"] if backbone else "none",
-                "settings": json.dumps(record["values"]),
-                "epochs": str(record["epochs"]),
-                "seed": str(record["seed"]),
-            }
-            | record.get("origin", {}),
+            tags=tags,
             example=export.golden_images()[:2],
             description=card,
         )
@@ -89,6 +64,40 @@ def promote(work: command_line.Work) -> dict[str, int]:
         export_champion(work, name, family)
         registered[family] = version
     return registered
+
+
+def describe(work: command_line.Work, record: dict) -> tuple[str, dict[str, float], dict[str, str]]:
+    """Return the card, the metrics and the tags of an evaluated candidate's version."""
+    measured = ("val_score", "val_age_mae", "val_gender_accuracy")
+    # Without their intervals, which the card has: the registry's table shows every tag.
+    metrics = {name: record["val"][name] for name in measured} | {
+        f"test_{name}": found["value"] if isinstance(found, dict) else found
+        for name, found in record["test"].items()
+    }
+    licence, backbone = LICENCES[work.faces.kind], None
+    if record["backbone"] != "none":
+        known = backbones.BACKBONES[record["backbone"]]
+        backbone = {"name": record["backbone"]}
+        backbone |= {"licence": known.licence, "pretraining": known.pretraining}
+    card = report.model_card(
+        record,
+        family=record["family"],
+        data_kind=work.faces.kind,
+        licence=licence,
+        backbone=backbone,
+        evidence=record["evidence"] | {"test_looks": len(tracking.test_looks())},
+    )
+    tags = {
+        "licence": licence,
+        "data.kind": work.faces.kind,
+        "data.digest": work.faces.digest,
+        "backbone": record["backbone"],
+        "backbone.licence": backbone["licence"] if backbone else "none",
+        "settings": json.dumps(record["values"]),
+        "epochs": str(record["epochs"]),
+        "seed": str(record["seed"]),
+    }
+    return card, metrics, tags | record.get("origin", {})
 
 
 def model_name(work: command_line.Work, family: str) -> str:

@@ -19,11 +19,12 @@ import pandas as pd
 from agegender import config
 from agegender.data import pixels
 from agegender.evidence import figures
-from agegender.networks import backbones, export
+from agegender.networks import backbones, export, training
 from agegender.registry import tracking
 from tuning import search, spaces, trials
 
 FAMILIES = {"A": "scratch", "B": "pretrained"}
+HELD_OUT = "held_out.csv"
 TITLES = {"A": "A, trained from scratch", "B": "B, pretrained and fine-tuned"}
 
 
@@ -179,14 +180,7 @@ def train_finalists(
     }
     winner, trained = first_folds[min(means, key=means.get)]
     candidate.mkdir(exist_ok=True)
-    golden = export.golden_images()
-    networks = {f"age_gender_{family}": trained.network}
-    if trained.frozen_weights:
-        networks["frozen_features"] = keras.models.clone_model(trained.network)
-        networks["frozen_features"].set_weights(trained.frozen_weights)
-    for name, network in networks.items():
-        exported = export.with_mirror(network) if settings.mirror_images else network
-        export.export_h5(exported, candidate / f"{name}.h5", golden)
+    export_networks(family, trained, candidate, mirror_images=settings.mirror_images)
     record = {
         "family": family,
         "run_id": winner.run_id,
@@ -202,6 +196,101 @@ def train_finalists(
     }
     search.write_atomically(candidate / "candidate.json", json.dumps(record, indent=1))
     return candidate
+
+
+def train_release(
+    name: str,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    *,
+    folder: Path,
+    cache: Path,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Train a model of config.RELEASES on training and validation faces; return its folder.
+
+    All is fixed before: the defaults of the full space with the release's own changes, epochs and
+    seed; the last epoch is kept. A shorter training without the validation faces, in a child run,
+    gives their predictions, on which age intervals and abstention are calibrated; it errs a little
+    more, so they are a little wide. The folder is as `train_finalists` leaves it, with these
+    predictions in HELD_OUT. Nothing is done where it is complete.
+    """
+    release = config.RELEASES[name]
+    family, candidate = release.family, folder / "candidate"
+    if (candidate / "candidate.json").exists():
+        report(f"{name} is trained: {candidate}.")
+        return candidate
+    settings = dataclasses.replace(
+        settings, tier="full", seed=release.seed, mirror_images=True, views=release.views
+    )
+    values = spaces.defaults(family, backbones.available(trials.weights(cache))) | release.changes
+    rows = {"train": faces.rows("train"), "validation": faces.rows("validation")}
+    every_row = faces.rows("train", "validation")
+    results = {}
+    with tracking.run(
+        f"release {name}",
+        experiment=experiment(faces),
+        tags=run_tags(family, faces, settings, "release") | {"release": name},
+        params={"seed": release.seed, "epochs": release.epochs},
+        description=f"{TITLES[family]}, trained on training and validation faces for models/.",
+    ) as parent_run_id:
+        for part, epochs, fold in (
+            ("calibration", release.calibration_epochs, tuple(rows.values())),
+            ("final", release.epochs, (every_row, every_row[:0])),
+        ):
+            report(f"Release {name}, {part}: {epochs} epochs on {len(fold[0]):,} faces.")
+            results[part] = train_and_log(
+                family,
+                faces,
+                values,
+                settings,
+                name=f"release {name}, {part}",
+                role="release",
+                number=0,
+                parent_run_id=parent_run_id,
+                cache=cache,
+                folds=[fold],
+                epochs=epochs,
+                stop_at=math.inf,
+                report=report,
+            )
+    (calibration, calibrated), (final, trained) = results.values()
+    record = {
+        "family": family,
+        "run_id": final.run_id,
+        "values": values,
+        "epochs": release.epochs,
+        "seed": release.seed,
+        "data": faces.digest,
+        "backbone": _backbone(family, values),
+        "origin": origin(faces, settings) | {"epochs_trained": str(len(trained.history))},
+        "val": calibration.metrics,
+        "history": calibrated.history.to_dict("records"),
+        "faces": len(every_row),
+    }
+    export_networks(family, trained, candidate, mirror_images=True)
+    averaged = export.with_mirror(calibrated.network)
+    table = faces.manifest.iloc[rows["validation"]][["name", "age_years", "gender", "race"]]
+    age, gender = training.predict(averaged, faces.pixels, rows["validation"])
+    table.assign(age_predicted=age, gender_probability=gender).to_csv(
+        candidate / HELD_OUT, index=False
+    )
+    search.write_atomically(candidate / "candidate.json", json.dumps(record, indent=1))
+    return candidate
+
+
+def export_networks(
+    family: str, trained: trials.Trained, folder: Path, *, mirror_images: bool
+) -> None:
+    """Write a trained network's .h5 and, of B, that of the same head before fine-tuning."""
+    golden = export.golden_images()
+    networks = {f"age_gender_{family}": trained.network}
+    if trained.frozen_weights:
+        networks["frozen_features"] = keras.models.clone_model(trained.network)
+        networks["frozen_features"].set_weights(trained.frozen_weights)
+    for name, network in networks.items():
+        exported = export.with_mirror(network) if mirror_images else network
+        export.export_h5(exported, folder / f"{name}.h5", golden)
 
 
 def train_and_log(
@@ -231,6 +320,7 @@ def train_and_log(
     ) as run_id:
         started = time.monotonic()
         last_line = started
+        length = epochs + (settings.head_epochs if family == "B" else 0)
 
         def on_progress(done, total):
             nonlocal last_line
@@ -245,10 +335,12 @@ def train_and_log(
             now = time.monotonic()
             if now - last_line > 30:
                 last_line = now
+                prefix, split = ("val_", "validation") if "val_score" in row else ("", "training")
                 report(
-                    f"  {name}, epoch {row['epoch'] + 1}: val_score {row['val_score']:.3f} "
-                    f"({row['val_age_mae']:.2f} years, {row['val_gender_accuracy']:.3f}), "
-                    f"{row['seconds']:.0f} s an epoch"
+                    f"  {name}, epoch {row['epoch'] + 1}: {split} "
+                    f"{row[f'{prefix}age_mae']:.2f} years, "
+                    f"{row[f'{prefix}gender_accuracy']:.3f}; {row['seconds']:.0f} s an epoch, at "
+                    f"that pace {row['seconds'] * (length - row['epoch'] - 1) / 60:.0f} min left"
                 )
 
         records = []
@@ -277,13 +369,16 @@ def train_and_log(
             metrics
             | {
                 "seconds": seconds,
-                "best_epoch": int(trained.history.val_score.idxmin()),
                 "images_per_second": trained.history.images_per_second.median(),
                 "parameters": trained.network.count_params(),
             },
         )
         log_dataset(run_id, faces, role)
-        tracking.log_figure(run_id, figures.learning_curves(trained.history), "learning_curves.png")
+        if "val_score" in trained.history:
+            best_epoch = int(trained.history.val_score.idxmin())
+            tracking.log_metrics(run_id, {"best_epoch": best_epoch})
+            curves = figures.learning_curves(trained.history)
+            tracking.log_figure(run_id, curves, "learning_curves.png")
         lines: list[str] = []
         trained.network.summary(print_fn=lines.append, line_length=100)
         tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")

@@ -32,7 +32,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
     """Return the arguments of network A: {"build": ..., "fit": ..., "augmentation": ...}."""
     choice, real = _choose(hp, tier)
     build = {
-        "internal_size_pixels": choice("internal_size_pixels", [64, 96, 128], 128),
+        "internal_size_pixels": choice("internal_size_pixels", [64, 96, 128], 96),
         "stem_filters": choice("stem_filters", [16, 24, 32], 24),
         "stem_kernel_pixels": choice("stem_kernel_pixels", [3, 5], 3),
         "width": choice("width", [16, 24, 32, 48], 32, short=True),
@@ -53,7 +53,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
     fit, build["age_head"] = _age_arguments(hp, tier)
     fit |= {
         "gender_weight": real("gender_weight", 0.3, 5.0, 1.2, short=True, sampling="log"),
-        "optimizer": choice("optimizer", ["adamw", "adam", "sgd"], "adamw"),
+        "optimizer": choice("optimizer", ["adamw", "adam", "muon", "sgd"], "muon"),
         "learning_rate": real("learning_rate", 5e-4, 8e-3, 2e-3, short=True, sampling="log"),
         "schedule": choice("schedule", ["cosine", "constant"], "cosine"),
         "warmup": real("warmup", 0.0, 0.2, 0.05),
@@ -151,6 +151,13 @@ def notebook(family: str, hp: keras_tuner.HyperParameters, at_hand: list[str]) -
     backbone = {"name": name, "internal_size_pixels": 128, "unfrozen_share": 0.0}
     fit |= {"head_learning_rate": 1e-4, "head_weight_decay": 0.0}
     return {"backbone": backbone, "fit": fit, "augmentation": None}
+
+
+def defaults(family: str, at_hand: list[str]) -> dict:
+    """Return the values of the full space's defaults."""
+    hp = keras_tuner.HyperParameters()
+    space(family, hp, "full", at_hand)
+    return dict(hp.values)
 
 
 def arguments(family: str, values: dict, tier: str, at_hand: list[str]) -> dict:

@@ -29,7 +29,9 @@ class Trained:
 
     @property
     def best_epoch(self) -> dict[str, float]:
-        """The metrics of the epoch that was kept."""
+        """The metrics of the epoch that was kept; none where nothing was validated."""
+        if "val_score" not in self.history:
+            return {}
         return self.history.loc[self.history.val_score.idxmin(), list(BEST_EPOCH)].to_dict()
 
 

@@ -5,6 +5,7 @@ form a group, and no group lies in two splits. A group whose labels disagree is 
 only: it measures the noise of the labels, not the model.
 """
 
+import hashlib
 from collections.abc import Sequence, Set
 from pathlib import Path
 
@@ -63,6 +64,11 @@ def read_test_names() -> frozenset[str]:
     """Read the committed test faces of UTKFace, as `utkface.face_key` writes them."""
     lines = TEST_NAMES_FILE.read_text().splitlines()
     return frozenset(line for line in lines if not line.startswith("#"))
+
+
+def test_names_checksum() -> str:
+    """Return the SHA-256 of the committed list of test faces."""
+    return hashlib.sha256(TEST_NAMES_FILE.read_bytes()).hexdigest()
 
 
 def choose_test_names(

@@ -58,6 +58,8 @@ def fine_tune(
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """Train network B in place and leave the epoch with the lowest val_score of either phase.
 
+    Without validation_rows, the last epoch of the second.
+
     First the head, on feature vectors; then, for `epochs`, also the layers from `unfreeze_from`
     on. With augmentation None the second phase trains on activations at the layer `cut`, which
     must not lie above `unfreeze_from`: they are computed once for `views` views of each face, kept
@@ -129,6 +131,6 @@ def fine_tune(
         weight_decay=weight_decay,
         augmentation=augmentation,
     )
-    if tuned_history.val_score.min() >= head_history.val_score.min():
+    if len(validation_rows) and tuned_history.val_score.min() >= head_history.val_score.min():
         network.set_weights(frozen_weights)
     return pd.concat([head_history, tuned_history], ignore_index=True), frozen_weights

@@ -192,12 +192,34 @@ AGE_LOSSES = {
 }
 
 
+class MuonOfKernels(keras.optimizers.Muon):
+    """Muon for kernels of convolutions and hidden layers, Adam for the rest (Jordan et al. 2024).
+
+    Keras' own takes Adam for whatever is not 2-dimensional; here a convolution's kernel (height,
+    width, in, out) is the matrix (height x width x in, out).
+    """
+
+    def _should_use_adamw(self, variable):
+        return len(variable.shape) not in (2, 4) or variable.shape[-1] < 8
+
+    def zeropower_via_newtonschulz5(self, x, steps):
+        """Return x, its matrix orthogonalised, scaled for `lr_adjust` by that matrix's shape."""
+        shape = x.shape
+        matrix = keras.ops.reshape(x, (-1, shape[-1]))
+        return keras.ops.reshape(super().zeropower_via_newtonschulz5(matrix, steps), shape)
+
+    def lr_adjust(self, x):
+        """Scale an update to the root mean square of Adam's (Liu et al. 2025)."""
+        rows = math.prod(x.shape[:-1])
+        return x * (max(rows, x.shape[-1]) ** 0.5 * self.rms_rate)
+
+
 def make_optimizer(
     name: str, learning_rate: float, schedule: str, steps: int, warmup: float, weight_decay: float
 ) -> keras.Optimizer:
     """Return an optimizer whose rate rises over the share `warmup` of the steps, then falls.
 
-    name: adamw, adam or sgd (Nesterov); schedule: cosine (to a thousandth) or constant; decay
+    name: adamw, adam, muon or sgd (Nesterov); schedule: cosine (to a thousandth) or constant; decay
     spares biases and normalisation. KeyError for another name.
     """
     warmup_steps = max(1, round(warmup * steps))
@@ -210,6 +232,9 @@ def make_optimizer(
     )
     optimizer = {
         "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=weight_decay),
+        "muon": lambda: MuonOfKernels(
+            rate, weight_decay=weight_decay, adam_weight_decay=weight_decay
+        ),
         "adam": lambda: keras.optimizers.Adam(rate),
         "sgd": lambda: keras.optimizers.SGD(
             rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
@@ -246,6 +271,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train in place and leave the weights of the epoch with the lowest val_score.
 
+    Without validation_rows nothing is validated and the last epoch's weights are left.
+
     network: as `models.for_training` returns it. inputs: pixels uint8 (M, S, S, 3) with
     `augmentation` (strengths of RandomView), or activations (M, ...) or (M, views, ...); age_years
     and gender float32 (M,); rows index all three. floors turn MAE and accuracy into val_score.
@@ -279,12 +306,13 @@ def fit(
         },
     )
     history, best = [], {"val_score": math.inf}
+    validated = len(validation_rows) > 0
     best_weights, started = None, time.monotonic()
 
     def end_epoch(epoch, logs):
         nonlocal best, best_weights, started
         row = {"epoch": epoch}
-        for prefix in ("", "val_"):
+        for prefix in ("", "val_") if validated else ("",):
             # What the panels call the age's loss is all that the age adds to the whole.
             age_part = sum(
                 weights[name] * logs[f"{prefix}{name}_loss"] for name in {"age"} | age_layers
@@ -295,14 +323,15 @@ def fit(
             raise TrainingDivergedError(
                 f"The loss was no longer finite in epoch {epoch}: {row}. Lower the learning rate."
             )
-        row["val_score"] = evaluation.val_score(
-            row["val_age_mae"], row["val_gender_accuracy"], floors
-        )
+        if validated:
+            row["val_score"] = evaluation.val_score(
+                row["val_age_mae"], row["val_gender_accuracy"], floors
+            )
         row["learning_rate"] = float(trained.optimizer.learning_rate)
         row["seconds"] = time.monotonic() - started
         row["images_per_second"] = len(train_rows) / row["seconds"]
         history.append(row)
-        if row["val_score"] < best["val_score"]:
+        if validated and row["val_score"] < best["val_score"]:
             best, best_weights = row, network.get_weights()
         if on_epoch:
             on_epoch(row)
@@ -314,13 +343,14 @@ def fit(
 
     trained.fit(
         batches(train_rows, seed),
-        validation_data=batches(validation_rows),
+        validation_data=batches(validation_rows) if validated else None,
         epochs=epochs,
         shuffle=False,
         verbose=0,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)],
     )
-    network.set_weights(best_weights)
+    if validated:
+        network.set_weights(best_weights)
     return pd.DataFrame(history)
 
 

@@ -1,0 +1,102 @@
+"""The models in models/: written by a release, registered at the first use of an empty registry.
+
+A released model NAME is age_gender_NAME.h5 with age_gender_NAME.json (what made it, what was
+measured, its history), age_gender_NAME.md (its card) and age_gender_NAME.csv (its predictions of
+the test faces).
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from agegender.data import splits
+from agegender.evidence import evaluation, figures
+from agegender.networks import export
+from agegender.registry import promotion, tracking, versions
+
+# More than in the coursework's 5,000 faces: all of UTKFace, whose models are named so.
+FULL_FACES = 10_000
+FULL = "_full"
+
+
+def name(family: str, *, full: bool) -> str:
+    """Return how a family's released model is named."""
+    return f"age_gender_{family}" + FULL * full
+
+
+def write(
+    folder: Path,
+    title: str,
+    candidate: Path,
+    record: dict,
+    card: str,
+    metrics: dict[str, float],
+    tags: dict[str, str],
+) -> None:
+    """Put an evaluated candidate, a folder with its .h5 and predictions.csv, into models/.
+
+    The .json comes last: what it does not fit is no release.
+    """
+    folder.mkdir(exist_ok=True)
+    (folder / f"{title}.json").unlink(missing_ok=True)
+    (folder / f"{title}.h5").write_bytes(
+        (candidate / f"age_gender_{record['family']}.h5").read_bytes()
+    )
+    (folder / f"{title}.md").write_text(card)
+    predictions = pd.read_csv(candidate / "predictions.csv", keep_default_na=False)
+    predictions.round(4).to_csv(folder / f"{title}.csv", index=False)
+    tags = tags | {promotion.RELEASED_WITHOUT: splits.test_names_checksum(), "release": title}
+    kept = {"record": record, "metrics": metrics, "tags": tags}
+    (folder / f"{title}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def register(folder: Path, *, full: bool) -> dict[str, int]:
+    """Register the released models of both families where their registry is empty.
+
+    full: those trained on all of UTKFace, where there are; the others stand in for them. Each
+    becomes version 1 and champion, with its card, its history and its evidence. Return the new
+    versions; none where nothing is released or the registry has the model already.
+    """
+    registered = {}
+    for family in "AB":
+        model = versions.full_name(family)
+        titles = [name(family, full=wanted) for wanted in (full, not full)]
+        title = next((t for t in titles if (folder / f"{t}.json").exists()), None)
+        if title is None or "champion" in versions.aliases(model):
+            continue
+        kept = json.loads((folder / f"{title}.json").read_text())
+        record, card = kept["record"], (folder / f"{title}.md").read_text()
+        with tracking.run(
+            f"released {title}",
+            experiment="age-gender",
+            tags={"family": family, "role": "released", "data.kind": "utkface"},
+            params=record["values"],
+            description=f"{title}, as it came with this project; trained elsewhere.",
+        ) as run_id:
+            history = pd.DataFrame(record["history"])
+            tracking.log_epochs(run_id, history.drop(columns="phase", errors="ignore"))
+            curves = figures.learning_curves(history)
+            tracking.log_figure(run_id, curves, "learning_curves.png")
+            flat = evaluation.flatten(record["test"])
+            tracking.log_metrics(
+                run_id, record["val"] | {f"test_{key}": value for key, value in flat.items()}
+            )
+            tracking.log_text(run_id, json.dumps(record["evidence"], indent=1), "evidence.json")
+            tracking.log_text(run_id, card, "model_card.md")
+            predictions = pd.read_csv(folder / f"{title}.csv", keep_default_na=False)
+            tracking.log_table(run_id, predictions, "predictions.csv")
+            lines: list[str] = []
+            network = export.load_h5(folder / f"{title}.h5")
+            network.summary(print_fn=lines.append, line_length=100, expand_nested=True)
+            tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
+            registered[family] = versions.register_version(
+                model_name=model,
+                run_id=run_id,
+                h5_path=folder / f"{title}.h5",
+                metrics=kept["metrics"],
+                tags=kept["tags"],
+                example=export.golden_images()[:2],
+                description=card,
+            )
+    return registered
