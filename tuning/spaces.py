@@ -53,7 +53,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
     fit, build["age_head"] = _age_arguments(hp, tier)
     fit |= {
         "gender_weight": real("gender_weight", 0.3, 5.0, 1.2, short=True, sampling="log"),
-        "optimizer": choice("optimizer", ["adamw", "adam", "muon", "sgd"], "muon"),
+        "optimizer": choice("optimizer", ["adamw", "adam", "sgd"], "adamw"),
         "learning_rate": real("learning_rate", 5e-4, 8e-3, 2e-3, short=True, sampling="log"),
         "schedule": choice("schedule", ["cosine", "constant"], "cosine"),
         "warmup": real("warmup", 0.0, 0.2, 0.05),

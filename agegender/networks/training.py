@@ -192,34 +192,12 @@ AGE_LOSSES = {
 }
 
 
-class MuonOfKernels(keras.optimizers.Muon):
-    """Muon for kernels of convolutions and hidden layers, Adam for the rest (Jordan et al. 2024).
-
-    Keras' own takes Adam for whatever is not 2-dimensional; here a convolution's kernel (height,
-    width, in, out) is the matrix (height x width x in, out).
-    """
-
-    def _should_use_adamw(self, variable):
-        return len(variable.shape) not in (2, 4) or variable.shape[-1] < 8
-
-    def zeropower_via_newtonschulz5(self, x, steps):
-        """Return x, its matrix orthogonalised, scaled for `lr_adjust` by that matrix's shape."""
-        shape = x.shape
-        matrix = keras.ops.reshape(x, (-1, shape[-1]))
-        return keras.ops.reshape(super().zeropower_via_newtonschulz5(matrix, steps), shape)
-
-    def lr_adjust(self, x):
-        """Scale an update to the root mean square of Adam's (Liu et al. 2025)."""
-        rows = math.prod(x.shape[:-1])
-        return x * (max(rows, x.shape[-1]) ** 0.5 * self.rms_rate)
-
-
 def make_optimizer(
     name: str, learning_rate: float, schedule: str, steps: int, warmup: float, weight_decay: float
 ) -> keras.Optimizer:
     """Return an optimizer whose rate rises over the share `warmup` of the steps, then falls.
 
-    name: adamw, adam, muon or sgd (Nesterov); schedule: cosine (to a thousandth) or constant; decay
+    name: adamw, adam or sgd (Nesterov); schedule: cosine (to a thousandth) or constant; decay
     spares biases and normalisation. KeyError for another name.
     """
     warmup_steps = max(1, round(warmup * steps))
@@ -232,9 +210,6 @@ def make_optimizer(
     )
     optimizer = {
         "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=weight_decay),
-        "muon": lambda: MuonOfKernels(
-            rate, weight_decay=weight_decay, adam_weight_decay=weight_decay
-        ),
         "adam": lambda: keras.optimizers.Adam(rate),
         "sgd": lambda: keras.optimizers.SGD(
             rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
