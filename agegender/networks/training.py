@@ -4,6 +4,7 @@ Nothing here knows a search or a store. The same `fit` trains on uint8 pixels (a
 graph), on cached activations of a frozen backbone, and on feature vectors.
 """
 
+import ctypes
 import math
 import mmap
 import time
@@ -44,6 +45,20 @@ def prepare_backend() -> str:
     if device != "CPU":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     return device
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, where it is glibc.
+
+    TensorFlow 2.21 has it return all above 128 KB to the system from the first batch on that comes
+    from Python. Every step then asks for it anew, page by page, which takes as long as the
+    computing: 640 faces cost 9.6 s of processor time instead of 14 to 20.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3
+        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(mmap_threshold, 2**30)
 
 
 @keras.saving.register_keras_serializable("agegender")
@@ -322,7 +337,12 @@ def fit(
         epochs=epochs,
         shuffle=False,
         verbose=0,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)],
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: keep_freed_memory() if not batch else None,
+                on_epoch_end=end_epoch,
+            )
+        ],
     )
     if validated:
         network.set_weights(best_weights)
