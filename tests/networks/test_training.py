@@ -64,6 +64,18 @@ def test_the_best_epoch_is_what_is_left(toy):
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
 
 
+def test_without_validation_the_last_epoch_is_what_is_left(toy):
+    network, history = fit(toy, epochs=4, validation_rows=np.arange(0))
+    assert len(history) == 4 and not any(name.startswith("val_") for name in history)
+    validated, _ = fit(toy, epochs=4)
+    pictures, age_years, _ = toy
+    age, _ = training.predict(network, pictures, np.arange(64))
+    assert np.abs(age - age_years[:64]).mean() < history.age_mae.iloc[0]
+    # The same batches in the same order: only the choice of the epoch may differ.
+    first = [weights.shape for weights in validated.get_weights()]
+    assert first == [weights.shape for weights in network.get_weights()]
+
+
 def test_time_ends_a_training_after_its_epoch(toy):
     _, history = fit(toy, epochs=50, stop_at=time.monotonic())
     assert len(history) == 1

@@ -1,0 +1,111 @@
+"""Released models: written whole, registered once, a first rival for every search."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agegender import config
+from agegender.data import pixels, splits, utkface
+from agegender.registry import promotion, releases, tracking, versions
+
+MODEL = "age-gender-A"
+
+
+@pytest.fixture
+def candidate(network_h5, tmp_path):
+    """A folder as an evaluated release leaves it."""
+    folder = tmp_path / "candidate"
+    folder.mkdir()
+    shutil.copy(network_h5, folder / "age_gender_A.h5")
+    predictions = pd.DataFrame({"name": ["1_0_0_20170101000000001.jpg"], "age_predicted": [1 / 3]})
+    predictions.to_csv(folder / "predictions.csv", index=False)
+    return folder
+
+
+def record():
+    history = {
+        f"{prefix}{name}": 0.5
+        for prefix in ("", "val_")
+        for name in ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
+    }
+    return {
+        "family": "A",
+        "values": {"width": 32},
+        "history": [{"epoch": 0, "val_score": 0.5} | history],
+        "val": {"val_score": 0.5},
+        "test": {"n": 1, "mae": {"value": 0.667, "low": 0.5, "high": 0.8}},
+        "evidence": {"intervals": {"coverage": 0.9}},
+    }
+
+
+def write(folder, candidate, title):
+    releases.write(
+        folder, title, candidate, record(), "# A card", {"test_mae": 0.667}, {"epochs": "40"}
+    )
+
+
+def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate):
+    write(root / "models", candidate, "age_gender_A")
+    assert releases.register(root / "models", full=False) == {"A": 1}
+    version = versions.get(MODEL, "champion")
+    assert version["version"] == "1" and version["release"] == "age_gender_A"
+    assert version["test_mae"] == "0.667" and version["epochs"] == "40"
+    evidence = json.loads(tracking.read_text(version["run_id"], "evidence.json"))
+    assert evidence == record()["evidence"]
+    assert tracking.read_text(version["run_id"], "model_card.md") == "# A card"
+    assert "0.3333" in tracking.read_text(version["run_id"], "predictions.csv")
+    pulled = versions.pull(MODEL, "champion", root / "A.h5")
+    assert pulled.read_bytes() == (root / "models" / "age_gender_A.h5").read_bytes()
+    # Once: neither it nor another takes the place of what the registry has.
+    assert releases.register(root / "models", full=False) == {}
+    assert versions.aliases(MODEL) == {"champion": 1}
+
+
+def test_all_of_utkface_takes_the_models_that_were_trained_on_it(root, candidate):
+    for title in ("age_gender_A", "age_gender_A_full"):
+        write(root / "models", candidate, title)
+    releases.register(root / "models", full=True)
+    assert versions.get(MODEL, "champion")["release"] == "age_gender_A_full"
+
+
+def test_nothing_released_registers_nothing_and_a_torn_release_is_none(root, candidate):
+    assert releases.register(root / "models", full=True) == {}
+    write(root / "models", candidate, "age_gender_A")
+    (root / "models" / "age_gender_A.json").unlink()
+    assert releases.register(root / "models", full=True) == {}
+
+
+def test_a_release_is_comparable_on_the_committed_test_faces_alone(root, candidate):
+    write(root / "models", candidate, "age_gender_A")
+    releases.register(root / "models", full=False)
+    keys = sorted(splits.read_test_names())[:20]
+    names = [f"{key}.jpg.chip.jpg" for key in keys]
+    assert {utkface.face_key(name) for name in names} == set(keys)
+    labels = [utkface.parse_name(name)._asdict() for name in names]
+    manifest = pd.DataFrame(labels).assign(name=names, split="test")
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), np.uint8)
+
+    def judge(manifest):
+        faces = pixels.Faces(root, manifest, pictures, "digest", "utkface", {})
+        with tracking.run("train", experiment="tests") as run_id:
+            pass
+        version = versions.register_version(
+            model_name=MODEL,
+            run_id=run_id,
+            h5_path=candidate / "age_gender_A.h5",
+            metrics={},
+            tags={"data.digest": "digest"},
+            example=pictures[:1],
+            description="A rival.",
+        )
+        predictions = manifest.assign(
+            age_predicted=manifest.age_years, gender_probability=manifest.gender * 1.0
+        )
+        return promotion.judge(MODEL, version, predictions, faces, config.Gate(), seed=0)
+
+    other = manifest.assign(name=["9_0_0_20010101000000001.jpg", *names[1:]])
+    assert judge(other)["decision"] == "not comparable"
+    assert judge(manifest)["decision"] in ("kept", "promoted")
