@@ -133,7 +133,8 @@ def write(out: Path, titles: dict[str, str], records: list[dict]) -> None:
         for answer in record["answers"] or [{}]
     ]
     columns = ["photo", *predictor.COLUMNS, "note"]
-    pd.DataFrame(rows, columns=columns).to_csv(out / "predictions.csv", index=False)
+    table = pd.DataFrame(rows, columns=columns).astype({"face": "Int64"})  # Where there is one.
+    table.to_csv(out / "predictions.csv", index=False)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 64 * 2**20
 SHOWN_PIXELS = 1600
+FEWEST_LETTER_PIXELS = 12
 COLOURS = {"A": (255, 208, 92), "B": (126, 214, 255)}
 FACE_COLUMNS = ("face", "left", "top", "right", "bottom", "score")
 COLUMNS = (*FACE_COLUMNS, "model", "age_years", "age_low", "age_high", "gender")
@@ -141,14 +142,18 @@ def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
     picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
     scale = picture.width / photo.width
     draw = PIL.ImageDraw.Draw(picture, "RGBA")
-    size_pixels = max(12, min(max(picture.size) // 45, 26))
-    font = PIL.ImageFont.load_default(size_pixels)
-    for _, face in table.groupby("face"):
+    for number, face in table.groupby("face"):
         left, top, right, bottom = face.iloc[0][["left", "top", "right", "bottom"]] * scale
-        draw.rectangle((left, top, right, bottom), outline="white", width=max(2, size_pixels // 8))
+        # A small face has small letters: in a group its neighbours stay free.
+        size_pixels = max(int(min((right - left) / 8, picture.width / 40)), FEWEST_LETTER_PIXELS)
+        font = PIL.ImageFont.load_default(size_pixels)
         lines = [
-            f"{row.model}  {row.age_years:.0f} ({row.age_low:.0f} to {row.age_high:.0f}) years, "
-            f"{gender_text(row)}"
+            f"{number}{row.model} {row.age_years:.0f} ({row.age_low:.0f}-{row.age_high:.0f}) "
+            + (
+                f"{row.gender} {100 * row.gender_probability:.0f} %"
+                if row.gender_sure
+                else "not sure"
+            )
             for row in face.itertuples()
         ]
         width = max(draw.textlength(line, font) for line in lines) + size_pixels
@@ -156,8 +161,9 @@ def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
         # Below the face where there is room, and never out of the picture.
         x = max(min(left, picture.width - width), 0)
         y = max(min(bottom, picture.height - len(lines) * height), 0)
+        draw.rectangle((left, top, right, bottom), outline="white", width=max(2, size_pixels // 8))
         draw.rectangle((x, y, x + width, y + len(lines) * height), fill=(0, 0, 0, 170))
-        for number, (line, name) in enumerate(zip(lines, face["model"], strict=True)):
-            place = (x + size_pixels / 2, y + (number + 0.1) * height)
+        for index, (line, name) in enumerate(zip(lines, face["model"], strict=True)):
+            place = (x + size_pixels / 2, y + (index + 0.1) * height)
             draw.text(place, line, fill=COLOURS.get(name, "white"), font=font)
     return picture

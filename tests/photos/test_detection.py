@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
+import sklearn.datasets
 
 from agegender.data import generated_faces
 from agegender.photos import detection
@@ -63,6 +64,12 @@ def test_nothing_is_found_where_nothing_is(detector, size):
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     assert detection.find_faces(detector, PIL.Image.fromarray(noise)) == []
     assert detection.find_faces(detector, PIL.Image.new("RGB", size, "white")) == []
+
+
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+def test_no_face_is_found_in_photos_without(detector, name):
+    photo = PIL.Image.fromarray(sklearn.datasets.load_sample_image(name))
+    assert detection.find_faces(detector, photo) == []
 
 
 def at_places(angle_degrees, side, middle):

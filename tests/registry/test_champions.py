@@ -95,6 +95,7 @@ def test_predict_prints_and_writes_every_photo(champion, photos, root, capsys):
     with open(root / "out" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["note"] for row in rows] == ["", "no face found", "not an image"]
+    assert [row["face"] for row in rows] == ["1", "", ""]
     assert float(rows[0]["age_years"]) == pytest.approx(answer["age_years"])
 
 
