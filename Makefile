@@ -21,7 +21,7 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  rollback pull compare reproduce release lint soak format clean lock setup
+  rollback pull predict compare reproduce release lint soak format clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -73,6 +73,9 @@ rollback: $(ready) ## the previous champion back (MODEL=B)
 
 pull: $(ready) ## a version's .h5, checked before it is handed over (MODEL=B ALIAS=champion TO=)
 	$(PYTHON) -m pipelines.pull_model $(version_flags) $(if $(ALIAS),--alias $(ALIAS)) --to "$(TO)"
+
+predict: $(ready) ## ages and genders in photos (PHOTO="a file, folder or several" OUT=predictions)
+	$(PYTHON) -m pipelines.predict $(if $(OUT),--out "$(OUT)") $(if $(GENERATED),--generated) "$(PHOTO)"
 
 compare: $(ready) ## the best settings of a search over several seeds (SETTINGS=3 SEEDS=3)
 	$(PYTHON) -m pipelines.compare $(flags) $(if $(SETTINGS),--settings $(SETTINGS)) \

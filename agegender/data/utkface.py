@@ -18,7 +18,7 @@ import tarfile
 import typing
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -189,11 +189,18 @@ def decode(data: bytes, name: str, image_size_pixels: int) -> np.ndarray:
     return np.asarray(PIL.ImageOps.fit(image, size, PIL.Image.Resampling.BILINEAR))
 
 
-def open_picture(data: bytes, extension: str | None = None) -> PIL.Image.Image:
-    """Decode a JPEG, PNG, WebP or BMP fully to an upright 8-bit RGB picture; raises Rejection.
+def open_picture(
+    data: bytes,
+    extension: str | None = None,
+    *,
+    formats: Collection[str] = frozenset(_EXTENSIONS.values()),
+    most_pixels: int = MOST_PIXELS,
+) -> PIL.Image.Image:
+    """Decode a picture fully to an upright 8-bit RGB picture; raises Rejection.
 
-    extension: without its dot; where given, the content must be of that type. Transparent pictures
-    are laid on white, as a page shows them; 16-bit grey is scaled to 8 bits; EXIF rotation is done.
+    extension: without its dot; where given, the content must be of that type, else one of `formats`
+    by Pillow's names. Transparent pictures are laid on white, as a page shows them; 16-bit grey is
+    scaled to 8 bits; EXIF rotation is done.
     """
     if not data:
         raise Rejection(Reason.EMPTY)
@@ -207,12 +214,12 @@ def open_picture(data: bytes, extension: str | None = None) -> PIL.Image.Image:
         raise Rejection(Reason.DAMAGED, _one_line(error)) from error
     # A JPEG with several pictures inside, as some telephones write them, calls itself MPO.
     content = "JPEG" if image.format == "MPO" else image.format
-    allowed = _EXTENSIONS.values() if extension is None else [_EXTENSIONS[extension.lower()]]
+    allowed = formats if extension is None else [_EXTENSIONS[extension.lower()]]
     if content not in allowed:
-        raise Rejection(Reason.WRONG_CONTENT, f"{content}, expected {' or '.join(set(allowed))}")
-    if image.width * image.height > MOST_PIXELS:
+        raise Rejection(Reason.WRONG_CONTENT, f"{content}, expected {' or '.join(sorted(allowed))}")
+    if image.width * image.height > most_pixels:
         raise Rejection(
-            Reason.TOO_LARGE, f"{image.width}x{image.height} pixels, at most {MOST_PIXELS:,} in all"
+            Reason.TOO_LARGE, f"{image.width}x{image.height} pixels, at most {most_pixels:,} in all"
         )
     try:
         return _to_rgb(PIL.ImageOps.exif_transpose(image))
@@ -238,14 +245,14 @@ def _folder_files(folder: Path) -> Iterator[SourceFile]:
         for name in folders + names:
             path = Path(parent, name)
             mode = path.lstat().st_mode
-            read = functools.partial(_read, functools.partial(path.open, "rb"))
+            read = functools.partial(read_bytes, functools.partial(path.open, "rb"))
             file = _source_file(str(path.relative_to(folder)), mode, read)
             if file is not None:
                 yield file
     for error in unreadable:
         path = os.path.relpath(error.filename, folder)
         rejection = Rejection(Reason.UNREADABLE, error.strerror)
-        yield SourceFile(_printable(path), functools.partial(_raise, rejection), rejection)
+        yield SourceFile(printable(path), functools.partial(_raise, rejection), rejection)
 
 
 def _zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile]:
@@ -253,7 +260,7 @@ def _zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile]:
         mode = member.external_attr >> 16
         if not stat.S_IFMT(mode):  # Archives made on Windows store none.
             mode = stat.S_IFDIR if member.is_dir() else stat.S_IFREG
-        read = functools.partial(_read, functools.partial(archive.open, member))
+        read = functools.partial(read_bytes, functools.partial(archive.open, member))
         file = _source_file(member.filename, mode, read)
         if file is not None:
             yield file
@@ -275,7 +282,7 @@ def _tar_files(source: Path, archive: tarfile.TarFile) -> list[SourceFile]:
     files = []
     for member in members:
         kind = stat.S_IFREG if member.isfile() else stat.S_IFDIR if member.isdir() else stat.S_IFLNK
-        read = functools.partial(_read, functools.partial(archive.extractfile, member))
+        read = functools.partial(read_bytes, functools.partial(archive.extractfile, member))
         files.append(_source_file(member.name, kind, read))
     return [file for file in files if file is not None]
 
@@ -304,21 +311,22 @@ def _source_file(path: str, mode: int, read: Callable) -> SourceFile | None:
             rejection = error
     if rejection is not None:
         read = functools.partial(_raise, rejection)
-    return SourceFile(_printable("/".join(parts)), read, rejection)
+    return SourceFile(printable("/".join(parts)), read, rejection)
 
 
-def _read(open_stream: Callable[[], typing.BinaryIO]) -> bytes:
+def read_bytes(open_stream: Callable[[], typing.BinaryIO], most_bytes: int = MOST_BYTES) -> bytes:
+    """Read a whole file, of at most so many bytes; raises Rejection."""
     try:
         with open_stream() as stream:
             # Never trust the size that an archive states: a bomb states a small one.
-            data = stream.read(MOST_BYTES + 1)
+            data = stream.read(most_bytes + 1)
     # RuntimeError: an encrypted zip; NotImplementedError, below it: an unknown compression.
     except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError) as error:
         raise Rejection(Reason.UNREADABLE, _one_line(error)) from error
     except (zipfile.BadZipFile, tarfile.TarError) as error:
         raise Rejection(Reason.UNREADABLE, _one_line(error)) from error
-    if len(data) > MOST_BYTES:
-        raise Rejection(Reason.TOO_LARGE, f"over {MOST_BYTES // 2**20} MiB in its file")
+    if len(data) > most_bytes:
+        raise Rejection(Reason.TOO_LARGE, f"over {most_bytes // 2**20} MiB in its file")
     return data
 
 
@@ -326,8 +334,8 @@ def _raise(rejection: Rejection) -> typing.NoReturn:
     raise rejection
 
 
-def _printable(text: str) -> str:
-    # File names may hold bytes that are no text, and line breaks.
+def printable(text: str) -> str:
+    """Return a file name as text: it may hold bytes that are none, and line breaks."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 

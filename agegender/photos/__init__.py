@@ -1,0 +1,1 @@
+"""From any photo to an answer: faces found, cut out as UTKFace is, estimated."""

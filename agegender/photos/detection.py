@@ -1,0 +1,238 @@
+"""Any photo to faces, each aligned and cropped as UTKFace's 'aligned & cropped' pictures are.
+
+The detector is MTCNN (Zhang et al. 2016): a small network proposes boxes on a pyramid of the photo,
+a second refuses most of them, a third keeps the faces and finds eyes, nose and mouth. Its three
+networks are made here, of Keras alone, with the weights that come inside the package `mtcnn`.
+"""
+
+import hashlib
+import importlib.util
+import math
+import typing
+from pathlib import Path
+
+import joblib
+import keras
+import numpy as np
+import PIL.Image
+
+# Left and right eye (as seen), nose, left and right corner of the mouth in a UTKFace picture, as
+# shares of its side, x and y: what this detector finds there, means over 492 faces outside the
+# locked test (tests/photos/test_scenes.py compares). All five bring a face nearest to its place.
+UTKFACE_PLACES = np.array(
+    [[0.299, 0.292], [0.692, 0.292], [0.488, 0.522], [0.321, 0.693], [0.668, 0.694]]
+)
+WEIGHTS = {
+    "pnet": "ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5",
+    "rnet": "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
+    "onet": "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
+}
+# Photos are laid on a black square of one of these sides, larger ones are shrunk for the search:
+# few shapes, since a backend compiles for each.
+SIDES_PIXELS = (256, 512, 1024)
+SMALLEST_FACE_PIXELS = 20
+CELL_PIXELS, STRIDE_PIXELS = 12, 2  # what the first network looks at, and how far apart
+PYRAMID_STEP = 0.709
+BATCH_SIZE = 32
+MOST_OVERSAMPLING = 16
+
+
+class Face(typing.NamedTuple):
+    """A face in a photo.
+
+    box: left, top, right, bottom in pixels, (4,), may lie partly outside; score: 0..1; landmarks:
+    (5, 2), x and y in pixels, in the order of UTKFACE_PLACES.
+    """
+
+    box: np.ndarray
+    score: float
+    landmarks: np.ndarray
+
+
+class Detector(typing.NamedTuple):
+    """The three networks, each the score of being no face and a face last; see `load_detector`."""
+
+    pnet: keras.Model
+    rnet: keras.Model
+    onet: keras.Model
+
+
+def load_detector() -> Detector:
+    """Return the detector with its weights; ValueError where the package's files are others."""
+    package = importlib.util.find_spec("mtcnn")
+    if package is None:
+        raise ValueError("The package mtcnn, whose weights find the faces, is missing: make setup")
+    folder = Path(package.origin).parent / "assets" / "weights"
+    networks = _networks()
+    for network in networks:
+        path = folder / f"{network.name}.lz4"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != WEIGHTS[network.name]:  # It is a pickle: only this one is opened.
+            raise ValueError(
+                f"{path} should have the SHA-256 {WEIGHTS[network.name]} but has {digest}: "
+                "install mtcnn==1.0.0 again."
+            )
+        network.set_weights(joblib.load(path))
+    return networks
+
+
+def _networks() -> Detector:
+    def convolve(x, filters, kernel, pool=None, padding="valid"):
+        x = keras.layers.Conv2D(filters, kernel)(x)
+        x = keras.layers.PReLU(shared_axes=[1, 2])(x)
+        return keras.layers.MaxPooling2D(pool, 2, padding)(x) if pool else x
+
+    def connect(x, units):
+        # The weights are Caffe's, which flattens column after column.
+        x = keras.layers.Flatten()(keras.layers.Permute((2, 1, 3))(x))
+        return keras.layers.PReLU()(keras.layers.Dense(units)(x))
+
+    def dense(x, *units):
+        return [keras.layers.Dense(count)(x) for count in units] + [
+            keras.layers.Dense(2, activation="softmax")(x)
+        ]
+
+    # In float32 whatever the policy: places are to a fraction of a pixel.
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        image = keras.Input((None, None, 3))
+        x = convolve(convolve(convolve(image, 10, 3, 2, "same"), 16, 3), 32, 3)
+        offsets = keras.layers.Conv2D(4, 1)(x)
+        score = keras.layers.Conv2D(2, 1, activation="softmax")(x)
+        pnet = keras.Model(image, [offsets, score], name="pnet")
+        image = keras.Input((24, 24, 3))
+        x = convolve(convolve(convolve(image, 28, 3, 3, "same"), 48, 3, 3), 64, 2)
+        rnet = keras.Model(image, dense(connect(x, 128), 4), name="rnet")
+        image = keras.Input((48, 48, 3))
+        x = convolve(convolve(image, 32, 3, 3, "same"), 64, 3, 3)
+        x = convolve(convolve(x, 64, 3, 2, "same"), 128, 2)
+        onet = keras.Model(image, dense(connect(x, 256), 4, 10), name="onet")
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return Detector(pnet, rnet, onet)
+
+
+def find_faces(
+    detector: Detector, photo: PIL.Image.Image, *, thresholds=(0.6, 0.7, 0.7)
+) -> list[Face]:
+    """Return the faces in an upright RGB photo, the largest first; empty where there is none.
+
+    thresholds: of each network's score. Faces smaller than 20 pixels, or 2 % of the longer side of
+    a photo over 1,024 pixels, are not looked for.
+    """
+    longest = max(photo.size)
+    side = next((side for side in SIDES_PIXELS if side >= longest), SIDES_PIXELS[-1])
+    shrink = min(side / longest, 1)
+    size = tuple(max(round(length * shrink), 1) for length in photo.size)
+    canvas = PIL.Image.new("RGB", (side, side))
+    canvas.paste(photo.resize(size, PIL.Image.Resampling.BOX) if shrink < 1 else photo)
+
+    boxes, scores = _propose(detector.pnet, canvas, thresholds[0])
+    offsets, scores = _look(detector.rnet, canvas, boxes, 24)
+    boxes = _moved(boxes, offsets)[scores > thresholds[1]]
+    kept = _distinct(boxes, scores := scores[scores > thresholds[1]], 0.7)
+    boxes = _square(boxes[kept])
+    offsets, landmarks, scores = _look(detector.onet, canvas, boxes, 48)
+    corner, extent = boxes[:, None, :2], np.ptp(boxes.reshape(-1, 2, 2), axis=1)[:, None]
+    landmarks = corner + extent * landmarks.reshape(-1, 2, 5).transpose(0, 2, 1)
+    boxes = _moved(boxes, offsets)
+    sure = np.flatnonzero(scores > thresholds[2])
+    kept = sure[_distinct(boxes[sure], scores[sure], 0.7, of_smaller=True)]
+    found = [Face(boxes[i] / shrink, float(scores[i]), landmarks[i] / shrink) for i in kept]
+    return sorted(found, key=lambda face: face.box[0] - face.box[2])
+
+
+def _propose(pnet, canvas, threshold):
+    """Return square boxes (N, 4), pixels of the canvas, that may hold faces, and their scores."""
+    all_boxes, all_scores = [np.empty((0, 4))], [np.empty(0)]
+    scale = CELL_PIXELS / SMALLEST_FACE_PIXELS
+    while (size := round(canvas.width * scale)) >= CELL_PIXELS:
+        level = canvas.resize((size, size), PIL.Image.Resampling.BOX)
+        offsets, scores = (output[0] for output in _run(pnet, np.asarray(level)[None]))
+        rows, columns = np.nonzero(scores[..., 1] > threshold)
+        corner = np.stack([columns, rows], axis=1) * STRIDE_PIXELS
+        boxes = np.hstack([corner, corner + CELL_PIXELS]) * (canvas.width / size)
+        boxes, scores = _moved(boxes, offsets[rows, columns]), scores[rows, columns, 1]
+        kept = _distinct(boxes, scores, 0.5)
+        all_boxes.append(boxes[kept])
+        all_scores.append(scores[kept])
+        scale *= PYRAMID_STEP
+    boxes, scores = np.concatenate(all_boxes), np.concatenate(all_scores)
+    kept = _distinct(boxes, scores, 0.7)
+    return _square(boxes[kept]), scores[kept]
+
+
+def _run(network, images):
+    """Return a network's outputs for uint8 pictures as arrays."""
+    return network.predict_on_batch((images.astype("float32") - 127.5) / 128)
+
+
+def _look(network, canvas, boxes, size):
+    """Return a network's outputs for the contents of the boxes, of the last one a face's score."""
+    patches = np.zeros((-(-max(len(boxes), 1) // BATCH_SIZE) * BATCH_SIZE, size, size, 3), "uint8")
+    for patch, box in zip(patches, boxes, strict=False):
+        part = canvas.crop([round(value) for value in box])  # Black outside the photo.
+        patch[:] = part.resize((size, size), PIL.Image.Resampling.BOX)
+    parts = [
+        _run(network, patches[start : start + BATCH_SIZE])
+        for start in range(0, len(patches), BATCH_SIZE)
+    ]
+    *others, scores = (np.concatenate(part)[: len(boxes)] for part in zip(*parts, strict=True))
+    return *others, scores[:, 1]
+
+
+def _moved(boxes, offsets):
+    """Return boxes (N, 4) whose sides are moved by shares of their extent."""
+    return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+
+
+def _square(boxes):
+    """Return the squares about the boxes' middles that have their longer sides."""
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
+    return np.hstack([middle - half, middle + half])
+
+
+def _distinct(boxes, scores, most_overlap, of_smaller=False):
+    """Return the indices of the best of the boxes that overlap more than that, best first.
+
+    Overlap: the shared area as a share of the union's or, with of_smaller, of the smaller box's.
+    """
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    left, kept = np.argsort(-scores, kind="stable"), []
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(best)
+        low = np.maximum(boxes[best, :2], boxes[left, :2])
+        high = np.minimum(boxes[best, 2:], boxes[left, 2:])
+        shared = np.prod(np.maximum(high - low, 0), axis=1)
+        smaller = np.minimum(areas[best], areas[left])
+        whole = smaller if of_smaller else areas[best] + areas[left] - shared
+        left = left[shared <= most_overlap * whole]
+    return np.array(kept, int)
+
+
+def cut_out(photo: PIL.Image.Image, landmarks: np.ndarray, size_pixels: int = 128) -> np.ndarray:
+    """Return a face, uint8 RGB (size, size, 3), turned and scaled as in UTKFace.
+
+    The similarity that brings UTKFACE_PLACES nearest to the landmarks (5, 2), in the square sense;
+    black where that lies outside the photo, as in UTKFace.
+    """
+    found, places = (points[:, 0] + 1j * points[:, 1] for points in (landmarks, UTKFACE_PLACES))
+    # As complex numbers: found = side * places + corner, side being the face's upper edge.
+    centred = places - places.mean()
+    side = (centred.conj() @ found) / (centred.conj() @ centred).real
+    corner = found.mean() - side * places.mean()
+    step = side / size_pixels  # In the photo, for one pixel to the right in the face.
+    # Sampled at every pixel of the photo, then averaged: a large face would else be jagged.
+    finer = min(max(math.ceil(abs(step)), 1), MOST_OVERSAMPLING)
+    step /= finer
+    affine = (step.real, -step.imag, corner.real, step.imag, step.real, corner.imag)
+    face = photo.transform(
+        (size_pixels * finer, size_pixels * finer),
+        PIL.Image.Transform.AFFINE,
+        affine,
+        PIL.Image.Resampling.BICUBIC,
+    )
+    return np.asarray(face.resize((size_pixels, size_pixels), PIL.Image.Resampling.BILINEAR))

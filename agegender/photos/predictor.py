@@ -1,0 +1,169 @@
+"""Photos to answers: each face's age with its interval and its gender, or that this is not sure."""
+
+import os
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pi_heif
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from agegender.data import utkface
+from agegender.evidence import uncertainty
+from agegender.networks import training
+from agegender.photos import detection
+
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
+# Of a photo: the cameras of most telephones fit in, and decoding takes 600 MB at the most.
+MOST_PIXELS = 64_000_000
+MOST_BYTES = 64 * 2**20
+SHOWN_PIXELS = 1600
+FEWEST_LETTER_PIXELS = 12
+COLOURS = {"A": (255, 208, 92), "B": (126, 214, 255)}
+FACE_COLUMNS = ("face", "left", "top", "right", "bottom", "score")
+COLUMNS = (*FACE_COLUMNS, "model", "age_years", "age_low", "age_high", "gender")
+COLUMNS += ("gender_probability", "gender_sure")
+
+
+class Model(typing.NamedTuple):
+    """A network of the .h5 contract with what was fitted to its validation faces.
+
+    title: its name and version; intervals: of `uncertainty.fit_age_intervals`; confidence: of
+    `uncertainty.fit_abstention`, from which on a gender is said, None where none suffices.
+    """
+
+    title: str
+    network: keras.Model
+    intervals: dict
+    confidence: float | None
+
+
+def list_photos(sources: Iterable[Path]) -> list[Path]:
+    """Return the files named and, sorted, those in folders named and below, but no hidden ones."""
+    photos = []
+    for source in sources:
+        if not source.is_dir():
+            photos.append(source)
+            continue
+        for parent, folders, names in os.walk(source):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            photos += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+    return photos
+
+
+def read_photo(path: Path) -> PIL.Image.Image:
+    """Decode a photo fully to an upright RGB picture; raises utkface.Rejection with the reason."""
+    if not os.path.isfile(path):
+        detail = "a link, pipe or device" if os.path.exists(path) else "nothing has this name"
+        raise utkface.Rejection(utkface.Reason.NOT_A_FILE, detail)
+    pi_heif.register_heif_opener()
+    data = utkface.read_bytes(lambda: path.open("rb"), MOST_BYTES)
+    return utkface.open_picture(data, formats=FORMATS, most_pixels=MOST_PIXELS)
+
+
+def estimate(model: Model, faces: np.ndarray) -> pd.DataFrame:
+    """Return what a model says of faces, uint8 RGB (N, 128, 128, 3) as `detection.cut_out` gives.
+
+    Columns, a row each: age_years, age_low, age_high; gender, "male" or "female", the likelier one;
+    gender_probability, of that one (.5..1); gender_sure, whether this reaches the confidence from
+    which on enough validation faces were right.
+    """
+    # A power of two: a backend compiles, or traces, for each number of faces that it meets.
+    padded = np.zeros((1 << max(len(faces) - 1, 0).bit_length(), *faces.shape[1:]), faces.dtype)
+    padded[: len(faces)] = faces
+    age, female = (
+        values[: len(faces)]
+        for values in training.predict(model.network, padded, np.arange(len(padded)))
+    )
+    low, high = uncertainty.age_intervals(model.intervals, age)
+    probability = np.maximum(female, 1 - female)
+    return pd.DataFrame(
+        {
+            "age_years": age,
+            "age_low": low,
+            "age_high": high,
+            "gender": np.where(female >= 0.5, "female", "male"),
+            "gender_probability": probability,
+            "gender_sure": probability >= (2 if model.confidence is None else model.confidence),
+        }
+    )
+
+
+def answer(
+    detector: detection.Detector, models: dict[str, Model], photos: list[PIL.Image.Image]
+) -> list[pd.DataFrame]:
+    """Return a table a photo (upright RGB), with a row for each of its faces and each model.
+
+    Columns: face (from 1, the largest first), its box as left, top, right and bottom in pixels, the
+    detector's score, model (its name in `models`) and those of `estimate`. Without rows where no
+    face was found. All faces are estimated together: give several photos where there are more.
+    """
+    found = [detection.find_faces(detector, photo) for photo in photos]
+    cut = [
+        detection.cut_out(photo, face.landmarks)
+        for photo, faces in zip(photos, found, strict=True)
+        for face in faces
+    ]
+    rows = pd.DataFrame(
+        [
+            (index, number, *np.round(face.box, 1), face.score)
+            for index, faces in enumerate(found)
+            for number, face in enumerate(faces, start=1)
+        ],
+        columns=["photo", *FACE_COLUMNS],
+    )
+    if rows.empty:
+        return [pd.DataFrame(columns=COLUMNS) for _ in photos]
+    tables = [
+        pd.concat([rows, estimate(model, np.stack(cut))], axis=1).assign(model=name)
+        for name, model in models.items()
+    ]
+    everything = pd.concat(tables).sort_values(["photo", "face", "model"])
+    return [
+        everything.loc[everything["photo"] == index, list(COLUMNS)].reset_index(drop=True)
+        for index in range(len(photos))
+    ]
+
+
+def gender_text(row) -> str:
+    """Return a row's gender with its probability, or that it is not sure."""
+    text = f"{row.gender} {100 * row.gender_probability:.0f} %"
+    return text if row.gender_sure else f"not sure ({text})"
+
+
+def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
+    """Draw a table of `answer` into a copy of the photo, of at most 1,600 pixels a side."""
+    picture = photo.copy()
+    picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
+    scale = picture.width / photo.width
+    draw = PIL.ImageDraw.Draw(picture, "RGBA")
+    for number, face in table.groupby("face"):
+        left, top, right, bottom = face.iloc[0][["left", "top", "right", "bottom"]] * scale
+        # A small face has small letters: in a group its neighbours stay free.
+        size_pixels = max(int(min((right - left) / 8, picture.width / 40)), FEWEST_LETTER_PIXELS)
+        font = PIL.ImageFont.load_default(size_pixels)
+        lines = [
+            f"{number}{row.model} {row.age_years:.0f} ({row.age_low:.0f}-{row.age_high:.0f}) "
+            + (
+                f"{row.gender} {100 * row.gender_probability:.0f} %"
+                if row.gender_sure
+                else "not sure"
+            )
+            for row in face.itertuples()
+        ]
+        width = max(draw.textlength(line, font) for line in lines) + size_pixels
+        height = 1.3 * size_pixels
+        # Below the face where there is room, and never out of the picture.
+        x = max(min(left, picture.width - width), 0)
+        y = max(min(bottom, picture.height - len(lines) * height), 0)
+        draw.rectangle((left, top, right, bottom), outline="white", width=max(2, size_pixels // 8))
+        draw.rectangle((x, y, x + width, y + len(lines) * height), fill=(0, 0, 0, 170))
+        for index, (line, name) in enumerate(zip(lines, face["model"], strict=True)):
+            place = (x + size_pixels / 2, y + (index + 0.1) * height)
+            draw.text(place, line, fill=COLOURS.get(name, "white"), font=font)
+    return picture

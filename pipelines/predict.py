@@ -1,0 +1,143 @@
+"""Ages and genders of the faces in photos: `make predict PHOTO=photo.jpg`.
+
+    python -m pipelines.predict [--out predictions] [--generated] PHOTO [PHOTO ...]
+
+A PHOTO is a file, a folder with all below it, a pattern, or several of these in one quoted text.
+With the registry's champions; in an empty one the released models become that. Prints a table and writes predictions.json, predictions.csv and each
+photo with its faces marked. Exit status 2 where no photo could be read.
+"""
+
+import argparse
+import collections
+import glob
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from agegender.data import utkface
+from agegender.networks import training
+from agegender.photos import detection, predictor
+from agegender.registry import champions, releases, tracking
+
+PHOTOS_AT_ONCE = 8
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Predict, print, write; exit status 2 where nothing could be read."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder, a pattern")
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder to write to")
+    parser.add_argument("--generated", action="store_true", help="by models of generated faces")
+    arguments = parser.parse_args(argv)
+    try:
+        paths = predictor.list_photos(named(arguments.photos))
+        if not paths:
+            raise ValueError("No photo: name one, or a folder that holds some (PHOTO=photo.jpg).")
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        training.prepare_backend()
+        tracking.connect(Path.cwd())
+        if not arguments.generated:
+            releases.register(Path.cwd() / "models", full=True)
+        models = champions.models_for_prediction(arguments.generated)
+        detector = detection.load_detector()
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"agegender: {error}\n")
+    titles = {name: model.title for name, model in models.items()}
+    print(f"By {' and '.join(titles.values())}", flush=True)
+    started, records = time.monotonic(), []
+    for record in answers(detector, models, paths, arguments.out):
+        print(text(record), flush=True)
+        records.append(record)
+    seconds = time.monotonic() - started
+    write(arguments.out, titles, records)
+    rejected = collections.Counter(record["reason"] for record in records if record["reason"])
+    faces = sum(record["faces"] for record in records)
+    print(
+        f"{len(records) - rejected.total()} of {len(records)} photos read, {faces} faces, in "
+        f"{seconds:.1f} s ({len(records) / seconds:.1f} photos and {faces / seconds:.1f} faces a "
+        f"second); all in {arguments.out.resolve()}"
+    )
+    for reason, count in rejected.items():
+        print(f"not read: {count} ({reason})")
+    if rejected.total() == len(records):
+        sys.exit(2)
+
+
+def named(texts: list[str]) -> Iterator[Path]:
+    """Yield the paths that texts name: one as it stands, else several, quoted as for a shell."""
+    for text in texts:
+        text = os.path.expanduser(text)
+        for part in [text] if os.path.exists(text) else shlex.split(text):
+            found = [] if os.path.exists(part) else sorted(glob.glob(part, recursive=True))
+            yield from map(Path, found or [part])
+
+
+def answers(
+    detector: detection.Detector,
+    models: dict[str, predictor.Model],
+    paths: list[Path],
+    out: Path,
+) -> Iterator[dict]:
+    """Yield for each photo: photo, reason and detail where it was not read, faces, marked, answers.
+
+    marked: the name in `out` of the photo with its faces marked; answers: the rows of
+    `predictor.answer`.
+    """
+    for start in range(0, len(paths), PHOTOS_AT_ONCE):
+        photos, records = [], []
+        for path in paths[start : start + PHOTOS_AT_ONCE]:
+            record = {"photo": utkface.printable(str(path)), "reason": None, "detail": None}
+            records.append(record | {"faces": 0, "marked": None, "answers": []})
+            try:
+                photos.append(predictor.read_photo(path))
+            except utkface.Rejection as error:
+                records[-1] |= {"reason": str(error.reason), "detail": error.detail}
+        read = [index for index, record in enumerate(records) if record["reason"] is None]
+        tables = predictor.answer(detector, models, photos)
+        for index, photo, table in zip(read, photos, tables, strict=True):
+            record = records[index]
+            record["marked"] = f"{start + index + 1:04}_{Path(record['photo']).stem}.jpg"
+            predictor.annotate(photo, table).save(out / record["marked"], quality=90)
+            record |= {"faces": int(table["face"].nunique()), "answers": table.to_dict("records")}
+        yield from records
+
+
+def text(record: dict) -> str:
+    """Return what is printed of a photo."""
+    if record["reason"]:
+        return f"{record['photo']}: not read, {record['reason']} ({record['detail']})"
+    if not record["answers"]:
+        return f"{record['photo']}: no face found"
+    return "\n".join(
+        [f"{record['photo']}:"]
+        + [
+            f"  face {row.face}  {row.model}  {row.age_years:5.1f} years "
+            f"({row.age_low:.0f} to {row.age_high:.0f})  {predictor.gender_text(row)}"
+            for row in pd.DataFrame(record["answers"]).itertuples()
+        ]
+    )
+
+
+def write(out: Path, titles: dict[str, str], records: list[dict]) -> None:
+    """Write predictions.json, a record a photo, and predictions.csv, a row a face and model."""
+    written = {"models": titles, "photos": records}
+    (out / "predictions.json").write_text(json.dumps(written, indent=1) + "\n")
+    rows = [
+        {"photo": record["photo"], "note": record["reason"] or ("" if answer else "no face found")}
+        | answer
+        for record in records
+        for answer in record["answers"] or [{}]
+    ]
+    columns = ["photo", *predictor.COLUMNS, "note"]
+    table = pd.DataFrame(rows, columns=columns).astype({"face": "Int64"})  # Where there is one.
+    table.to_csv(out / "predictions.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()

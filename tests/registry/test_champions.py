@@ -1,0 +1,125 @@
+"""The champions answer for photos, in Python and as `make predict`."""
+
+import csv
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from agegender.data import generated_faces
+from agegender.registry import champions, tracking
+from pipelines import predict
+
+pytestmark = [
+    # MLflow's own: nothing that we could do about it.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
+]
+EVIDENCE = {
+    "intervals": {"edges": [], "half_widths_years": [7.0]},
+    "abstention": {"confidence": 0.9},
+}
+
+
+@pytest.fixture
+def champion(root, register, monkeypatch):
+    """A function that registers a champion, with or without its evidence."""
+    monkeypatch.chdir(root)
+
+    def call(name, evidence=EVIDENCE):
+        with tracking.run("candidate", experiment="age-gender") as run_id:
+            if evidence:
+                tracking.log_text(run_id, json.dumps(evidence), champions.EVIDENCE)
+        return register(run_id, model_name=name)
+
+    return call
+
+
+@pytest.fixture
+def photos(root):
+    folder = root / "my photos"
+    folder.mkdir()
+    generator = np.random.default_rng(13)
+    face = PIL.Image.fromarray(generated_faces.draw_face(31, 1, 3, generator, 192))
+    scene = PIL.Image.new("RGB", (500, 300), "grey")
+    scene.paste(face, (150, 60))
+    scene.save(folder / "a face.jpg")
+    PIL.Image.new("RGB", (500, 300), "grey").save(folder / "nobody.png")
+    (folder / "notes.txt").write_text("no photo")
+    return folder
+
+
+def test_champions_come_with_what_was_fitted_for_them(champion, network):
+    champion("age-gender-A")
+    champion("age-gender-A")  # A challenger.
+    (found,) = champions.models_for_prediction().values()
+    assert found.title == "age-gender-A version 1" and found.confidence == 0.9
+    assert found.intervals == EVIDENCE["intervals"]
+    picture = np.random.default_rng(0).random((1, 128, 128, 3), "float32")
+    np.testing.assert_allclose(
+        found.network.predict_on_batch(picture)[0], network.predict_on_batch(picture)[0], rtol=1e-4
+    )
+
+
+def test_without_a_champion_it_is_told_what_to_do(champion):
+    champion("age-gender-B-generated")
+    with pytest.raises(ValueError, match="run `make tune DATA=...`.*GENERATED=1"):
+        champions.models_for_prediction()
+    assert list(champions.models_for_prediction(generated=True)) == ["B"]
+
+
+def test_a_champion_that_was_never_evaluated_is_told(champion):
+    champion("age-gender-A", evidence=None)
+    with pytest.raises(ValueError, match="age-gender-A version 1 has no evidence.json"):
+        champions.models_for_prediction()
+
+
+def test_predict_prints_and_writes_every_photo(champion, photos, root, capsys):
+    champion("age-gender-A")
+    predict.main([str(photos), "--out", "out"])
+    printed = capsys.readouterr().out
+    assert "2 of 3 photos read, 1 faces" in printed and "faces a second" in printed
+    assert "not read: 1 (not an image)" in printed and "nobody.png: no face found" in printed
+    written = json.loads((root / "out" / "predictions.json").read_text())
+    assert written["models"] == {"A": "age-gender-A version 1"}
+    face, nobody, notes = written["photos"]
+    (answer,) = face["answers"]
+    assert answer["age_high"] - answer["age_years"] == pytest.approx(7)
+    assert 150 < answer["left"] < answer["right"] < 342
+    assert f"{answer['age_years']:.1f} years" in printed
+    with PIL.Image.open(root / "out" / face["marked"]) as marked:
+        assert marked.size == (500, 300)
+    assert (nobody["faces"], nobody["reason"]) == (0, None) and nobody["marked"]
+    assert (notes["reason"], notes["marked"]) == ("not an image", None)
+    with open(root / "out" / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["note"] for row in rows] == ["", "no face found", "not an image"]
+    assert [row["face"] for row in rows] == ["1", "", ""]
+    assert float(rows[0]["age_years"]) == pytest.approx(answer["age_years"])
+
+
+def test_predict_ends_with_2_where_nothing_was_read(champion, photos, capsys):
+    champion("age-gender-A")
+    with pytest.raises(SystemExit) as ended:
+        predict.main([f"'{photos / 'notes.txt'}' nowhere.jpg"])
+    assert ended.value.code == 2
+    printed = capsys.readouterr().out
+    assert "0 of 2 photos read" in printed and "nothing has this name" in printed
+
+
+def test_predict_without_photos_or_models_says_what_is_missing(root, photos, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    for arguments, message in (([""], "No photo"), ([str(photos)], "No champion")):
+        with pytest.raises(SystemExit) as ended:
+            predict.main(arguments)
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_several_photos_are_named_in_one_text_as_for_a_shell(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    assert [str(path) for path in predict.named(["a face.jpg", "'a face.jpg' no.jpg", "n*"])] == [
+        *["a face.jpg", "a face.jpg", "no.jpg"],
+        *["nobody.png", "notes.txt"],
+    ]
