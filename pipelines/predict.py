@@ -3,8 +3,9 @@
     python -m pipelines.predict [--out predictions] [--generated] PHOTO [PHOTO ...]
 
 A PHOTO is a file, a folder with all below it, a pattern, or several of these in one quoted text.
-With the registry's champions; in an empty one the released models become that. Prints a table and writes predictions.json, predictions.csv and each
-photo with its faces marked. Exit status 2 where no photo could be read.
+With the registry's champions; in an empty registry the released models become that. Prints a table
+and writes predictions.json, predictions.csv and each photo with its faces marked. Exit status 2
+where no photo could be read.
 """
 
 import argparse
