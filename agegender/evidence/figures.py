@@ -214,7 +214,7 @@ def hyperparameter_importance(
         colours = [BLUE] * len(parameters)
         label = "loss of R² when shuffled"
     else:
-        pairs = [_association(trials[name], trials[score]) for name in parameters]
+        pairs = [association(trials[name], trials[score]) for name in parameters]
         values, deviations = np.array([size for size, _ in pairs]), None
         colours = [BLUE if p <= 0.05 else GREY for _, p in pairs]
         title = f"Only {count} trials: associations, grey where it may be chance (p > .05)"
@@ -254,7 +254,7 @@ def _forest_importance(trials, parameters, score):
     return found.importances_mean, found.importances_std, title
 
 
-def _association(values: pd.Series, score: pd.Series) -> tuple[float, float]:
+def association(values: pd.Series, score: pd.Series) -> tuple[float, float]:
     """Return the size of the association and its p; (0, 1) where nothing can be said."""
     present = values.notna()
     values, score = values[present], score[present]
@@ -415,9 +415,7 @@ def error_by_age(predictions: pd.DataFrame) -> matplotlib.figure.Figure:
     figure, axes = blank(9, 6.5, 2, 1, sharex=True)
     labels = {"mae": "mean absolute error (years)", "bias": "bias: predicted - labelled (years)"}
     for axis, (name, label), colour in zip(axes, labels.items(), (BLUE, ORANGE), strict=True):
-        axis.errorbar(
-            table.index, table[name], _bars(table, name), fmt="o", color=colour, capsize=4
-        )
+        axis.errorbar(table.index, table[name], bars(table, name), fmt="o", color=colour, capsize=4)
         axis.axhline(0, color="black", lw=1)
         axis.set_ylabel(label)
     ticks = [
@@ -429,7 +427,7 @@ def error_by_age(predictions: pd.DataFrame) -> matplotlib.figure.Figure:
     return figure
 
 
-def _bars(table: pd.DataFrame, name: str) -> np.ndarray:
+def bars(table: pd.DataFrame, name: str) -> np.ndarray:
     """Return how far the interval of a column reaches below and above it."""
     bars = [table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]
     # Rounding may leave a value a little outside.
@@ -465,7 +463,7 @@ def reliability_diagram(
     axis.errorbar(
         bins.probability,
         bins.share,
-        _bars(bins, "share"),
+        bars(bins, "share"),
         fmt="o",
         color=BLUE,
         capsize=4,
@@ -521,7 +519,7 @@ def robustness_curves(table: pd.DataFrame) -> matplotlib.figure.Figure:
         rows = pd.concat([clean, table[table["corruption"] == name]], ignore_index=True)
         for axis, measure, colour in zip(axes[:, column], labels, (BLUE, ORANGE), strict=True):
             axis.errorbar(
-                rows.index, rows[measure], _bars(rows, measure), fmt="o-", color=colour, capsize=4
+                rows.index, rows[measure], bars(rows, measure), fmt="o-", color=colour, capsize=4
             )
             axis.axhline(clean[measure].iloc[0], color=GREY, linestyle=":")
             axis.set_xticks(rows.index, ["none", *(f"{each:g}" for each in rows["strength"][1:])])
@@ -547,7 +545,7 @@ def slices(table: pd.DataFrame) -> matplotlib.figure.Figure:
             axis.errorbar(
                 rows[name],
                 rows.index,
-                xerr=_bars(rows, name),
+                xerr=bars(rows, name),
                 fmt="o",
                 ms=4,
                 color=colour,

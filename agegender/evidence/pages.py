@@ -20,7 +20,7 @@ from reportlab import platypus, rl_config
 from reportlab.lib import colors, pagesizes, styles, units
 from reportlab.pdfbase import pdfmetrics, ttfonts
 
-WIDTH_PIXELS = 1000
+WIDTH_PIXELS = 900
 COLOURS = 64  # that a drawing keeps, of which it has few: a third of the bytes
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 56rem; margin: 2rem auto;
@@ -51,7 +51,7 @@ Part: TypeAlias = str | pd.DataFrame | Picture
 def picture(
     source: matplotlib.figure.Figure | bytes, caption: str, *, photographs: bool = False
 ) -> Picture:
-    """Return a figure, or a picture file's bytes, small enough for a page: 1,000 pixels wide.
+    """Return a figure, or a picture file's bytes, small enough for a page: 900 pixels wide.
 
     photographs: kept as a JPEG; else as a PNG of 64 colours.
     """
@@ -64,9 +64,12 @@ def picture(
     image.thumbnail((WIDTH_PIXELS, 2 * WIDTH_PIXELS))
     small = io.BytesIO()
     if photographs:
-        image.save(small, "jpeg", quality=85)
+        image.save(small, "jpeg", quality=65)
     else:
-        image.quantize(COLOURS, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
+        # Of Pillow's methods the one that keeps small coloured things: others turn them grey.
+        octree = PIL.Image.Quantize.FASTOCTREE
+        image = image.quantize(COLOURS, method=octree, dither=PIL.Image.Dither.NONE)
+        image.save(small, "png", optimize=True)
     return Picture(small.getvalue(), caption)
 
 
@@ -146,7 +149,7 @@ def _flowables(part: Part, width: float) -> list[platypus.Flowable]:
 
     if isinstance(part, Picture):
         pixels = PIL.Image.open(io.BytesIO(part.content)).size
-        scale = min(width / WIDTH_PIXELS, width / pixels[0], 0.85 * width / pixels[1])
+        scale = min(width / WIDTH_PIXELS, width / pixels[0], 0.55 * width / pixels[1])
         image = platypus.Image(io.BytesIO(part.content), pixels[0] * scale, pixels[1] * scale)
         caption = style(8, textColor=colors.HexColor("#555555"), spaceAfter=12)
         return [
@@ -159,6 +162,7 @@ def _flowables(part: Part, width: float) -> list[platypus.Flowable]:
             for column in range(len(part.columns))
         ]
         small = style(7.5)
+        rows[0] = [f"<b>{cell}</b>" for cell in rows[0]]
         cells = [[platypus.Paragraph(cell, small) for cell in row] for row in rows]
         # Half a centimetre for the padding of each column, the rest by the longest text.
         natural = sum(lengths) * 4.6 + len(lengths) * 12

@@ -79,7 +79,17 @@ def test_pictures_are_small_and_see_through_ones_lie_on_white():
         made = pages.picture(stream.getvalue(), "", photographs=photographs)
         assert made.content.startswith(start)
         image = PIL.Image.open(io.BytesIO(made.content)).convert("RGB")
-        assert image.size == (1000, 500) and np.asarray(image).min() > 250
+        assert image.size == (900, 450) and np.asarray(image).min() > 250
+
+
+def test_a_small_coloured_mark_keeps_its_colour():
+    figure = matplotlib.figure.Figure((9, 6), 100)
+    axis = figure.subplots()
+    axis.plot(np.random.default_rng(0).normal(size=300), "0.6", lw=0.5)
+    axis.plot(150, 0, "o", color="#D55E00", ms=8)
+    image = PIL.Image.open(io.BytesIO(pages.picture(figure, "").content)).convert("RGB")
+    distance = np.abs(np.asarray(image, int) - (0xD5, 0x5E, 0)).max(axis=2)
+    assert (distance < 25).sum() > 30
 
 
 def test_a_page_without_a_title_is_refused():
