@@ -21,7 +21,7 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  rollback pull predict compare reproduce release lint soak format clean lock setup
+  explore report rollback pull predict compare reproduce release lint soak format clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -56,6 +56,9 @@ data: $(ready) ## download the real faces into data/ (non-commercial research on
 prepare: $(ready) ## one stage alone: faces to manifest and pixels
 	$(PYTHON) -m pipelines.prepare_data $(data_flags)
 
+explore: $(ready) ## a page about the faces: labels, duplicates, pictures, splits
+	$(PYTHON) -m pipelines.explore_data $(data_flags)
+
 search: $(ready) ## one stage alone: the best settings of A and of B
 	$(PYTHON) -m pipelines.search_models $(flags)
 
@@ -67,6 +70,9 @@ evaluate: $(ready) ## one stage alone: both candidates on the locked test
 
 promote: $(ready) ## one stage alone: into the registry, through the gate, champions to exports/
 	$(PYTHON) -m pipelines.promote_models $(flags)
+
+report: $(ready) ## the champions in one HTML page and a PDF, in reports/ (GENERATED=1 FACES=1)
+	$(PYTHON) -m pipelines.write_report $(strip $(if $(GENERATED),--generated) $(if $(FACES),--faces))
 
 rollback: $(ready) ## the previous champion back (MODEL=B)
 	$(PYTHON) -m pipelines.roll_back $(version_flags)
@@ -101,7 +107,7 @@ format: $(ready) ## format the code and mend what lint can mend
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
-clean: ## remove working files; keeps mlruns/, exports/, data/, fetched weights and .venv
+clean: ## remove working files; keeps mlruns/, exports/, reports/, data/, fetched weights and .venv
 	rm -rf .cache/data .cache/features .cache/searches .pytest_cache .ruff_cache .import_linter_cache \
 	  .mypy_cache
 	find agegender tuning pipelines tests -name __pycache__ -prune -exec rm -rf {} +

@@ -154,6 +154,24 @@ def test_pulls_the_champion_and_has_nothing_to_roll_back_to(place):
     assert "no previous champion" in refused.stderr and "Traceback" not in refused.stderr
 
 
+def test_the_report_holds_what_the_store_holds(place):
+    folder, _ = place
+    done = run(folder, module="pipelines.write_report")
+    assert done.returncode == 0, done.stderr
+    text = (folder / "reports" / "report-generated.html").read_text()
+    for family in "AB":
+        (candidate,) = folder.glob(f".cache/searches/*/{family}/candidate")
+        record = json.loads((candidate / "candidate.json").read_text())
+        mae, accuracy = (record["test"][name] for name in ("mae", "gender_accuracy"))
+        assert f"{mae['value']:.2f} [{mae['low']:.2f}, {mae['high']:.2f}]" in text
+        assert f"{accuracy['value']:.1%} [" in text
+        assert f"<td>{family}</td>" in text  # its look at the test
+    assert "What is missing" not in text and "say nothing about people" in text
+    assert (folder / "reports" / "report-generated.pdf").stat().st_size < 2**20
+    # It is kept beside the runs that it is about.
+    assert len(list(folder.glob("mlruns/artifacts/pages/*/artifacts/report-generated.*"))) == 2
+
+
 @pytest.mark.slow
 def test_a_version_reproduces_itself(place):
     folder, _ = place

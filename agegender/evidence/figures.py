@@ -30,7 +30,7 @@ STYLE = {
 FEW_TRIALS, FEWEST_TRIALS = 20, 5
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **keywords):
+def blank(width: float, height: float, rows: int = 1, columns: int = 1, **keywords):
     """Return a figure of so many inches and its axes."""
     figure = matplotlib.figure.Figure(figsize=(width, height), dpi=110, layout="constrained")
     return figure, figure.subplots(rows, columns, **keywords)
@@ -43,7 +43,7 @@ def learning_curves(history: pd.DataFrame) -> matplotlib.figure.Figure:
     history: columns epoch (from 0), age_loss, age_mae, gender_loss, gender_accuracy, the same with
     val_, and val_score, whose lowest epoch is marked; where a column phase changes, a line is.
     """
-    figure, axes = _figure(10, 6.5, 2, 2, sharex=True)
+    figure, axes = blank(10, 6.5, 2, 2, sharex=True)
     epoch = history["epoch"] + 1
     best = history["val_score"].idxmin()
     changes = []
@@ -85,7 +85,7 @@ def learning_curves(history: pd.DataFrame) -> matplotlib.figure.Figure:
 @matplotlib.rc_context(STYLE)
 def best_so_far(trials: pd.DataFrame) -> matplotlib.figure.Figure:
     """Draw each trial's val_score and the lowest until then; columns trial and val_score."""
-    figure, axis = _figure(8, 4.5)
+    figure, axis = blank(8, 4.5)
     lowest = trials["val_score"].cummin()
     axis.plot(trials["trial"], trials["val_score"], "o", color=GREY, label="trial")
     axis.step(trials["trial"], lowest, where="post", color=BLUE, lw=2, label="best so far")
@@ -122,7 +122,7 @@ def parallel_coordinates(
     if not parameters:
         raise ValueError("Nothing to draw: no parameter varies over these trials.")
     names = [*parameters, score]
-    figure, axis = _figure(max(7.0, 1.7 * len(names) + 1), 5.5)
+    figure, axis = blank(max(7.0, 1.7 * len(names) + 1), 5.5)
     placed = [_place(trials[name]) for name in names]
     norm = matplotlib.colors.Normalize(trials[score].min(), trials[score].max())
     colours = matplotlib.colormaps["cividis"]
@@ -207,14 +207,14 @@ def hyperparameter_importance(
     of the share of variance between the groups, for what is no number), grey where p > .05; 0 where
     fewer than 5 trials have the parameter.
     """
-    figure, axis = _figure(8, max(2.6, 0.42 * len(parameters) + 1.8))
+    figure, axis = blank(8, max(2.6, 0.42 * len(parameters) + 1.8))
     count = len(trials)
     if count >= FEW_TRIALS:
         values, deviations, title = _forest_importance(trials, parameters, score)
         colours = [BLUE] * len(parameters)
         label = "loss of R² when shuffled"
     else:
-        pairs = [_association(trials[name], trials[score]) for name in parameters]
+        pairs = [association(trials[name], trials[score]) for name in parameters]
         values, deviations = np.array([size for size, _ in pairs]), None
         colours = [BLUE if p <= 0.05 else GREY for _, p in pairs]
         title = f"Only {count} trials: associations, grey where it may be chance (p > .05)"
@@ -254,7 +254,7 @@ def _forest_importance(trials, parameters, score):
     return found.importances_mean, found.importances_std, title
 
 
-def _association(values: pd.Series, score: pd.Series) -> tuple[float, float]:
+def association(values: pd.Series, score: pd.Series) -> tuple[float, float]:
     """Return the size of the association and its p; (0, 1) where nothing can be said."""
     present = values.notna()
     values, score = values[present], score[present]
@@ -275,7 +275,7 @@ def pareto_front(trials: pd.DataFrame) -> matplotlib.figure.Figure:
 
     Columns: trial, val_age_mae (years), val_gender_accuracy, val_score.
     """
-    figure, axis = _figure(7.5, 5.5)
+    figure, axis = blank(7.5, 5.5)
     mae = trials["val_age_mae"].to_numpy(float)
     accuracy = trials["val_gender_accuracy"].to_numpy(float)
     front = pareto_members(mae, accuracy)
@@ -329,7 +329,7 @@ def predicted_against_true(
     intervals: lowest and highest age for each prediction; the shade over which they reach.
     """
     age_true, age_predicted = np.asarray(age_true, float), np.asarray(age_predicted, float)
-    figure, axis = _figure(6.5, 6)
+    figure, axis = blank(6.5, 6)
     top = float(max(age_true.max(), age_predicted.max())) + 3
     axis.plot([0, top], [0, top], color="black", lw=1, label="exact")
     if intervals:
@@ -380,7 +380,7 @@ def confusion(gender_true: np.ndarray, gender_probability: np.ndarray) -> matplo
         [[int(((actual == a) & (predicted == p)).sum()) for p in (0, 1)] for a in (0, 1)]
     )
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axis = _figure(5.2, 4.6)
+    figure, axis = blank(5.2, 4.6)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(2, 2):
         axis.text(
@@ -412,12 +412,10 @@ def error_by_age(predictions: pd.DataFrame) -> matplotlib.figure.Figure:
     masks = evaluation.slice_masks(predictions)
     names = [name for name in masks if name.startswith("age") and "," not in name]
     table = pd.DataFrame([evaluation.summary(predictions[masks[name]], seed=0) for name in names])
-    figure, axes = _figure(9, 6.5, 2, 1, sharex=True)
+    figure, axes = blank(9, 6.5, 2, 1, sharex=True)
     labels = {"mae": "mean absolute error (years)", "bias": "bias: predicted - labelled (years)"}
     for axis, (name, label), colour in zip(axes, labels.items(), (BLUE, ORANGE), strict=True):
-        axis.errorbar(
-            table.index, table[name], _bars(table, name), fmt="o", color=colour, capsize=4
-        )
+        axis.errorbar(table.index, table[name], bars(table, name), fmt="o", color=colour, capsize=4)
         axis.axhline(0, color="black", lw=1)
         axis.set_ylabel(label)
     ticks = [
@@ -429,7 +427,7 @@ def error_by_age(predictions: pd.DataFrame) -> matplotlib.figure.Figure:
     return figure
 
 
-def _bars(table: pd.DataFrame, name: str) -> np.ndarray:
+def bars(table: pd.DataFrame, name: str) -> np.ndarray:
     """Return how far the interval of a column reaches below and above it."""
     bars = [table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]
     # Rounding may leave a value a little outside.
@@ -460,12 +458,12 @@ def reliability_diagram(
     ]
     bins[["share_low", "share_high"]] = [(bound.low, bound.high) for bound in bounds]
     error = float((bins.n * (bins.share - bins.probability).abs()).sum() / len(table))
-    figure, (axis, histogram) = _figure(6, 7, 2, 1, sharex=True, height_ratios=(4, 1))
+    figure, (axis, histogram) = blank(6, 7, 2, 1, sharex=True, height_ratios=(4, 1))
     axis.plot([0, 1], [0, 1], color="black", lw=1, label="calibrated")
     axis.errorbar(
         bins.probability,
         bins.share,
-        _bars(bins, "share"),
+        bars(bins, "share"),
         fmt="o",
         color=BLUE,
         capsize=4,
@@ -486,7 +484,7 @@ def risk_coverage(age: pd.DataFrame, gender: pd.DataFrame) -> matplotlib.figure.
 
     age, gender: of `uncertainty.risk_coverage`; the risks are the MAE in years and the error rate.
     """
-    figure, axes = _figure(10, 4.5, 1, 2)
+    figure, axes = blank(10, 4.5, 1, 2)
     panels = {"Age: MAE (years)": age, "Gender: share wrong": gender}
     for axis, (title, curve), colour in zip(axes, panels.items(), (BLUE, ORANGE), strict=True):
         # A share of few faces says nothing, and its swings would hide the rest.
@@ -512,7 +510,7 @@ def robustness_curves(table: pd.DataFrame) -> matplotlib.figure.Figure:
     """
     clean = table[table["corruption"] == "clean"]
     names = [name for name in table["corruption"].unique() if name != "clean"]
-    figure, axes = _figure(2.6 * len(names), 6, 2, len(names), sharey="row", squeeze=False)
+    figure, axes = blank(2.6 * len(names), 6, 2, len(names), sharey="row", squeeze=False)
     labels = {
         "mae": "age: mean absolute error\n(years)",
         "gender_accuracy": "gender: accuracy",
@@ -521,7 +519,7 @@ def robustness_curves(table: pd.DataFrame) -> matplotlib.figure.Figure:
         rows = pd.concat([clean, table[table["corruption"] == name]], ignore_index=True)
         for axis, measure, colour in zip(axes[:, column], labels, (BLUE, ORANGE), strict=True):
             axis.errorbar(
-                rows.index, rows[measure], _bars(rows, measure), fmt="o-", color=colour, capsize=4
+                rows.index, rows[measure], bars(rows, measure), fmt="o-", color=colour, capsize=4
             )
             axis.axhline(clean[measure].iloc[0], color=GREY, linestyle=":")
             axis.set_xticks(rows.index, ["none", *(f"{each:g}" for each in rows["strength"][1:])])
@@ -540,14 +538,14 @@ def slices(table: pd.DataFrame) -> matplotlib.figure.Figure:
     table: of `evaluation.slices`. Pairs too small to be ranked are left out.
     """
     table = table[table["ranked"] | ~table["slice"].str.contains(",")].reset_index(drop=True)
-    figure, axes = _figure(10, 1.4 + 0.2 * len(table), 1, 2, sharey=True)
+    figure, axes = blank(10, 1.4 + 0.2 * len(table), 1, 2, sharey=True)
     labels = {"mae": "age: mean absolute error (years)", "gender_accuracy": "gender: accuracy"}
     for axis, (name, label), colour in zip(axes, labels.items(), (BLUE, ORANGE), strict=True):
         for rows, alpha in ((table[table["ranked"]], 1.0), (table[~table["ranked"]], 0.35)):
             axis.errorbar(
                 rows[name],
                 rows.index,
-                xerr=_bars(rows, name),
+                xerr=bars(rows, name),
                 fmt="o",
                 ms=4,
                 color=colour,
@@ -567,7 +565,7 @@ def occlusion_maps(images: np.ndarray, maps: list[dict]) -> matplotlib.figure.Fi
 
     maps: N of `robustness.occlusion_map`, of one patch and stride.
     """
-    figure, axes = _figure(2 + 1.9 * len(images), 6, 3, len(images), squeeze=False)
+    figure, axes = blank(2 + 1.9 * len(images), 6, 3, len(images), squeeze=False)
     labels = {"age_years": "age (years)", "gender_probability": "probability of female"}
     for axis, image in zip(axes[0], images, strict=True):
         axis.imshow(image)
@@ -599,7 +597,7 @@ def most_wrong(images: np.ndarray, labels: list[str]) -> matplotlib.figure.Figur
     """Draw a grid of faces, uint8 (N, S, S, 3), each under its label."""
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
-    figure, axes = _figure(2 * columns, 2.5 * rows, rows, columns, squeeze=False)
+    figure, axes = blank(2 * columns, 2.5 * rows, rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, label in zip(axes.flat, images, labels, strict=False):

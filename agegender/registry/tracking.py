@@ -26,6 +26,7 @@ import pandas as pd
 from agegender.registry import store
 
 TEST_LEDGER = "test-ledger"
+PAGES = "pages"  # the experiment of what is written for readers
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # that MLflow takes in one batch
 
 
@@ -277,6 +278,11 @@ def log_text(run_id: str, text: str, name: str) -> None:
 def log_table(run_id: str, table: pd.DataFrame, name: str) -> None:
     """Keep a table, without its index, as the artifact `name`, a .csv."""
     log_text(run_id, table.to_csv(index=False), name)
+
+
+def log_file(run_id: str, path: Path) -> None:
+    """Keep a file as an artifact of its own name."""
+    mlflow.MlflowClient().log_artifact(run_id, str(path))
 
 
 def log_dataset(

@@ -1,0 +1,65 @@
+"""What a version left in the store is read back whole, and its absence is no error."""
+
+import mlflow
+import pandas as pd
+import pytest
+
+from agegender.registry import dossier, tracking
+
+
+def test_everything_of_a_version_and_its_search_is_read(root, register):
+    with tracking.run("search A", experiment="e", params={"algorithm": "random"}) as parent:
+        tracking.log_text(parent, "trial\n1\n", "trials.csv")
+        with tracking.run(
+            "finalist",
+            experiment="e",
+            parent_run_id=parent,
+            tags={"trial": "4"},
+            params={"width": 8},
+        ) as run_id:
+            history = pd.DataFrame(
+                {"epoch": [0, 1], "val_score": [0.5, 0.4], "age_mae": [9.0, 8.0]}
+            )
+            tracking.log_epochs(run_id, history)
+            tracking.log_metrics(run_id, {"test_mae": 6.5})
+            tracking.log_text(run_id, "{}", "evidence.json")
+            tracking.log_text(run_id, "a picture", "test/confusion.png")
+            manifest = pd.DataFrame({"split": ["train", "train", "test"]})
+            tracking.log_dataset(
+                run_id, manifest, name="faces", digest="abc", source="here", context="training"
+            )
+    register(run_id)
+    found = dossier.read("age-gender-A")
+    assert found["tags"]["version"] == "1" and found["run_tags"]["trial"] == "4"
+    assert found["params"] == {"width": "8"} and found["metrics"]["test_mae"] == 6.5
+    assert found["files"]["test/confusion.png"] == b"a picture"
+    assert found["history"][["epoch", "val_score", "age_mae"]].values.tolist() == [
+        [0, 0.5, 9.0],
+        [1, 0.4, 8.0],
+    ]
+    assert found["dataset"] == {"num_rows": 3, "train": 2, "test": 1}
+    assert found["search"]["params"] == {"algorithm": "random"}
+    assert found["search"]["files"] == {"trials.csv": b"trial\n1\n"}
+
+
+def test_a_version_without_search_or_artifacts_has_empty_places(root, register):
+    with tracking.run("alone", experiment="e") as run_id:
+        pass
+    register(run_id)
+    found = dossier.read("age-gender-A", 1)
+    assert found["search"] == {"tags": {}, "params": {}, "metrics": {}, "files": {}}
+    assert found["history"].empty and found["dataset"] == {}
+
+
+def test_a_version_outlives_its_run(root, register):
+    with tracking.run("alone", experiment="e") as run_id:
+        pass
+    register(run_id)
+    mlflow.MlflowClient().set_model_version_tag("age-gender-A", "1", "run_id", "0" * 32)
+    found = dossier.read("age-gender-A")
+    assert found["metrics"] == {} and found["tags"]["licence"] == "research only"
+
+
+def test_no_such_version_is_an_error(root):
+    with pytest.raises(ValueError, match="make tune"):
+        dossier.read("age-gender-A")
