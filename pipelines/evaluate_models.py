@@ -96,22 +96,9 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     }
     age_error = (test.age_predicted - test.age_years).abs()
     gender_error = (test.gender_probability - test.gender).abs()
-    confidence = (test.gender_probability - 0.5).abs()
     # Names are in the order of the ages: a step through them shows all.
     examples = images[drawn[:: -(-len(drawn) // 6)]]
-    drawings = {
-        "predicted_against_true": figures.predicted_against_true(
-            truth[0], test.age_predicted, intervals=(test.age_low, test.age_high)
-        ),
-        "confusion": figures.confusion(truth[1], test.gender_probability),
-        "error_by_age": figures.error_by_age(test),
-        "reliability_diagram": figures.reliability_diagram(truth[1], test.gender_probability),
-        "risk_coverage": figures.risk_coverage(
-            uncertainty.risk_coverage(age_error, test.age_high - test.age_low),
-            uncertainty.risk_coverage(gender_error > 0.5, -confidence),
-        ),
-        "robustness": figures.robustness_curves(corrupted),
-        "slices": figures.slices(slices),
+    drawings = figures.of_test(test, slices, corrupted) | {
         "occlusion_maps": figures.occlusion_maps(
             examples, [robustness.occlusion_map(predict, image) for image in examples]
         ),

@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
-from agegender.evidence import evaluation, robustness
+from agegender.evidence import evaluation, robustness, uncertainty
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 STYLE = {
@@ -604,3 +604,29 @@ def most_wrong(images: np.ndarray, labels: list[str]) -> matplotlib.figure.Figur
         axis.imshow(image)
         axis.set_title(label, fontsize=9)
     return figure
+
+
+def of_test(
+    test: pd.DataFrame, slices_table: pd.DataFrame, robustness_table: pd.DataFrame
+) -> dict[str, matplotlib.figure.Figure]:
+    """Draw all that an evaluation shows without a face, by name.
+
+    test: a row a face with age_years, gender, race, age_predicted, gender_probability, age_low and
+    age_high; the tables are those of `evaluation.slices` and `robustness.curves`.
+    """
+    age_error = (test.age_predicted - test.age_years).abs()
+    wrong = (test.gender_probability - test.gender).abs() > 0.5
+    return {
+        "predicted_against_true": predicted_against_true(
+            test.age_years, test.age_predicted, intervals=(test.age_low, test.age_high)
+        ),
+        "confusion": confusion(test.gender, test.gender_probability),
+        "error_by_age": error_by_age(test),
+        "reliability_diagram": reliability_diagram(test.gender, test.gender_probability),
+        "risk_coverage": risk_coverage(
+            uncertainty.risk_coverage(age_error, test.age_high - test.age_low),
+            uncertainty.risk_coverage(wrong, -(test.gender_probability - 0.5).abs()),
+        ),
+        "robustness": robustness_curves(robustness_table),
+        "slices": slices(slices_table),
+    }

@@ -86,6 +86,9 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
             tracking.log_text(run_id, card, "model_card.md")
             predictions = pd.read_csv(folder / f"{title}.csv", keep_default_na=False)
             tracking.log_table(run_id, predictions, "predictions.csv")
+            tables = (pd.DataFrame(record["evidence"][name]) for name in ("slices", "robustness"))
+            for drawing, figure in figures.of_test(predictions, *tables).items():
+                tracking.log_figure(run_id, figure, f"test/{drawing}.png")
             lines: list[str] = []
             network = export.load_h5(folder / f"{title}.h5")
             network.summary(print_fn=lines.append, line_length=100, expand_nested=True)

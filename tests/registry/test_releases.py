@@ -9,6 +9,7 @@ import pytest
 
 from agegender import config
 from agegender.data import pixels, splits, utkface
+from agegender.evidence import evaluation, robustness
 from agegender.registry import promotion, releases, tracking, versions
 
 MODEL = "age-gender-A"
@@ -20,9 +21,16 @@ def candidate(network_h5, tmp_path):
     folder = tmp_path / "candidate"
     folder.mkdir()
     shutil.copy(network_h5, folder / "age_gender_A.h5")
-    predictions = pd.DataFrame({"name": ["1_0_0_20170101000000001.jpg"], "age_predicted": [1 / 3]})
-    predictions.to_csv(folder / "predictions.csv", index=False)
+    predictions().to_csv(folder / "predictions.csv", index=False)
     return folder
+
+
+def predictions():
+    """What a network that always says the same finds in 60 faces."""
+    table = pd.DataFrame({"age_years": np.arange(1, 61), "gender": np.arange(60) % 2, "race": 0})
+    table["name"] = [f"{age}_0_0_20170101000000001.jpg" for age in table.age_years]
+    constant = {"age_predicted": 91 / 3, "gender_probability": 2 / 3, "age_low": 5, "age_high": 55}
+    return table.assign(**constant)
 
 
 def record():
@@ -31,13 +39,25 @@ def record():
         for prefix in ("", "val_")
         for name in ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
     }
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), np.uint8)
+    corrupted = robustness.curves(
+        lambda images: (np.full(len(images), 30.0), np.full(len(images), 0.6)),
+        pictures,
+        np.arange(4.0),
+        np.array([0.0, 1, 0, 1]),
+        seed=0,
+    )
     return {
         "family": "A",
         "values": {"width": 32},
         "history": [{"epoch": 0, "val_score": 0.5} | history],
         "val": {"val_score": 0.5},
         "test": {"n": 1, "mae": {"value": 0.667, "low": 0.5, "high": 0.8}},
-        "evidence": {"intervals": {"coverage": 0.9}},
+        "evidence": {
+            "intervals": {"coverage": 0.9},
+            "slices": evaluation.slices(predictions(), seed=0).to_dict("records"),
+            "robustness": corrupted.to_dict("records"),
+        },
     }
 
 
@@ -55,8 +75,10 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
     assert version["test_mae"] == "0.667" and version["epochs"] == "40"
     evidence = json.loads(tracking.read_text(version["run_id"], "evidence.json"))
     assert evidence == record()["evidence"]
+    drawn = list(root.glob(f"mlruns/artifacts/*/{version['run_id']}/artifacts/test/*.png"))
+    assert len(drawn) == 7
     assert tracking.read_text(version["run_id"], "model_card.md") == "# A card"
-    assert "0.3333" in tracking.read_text(version["run_id"], "predictions.csv")
+    assert "30.3333" in tracking.read_text(version["run_id"], "predictions.csv")
     pulled = versions.pull(MODEL, "champion", root / "A.h5")
     assert pulled.read_bytes() == (root / "models" / "age_gender_A.h5").read_bytes()
     # Once: neither it nor another takes the place of what the registry has.
