@@ -1,6 +1,7 @@
 # Needs make and Python 3.11 or 3.12; .venv is made by the first target that needs it.
 .DEFAULT_GOAL := help
-PORT ?= 5000
+ui: PORT ?= 5000
+app: PORT ?= 7860
 
 ifdef PYTHON
 ready :=
@@ -21,7 +22,8 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  explore report rollback pull predict compare reproduce release lint soak format clean lock setup
+  explore report rollback pull predict app compare reproduce release lint soak format clean lock \
+  setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -82,6 +84,9 @@ pull: $(ready) ## a version's .h5, checked before it is handed over (MODEL=B ALI
 
 predict: $(ready) ## ages and genders in photos (PHOTO="a file, folder or several" OUT=predictions)
 	$(PYTHON) -m pipelines.predict $(if $(OUT),--out "$(OUT)") $(if $(GENERATED),--generated) "$(PHOTO)"
+
+app: $(ready) ## the same on a page, with the camera too, on this machine only (PORT=7860)
+	$(PYTHON) -m pipelines.app --port $(PORT) $(if $(GENERATED),--generated)
 
 compare: $(ready) ## the best settings of a search over several seeds (SETTINGS=3 SEEDS=3)
 	$(PYTHON) -m pipelines.compare $(flags) $(if $(SETTINGS),--settings $(SETTINGS)) \

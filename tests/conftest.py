@@ -1,8 +1,32 @@
 """The surroundings of every test, set before anything is imported."""
 
 import os
+import shutil
+
+import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # Tests make their own stores and never write into a user's.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless Chromium that keeps its console's messages and whose camera shows a pattern."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("no chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = selenium.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        *("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream"),
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = selenium.ChromeService(shutil.which("chromedriver"))
+    with selenium.Chrome(options=options, service=service) as driver:
+        yield driver

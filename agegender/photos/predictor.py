@@ -61,8 +61,12 @@ def read_photo(path: Path) -> PIL.Image.Image:
     if not os.path.isfile(path):
         detail = "a link, pipe or device" if os.path.exists(path) else "nothing has this name"
         raise utkface.Rejection(utkface.Reason.NOT_A_FILE, detail)
+    return open_photo(utkface.read_bytes(lambda: path.open("rb"), MOST_BYTES))
+
+
+def open_photo(data: bytes) -> PIL.Image.Image:
+    """Decode a photo's bytes as `read_photo` does a file; its size is judged before its pixels."""
     pi_heif.register_heif_opener()
-    data = utkface.read_bytes(lambda: path.open("rb"), MOST_BYTES)
     return utkface.open_picture(data, formats=FORMATS, most_pixels=MOST_PIXELS)
 
 

@@ -1,7 +1,15 @@
-"""The champions answer for photos, in Python and as `make predict`."""
+"""The champions answer for photos, in Python and as `make predict` and `make app`."""
 
 import csv
 import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -9,7 +17,9 @@ import pytest
 
 from agegender.data import generated_faces
 from agegender.registry import champions, tracking
-from pipelines import predict
+from pipelines import app, predict
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     # MLflow's own: nothing that we could do about it.
@@ -115,6 +125,35 @@ def test_predict_without_photos_or_models_says_what_is_missing(root, photos, mon
             predict.main(arguments)
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_page_is_served_with_the_champions_until_interrupted(champion, photos, root):
+    champion("age-gender-A", EVIDENCE | {"intervals": EVIDENCE["intervals"] | {"coverage": 0.9}})
+    command = [sys.executable, "-m", "pipelines.app", "--port", "0"]
+    surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=root, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            title, address = process.stdout.readline(), process.stdout.readline()
+            assert title == b"By age-gender-A version 1\n", process.stderr.read()
+            url = re.search(rb"http://127.0.0.1:\d+/", address)[0].decode()
+            photo = (photos / "a face.jpg").read_bytes()
+            with urllib.request.urlopen(f"{url}answer", photo, timeout=60) as reply:
+                (row,) = json.load(reply)["rows"]
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert b"Traceback" not in process.stderr.read()
+    assert row["age_high"] - row["age_years"] == pytest.approx(7)
+
+
+def test_the_page_says_what_is_missing(champion, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for port, message in ((0, "No champion"), (taken.getsockname()[1], "in use")):
+            with pytest.raises(SystemExit) as ended:
+                app.main(["--port", str(port)])
+            assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_several_photos_are_named_in_one_text_as_for_a_shell(photos, monkeypatch):
