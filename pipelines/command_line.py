@@ -4,15 +4,11 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-# Quiet TensorFlow's start-up notices, and only those, before it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from agegender import config
 from agegender.data import pixels
