@@ -26,20 +26,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
     parser.add_argument("--generated", action="store_true", help="by models of generated faces")
     arguments = parser.parse_args(argv)
-    try:
-        listener = socket.create_server(("127.0.0.1", arguments.port))
-        training.prepare_backend()
-        tracking.connect(Path.cwd())
-        if not arguments.generated:
-            releases.register(Path.cwd() / "models", full=True)
-        models = champions.models_for_prediction(arguments.generated)
-        app = page.application(detection.load_detector(), models)
-    except (ValueError, OSError, OverflowError) as error:
-        parser.exit(2, f"agegender: {error}\n")
-    print(f"By {' and '.join(model.title for model in models.values())}")
-    print(f"Open http://127.0.0.1:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
-    config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.ExitStack() as stack:
+        try:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", arguments.port)))
+            training.prepare_backend()
+            tracking.connect(Path.cwd())
+            if not arguments.generated:
+                releases.register(Path.cwd() / "models", full=True)
+            models = champions.models_for_prediction(arguments.generated)
+            app = page.application(detection.load_detector(), models)
+        except (ValueError, OSError, OverflowError) as error:
+            parser.exit(2, f"agegender: {error}\n")
+        print(f"By {' and '.join(model.title for model in models.values())}")
+        print(f"Open http://127.0.0.1:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+        config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)
+        stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         uvicorn.Server(config).run(sockets=[listener])
 
 

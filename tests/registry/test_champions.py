@@ -139,7 +139,7 @@ def test_the_page_is_served_with_the_champions_until_interrupted(champion, photo
             assert title == b"By age-gender-A version 1\n", process.stderr.read()
             url = re.search(rb"http://127.0.0.1:\d+/", address)[0].decode()
             photo = (photos / "a face.jpg").read_bytes()
-            with urllib.request.urlopen(f"{url}answer", photo, timeout=60) as reply:
+            with urllib.request.urlopen(f"{url}answer", photo, timeout=120) as reply:
                 (row,) = json.load(reply)["rows"]
         finally:
             process.send_signal(signal.SIGINT)
