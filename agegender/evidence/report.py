@@ -56,7 +56,7 @@ def model_card(
     weights = backbone and "{name} ({licence}), trained on {pretraining}.".format(**backbone)
     sections = {
         "Intended use": USE,
-        "How to use it": "```python\nimport mlflow\n"
+        "How to use it": "```python\nimport mlflow\n\n"
         f'model = mlflow.pyfunc.load_model("models:/{name}@champion")\n'
         'print(model.predict(["face.jpg"]))  # age_years, gender_probability_female, gender\n```',
         "Data and licence": f"{DATA[data_kind]}\n\n{licence}",
