@@ -22,8 +22,8 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  explore report rollback pull predict app compare reproduce release lint soak format clean lock \
-  setup
+  explore report notebook rollback pull predict app compare reproduce release lint soak format \
+  clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -75,6 +75,9 @@ promote: $(ready) ## one stage alone: into the registry, through the gate, champ
 
 report: $(ready) ## the champions in one HTML page and a PDF, in reports/ (GENERATED=1 FACES=1)
 	$(PYTHON) -m pipelines.write_report $(strip $(if $(GENERATED),--generated) $(if $(FACES),--faces))
+
+notebook: $(ready) ## the coursework's steps in a notebook, run and kept in reports/
+	$(PYTHON) -m pipelines.run_notebook $(data_flags)
 
 rollback: $(ready) ## the previous champion back (MODEL=B)
 	$(PYTHON) -m pipelines.roll_back $(version_flags)

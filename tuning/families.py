@@ -211,9 +211,10 @@ def train_release(
 
     All is fixed before: the defaults of the full space with the release's own changes, epochs and
     seed; the last epoch is kept. A shorter training without the validation faces, in a child run,
-    gives their predictions, on which age intervals and abstention are calibrated; it errs
-    more, so they are wide: in the first releases 94.7 % of the test for A, 89.8 % for B. The folder is as `train_finalists` leaves it, with these
-    predictions in HELD_OUT. Nothing is done where it is complete.
+    gives their predictions, on which age intervals and abstention are calibrated; it errs more, so
+    they are wide: in the first releases 94.7 % of the test for A, 89.8 % for B. The folder is as
+    `train_finalists` leaves it, with these predictions in HELD_OUT. Nothing is done where it is
+    complete.
     """
     release = config.RELEASES[name]
     family, candidate = release.family, folder / "candidate"

@@ -4,6 +4,8 @@ manifest: name, age_years, gender (0 male, 1 female), race, group, split; pixels
 (N, S, S, 3) RGB; row i of one is row i of the other.
 """
 
+from collections.abc import Sequence
+
 import matplotlib
 import matplotlib.figure
 import numpy as np
@@ -137,14 +139,14 @@ def samples(manifest: pd.DataFrame, pixels: np.ndarray, *, seed: int) -> matplot
             drawn = generator.permutation(found)[:SAMPLES]
             # Decades with few faces leave the rest of their row empty.
             rows += [*np.sort(drawn), *[-1] * (SAMPLES - len(drawn))]
-    return _grid(manifest, pixels, rows, SAMPLES)
+    return grid(manifest, pixels, rows, SAMPLES)
 
 
 def conflicts(manifest: pd.DataFrame, pixels: np.ndarray) -> matplotlib.figure.Figure | None:
     """Draw near-duplicates with different labels, side by side; None where there are none."""
     groups = conflicting_groups(manifest)[:EXAMPLES]
     rows = [row for group in groups for row in group[:2]]
-    return _grid(manifest, pixels, rows, EXAMPLES) if rows else None
+    return grid(manifest, pixels, rows, EXAMPLES) if rows else None
 
 
 def extremes(
@@ -155,12 +157,14 @@ def extremes(
     for column in ("brightness", "sharpness"):
         order = measured[column].to_numpy().argsort(kind="stable")
         rows += [*order[:EXAMPLES], *order[::-1][:EXAMPLES]]
-    return _grid(manifest, pixels, rows, min(EXAMPLES, len(manifest)))
+    return grid(manifest, pixels, rows, min(EXAMPLES, len(manifest)))
 
 
 @matplotlib.rc_context(figures.STYLE)
-def _grid(manifest, pixels, rows, columns) -> matplotlib.figure.Figure:
-    """Draw faces in rows of so many columns, each under its labels; -1 is an empty place."""
+def grid(
+    manifest: pd.DataFrame, pixels: np.ndarray, rows: Sequence[int], columns: int
+) -> matplotlib.figure.Figure:
+    """Draw faces in rows of so many columns, each under its age and m or f; -1 leaves a gap."""
     height = -(-len(rows) // columns)
     figure, axes = figures.blank(0.95 * columns + 1, 1.15 * height, height, columns, squeeze=False)
     for axis in axes.flat:
