@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 ui: PORT ?= 5000
 app: PORT ?= 7860
+serve: PORT ?= 5001
 
 ifdef PYTHON
 ready :=
@@ -22,8 +23,8 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  explore report rollback pull predict app compare reproduce release lint soak format clean lock \
-  setup
+  explore report rollback pull serve predict app compare reproduce release lint soak format clean \
+  lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -81,6 +82,9 @@ rollback: $(ready) ## the previous champion back (MODEL=B)
 
 pull: $(ready) ## a version's .h5, checked before it is handed over (MODEL=B ALIAS=champion TO=)
 	$(PYTHON) -m pipelines.pull_model $(version_flags) $(if $(ALIAS),--alias $(ALIAS)) --to "$(TO)"
+
+serve: $(ready) ## a version, checked, behind MLflow's model server (MODEL=B ALIAS=champion PORT=5001)
+	$(PYTHON) -m pipelines.serve_model $(version_flags) $(if $(ALIAS),--alias $(ALIAS)) --port $(PORT)
 
 predict: $(ready) ## ages and genders in photos (PHOTO="a file, folder or several" OUT=predictions)
 	$(PYTHON) -m pipelines.predict $(if $(OUT),--out "$(OUT)") $(if $(GENERATED),--generated) "$(PHOTO)"
