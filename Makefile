@@ -45,13 +45,8 @@ test: $(ready) ## unit tests and the pipeline on a small preset
 
 check: lint test ## format, lint, import contracts, types, tests
 
-# MLflow's job runner would add eight processes of 240 MB that nothing here uses.
 ui: $(ready) ## MLflow in the browser, on this machine only (PORT=5000)
-	@echo "Open http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PYTHON) -c 'import os, sys, pathlib; \
-	  from agegender.registry import tracking; uri = tracking.connect(pathlib.Path.cwd()); \
-	  os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", \
-	    "--port", "$(PORT)", "--workers", "1", "--backend-store-uri", uri])'
+	$(PYTHON) -m pipelines.show_runs --port $(PORT)
 
 data: $(ready) ## download the real faces into data/ (non-commercial research only)
 	$(PYTHON) -m pipelines.download_data
