@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 ui: PORT ?= 5000
 app: PORT ?= 7860
+serve: PORT ?= 5001
 
 ifdef PYTHON
 ready :=
@@ -22,8 +23,8 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  explore report notebook rollback pull predict app compare reproduce release lint soak format \
-  clean lock setup
+  explore report notebook rollback pull serve predict app compare reproduce release lint soak \
+  format clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -44,13 +45,8 @@ test: $(ready) ## unit tests and the pipeline on a small preset
 
 check: lint test ## format, lint, import contracts, types, tests
 
-# MLflow's job runner would add eight processes of 240 MB that nothing here uses.
 ui: $(ready) ## MLflow in the browser, on this machine only (PORT=5000)
-	@echo "Open http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PYTHON) -c 'import os, sys, pathlib; \
-	  from agegender.registry import tracking; uri = tracking.connect(pathlib.Path.cwd()); \
-	  os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", \
-	    "--port", "$(PORT)", "--workers", "1", "--backend-store-uri", uri])'
+	$(PYTHON) -m pipelines.show_runs --port $(PORT)
 
 data: $(ready) ## download the real faces into data/ (non-commercial research only)
 	$(PYTHON) -m pipelines.download_data
@@ -84,6 +80,9 @@ rollback: $(ready) ## the previous champion back (MODEL=B)
 
 pull: $(ready) ## a version's .h5, checked before it is handed over (MODEL=B ALIAS=champion TO=)
 	$(PYTHON) -m pipelines.pull_model $(version_flags) $(if $(ALIAS),--alias $(ALIAS)) --to "$(TO)"
+
+serve: $(ready) ## a version, checked, behind MLflow's model server (MODEL=B ALIAS=champion PORT=5001)
+	$(PYTHON) -m pipelines.serve_model $(version_flags) $(if $(ALIAS),--alias $(ALIAS)) --port $(PORT)
 
 predict: $(ready) ## ages and genders in photos (PHOTO="a file, folder or several" OUT=predictions)
 	$(PYTHON) -m pipelines.predict $(if $(OUT),--out "$(OUT)") $(if $(GENERATED),--generated) "$(PHOTO)"

@@ -110,6 +110,8 @@ def test_every_run_is_tracked_and_ended(place):
     assert {status for status, _, _ in roles} <= {"FINISHED", "KILLED"}
     assert all(row[3] for row in rows if row[1] != "search")
     assert all(int(row[4]) >= 3 and int(row[5]) == 1 for row in rows if row[0] == "FINISHED")
+    # What all trials share is with the search, so that they are compared by what differs.
+    assert {int(row[4]) for row in rows if row[:2] == ["FINISHED", "trial"]} == {5}
     assert "looks,2" in lines
 
 

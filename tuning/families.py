@@ -55,16 +55,26 @@ def search_family(
     work = getattr(settings, FAMILIES[family])
     at_hand = backbones.available(trials.weights(cache))
     handover = folder / "search.json"
+    names, constants = spaces.searched(family, settings.tier, at_hand)
     with tracking.run(
         f"search {family} · {settings.preset} · seed {settings.seed}",
         experiment=experiment(faces),
         run_id=json.loads(handover.read_text())["run_id"] if handover.exists() else None,
         tags=run_tags(family, faces, settings, "search"),
-        params={"seed": settings.seed, "algorithm": settings.algorithm, "tier": settings.tier},
-        description=f"Search of network {TITLES[family]}. The child runs are its trials.",
+        params={"seed": settings.seed, "algorithm": settings.algorithm, "tier": settings.tier}
+        | constants,
+        description=f"Search of network {TITLES[family]}. The child runs are its trials; what is "
+        "the same in all of them is a parameter here alone.",
     ) as parent_run_id:
         search.write_atomically(handover, json.dumps({"run_id": parent_run_id}))
         log_dataset(parent_run_id, faces, "search")
+        tracking.save_view(
+            parent_run_id,
+            f"trials-{family}",
+            condition=f"tags.role = 'trial' and tags.family = '{family}'",
+            metrics=["val_score", "val_age_mae", "val_gender_accuracy"],
+            params=names,
+        )
         report(f"Search of {TITLES[family]} (MLflow run {parent_run_id}):")
 
         def run_trial(number, values):
@@ -82,6 +92,7 @@ def search_family(
                 parent_run_id=parent_run_id,
                 cache=cache,
                 folds=folds,
+                params={n: value for n, value in values.items() if n not in constants},
                 epochs=values.get("tuner/epochs", trial_epochs(work, faces)),
                 stop_at=stop_at,
                 report=report,
@@ -310,14 +321,18 @@ def train_and_log(
     stop_at,
     report,
     seed=None,
+    params=None,
 ):
-    """Train one setting on each fold in one MLflow run; return its Trial and the last network."""
+    """Train one setting on each fold in one MLflow run; return its Trial and the last network.
+
+    params: which of the values the run shows; None: all of them.
+    """
     with tracking.run(
         name,
         experiment=experiment(faces),
         parent_run_id=parent_run_id,
         tags=run_tags(family, faces, settings, role) | {"trial": str(number)},
-        params=values,
+        params=values if params is None else params,
     ) as run_id:
         started = time.monotonic()
         last_line = started

@@ -153,6 +153,15 @@ def notebook(family: str, hp: keras_tuner.HyperParameters, at_hand: list[str]) -
     return {"backbone": backbone, "fit": fit, "augmentation": None}
 
 
+def searched(family: str, tier: str, at_hand: list[str]) -> tuple[list[str], dict]:
+    """Return the names that are searched at first, and what is the same in every trial."""
+    hp = keras_tuner.HyperParameters()
+    space(family, hp, tier, at_hand)
+    fixed = keras_tuner.engine.hyperparameters.Fixed
+    constants = {p.name: hp.values[p.name] for p in hp.space if isinstance(p, fixed)}
+    return [name for name in hp.values if name not in constants], constants
+
+
 def defaults(family: str, at_hand: list[str]) -> dict:
     """Return the values of the full space's defaults."""
     hp = keras_tuner.HyperParameters()

@@ -1,13 +1,16 @@
 """The pyfunc of a registered model: faces in, a table of ages and genders out.
 
 MLflow stores this file with the model ("models from code") and runs it where the model is loaded,
-so it imports nothing of this project.
+so it imports nothing of this project. Behind a server what comes is a stranger's: there it reads no
+files, and takes no more faces at once than the limit.
 """
 
 import base64
 import io
+import json
 import os
 import pathlib
+import threading
 
 import keras
 import mlflow
@@ -18,14 +21,35 @@ import PIL.ImageOps
 from mlflow.pyfunc import PythonModel  # mlflow.pyfunc itself is loaded lazily: no type
 
 BATCH_SIZE = 64
+MOST_BYTES = 8 * 2**20  # of a picture's file
+MOST_PIXELS = 4096 * 4096  # 48 MiB when decoded
+MOST_SERVED = 64  # faces in a request
+# Pillow reads forty more, one of them by starting Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP")
+# MLflow's own mark, which each of its model servers sets once it has loaded the model.
+SERVED = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
+# Requests come in threads; a network on JAX keeps its state in itself while it predicts.
+one_at_a_time = threading.Lock()
+
+
+class NoFaceError(mlflow.MlflowException, ValueError):
+    """A ValueError that MLflow's server answers with 400 (with 500, or its stack, other ones)."""
+
+    def __init__(self, message: str):
+        super().__init__(message, mlflow.protos.databricks_pb2.INVALID_PARAMETER_VALUE)
+
+    def serialize_as_json(self):
+        """Return what goes over the network; MLflow would put the request before the reason."""
+        return json.dumps({"error_code": self.error_code, "message": self.args[0]})
 
 
 class AgeGender(PythonModel):
     """The network in the artifact "h5" behind MLflow's pyfunc interface.
 
     Faces are aligned and cropped as in UTKFace. Each is the path of a picture, a picture's bytes in
-    base64, or an array (S, S, 3) of integers 0..255 or floats in [0, 1], RGB; other sizes than the
-    network's are resized.
+    base64 (JPEG, PNG or WebP; at most 8 MiB and 4096 x 4096 pixels), or an array (S, S, 3) of
+    integers 0..255 or floats in [0, 1], RGB; other sizes than the network's are resized. Behind a
+    server only base64 is taken, of 64 faces at most.
     """
 
     def load_context(self, context):
@@ -37,29 +61,38 @@ class AgeGender(PythonModel):
         """Return a DataFrame: age_years, gender_probability_female, gender ("male", "female").
 
         model_input: a list or array of faces, or a DataFrame with them in its column "image", or
-        its only one, whose index is kept. ValueError where something is no face picture.
+        its only one without a name, whose index is kept. NoFaceError, a ValueError, where something
+        is no face picture.
         """
+        try:
+            return self._answer(model_input, served=os.environ.get(SERVED) == "true")
+        except ValueError as error:
+            raise NoFaceError(str(error)) from error
+
+    def _answer(self, model_input, served):
         index = None
         if isinstance(model_input, pd.DataFrame):
-            if "image" not in model_input.columns and model_input.shape[1] != 1:
-                raise ValueError(
-                    f"Expected a column 'image'; the table has {list(model_input.columns)}."
-                )
-            column = "image" if "image" in model_input.columns else model_input.columns[0]
+            columns = list(model_input.columns)
+            if columns.count("image") != 1 and columns != [0]:
+                raise ValueError(f"Expected one column 'image'; the table has {columns}.")
+            column = "image" if "image" in columns else 0
             index, model_input = model_input.index, model_input[column]
-        size_pixels = self.network.input_shape[1]
-        faces = [to_pixels(face, size_pixels) for face in model_input]
-        if not faces:
+        if not len(model_input):
             raise ValueError("Expected at least one face; got none.")
-        age, gender = (
-            np.concatenate(parts)[:, 0].astype(float)
-            for parts in zip(
-                *(
-                    self.network.predict_on_batch(np.stack(faces[start : start + BATCH_SIZE]))
-                    for start in range(0, len(faces), BATCH_SIZE)
-                ),
-                strict=True,
+        if served and len(model_input) > MOST_SERVED:
+            raise ValueError(
+                f"Expected at most {MOST_SERVED} faces in a request; got {len(model_input)}: send "
+                "several requests."
             )
+        size_pixels = self.network.input_shape[1]
+        faces = [to_pixels(face, size_pixels, served) for face in model_input]
+        with one_at_a_time:
+            batches = [
+                self.network.predict_on_batch(np.stack(faces[start : start + BATCH_SIZE]))
+                for start in range(0, len(faces), BATCH_SIZE)
+            ]
+        age, gender = (
+            np.concatenate(parts)[:, 0].astype(float) for parts in zip(*batches, strict=True)
         )
         return pd.DataFrame(
             {
@@ -71,10 +104,17 @@ class AgeGender(PythonModel):
         )
 
 
-def to_pixels(face: str | os.PathLike | np.ndarray | list, size_pixels: int) -> np.ndarray:
-    """Return a face as float32 (size, size, 3) in [0, 1]; ValueError where it is none."""
-    if isinstance(face, str | os.PathLike):
-        image = _open(os.fspath(face))
+def to_pixels(
+    face: str | os.PathLike | np.ndarray | list, size_pixels: int, served: bool = False
+) -> np.ndarray:
+    """Return a face as float32 (size, size, 3) in [0, 1]; ValueError where it is none.
+
+    served: it came over the network, and only base64 is taken: no path of this machine's.
+    """
+    if isinstance(face, str) or not served and isinstance(face, os.PathLike):
+        image = _open(os.fspath(face), served)
+    elif served:
+        raise ValueError(f"Expected a picture's bytes in base64; got {type(face).__name__}.")
     else:
         array = np.asarray(face)
         whole = np.issubdtype(array.dtype, np.integer)
@@ -82,6 +122,10 @@ def to_pixels(face: str | os.PathLike | np.ndarray | list, size_pixels: int) -> 
             raise ValueError(
                 "Expected a path, base64 or an array (S, S, 3) of numbers; got "
                 f"{type(face).__name__} of shape {array.shape} and type {array.dtype}."
+            )
+        if not 0 < array.shape[0] * array.shape[1] <= MOST_PIXELS:
+            raise ValueError(
+                f"Expected at least one pixel and at most {MOST_PIXELS:,}; got {array.shape[:2]}."
             )
         # NaN is out of range too.
         if not (array.min() >= 0 and array.max() <= (255 if whole else 1)):
@@ -97,18 +141,27 @@ def to_pixels(face: str | os.PathLike | np.ndarray | list, size_pixels: int) -> 
     return np.asarray(fitted, np.float32) / 255
 
 
-def _open(text: str) -> PIL.Image.Image:
+def _open(text: str, served: bool) -> PIL.Image.Image:
     """Decode a path or base64 to an upright RGB picture, as training does."""
     short = text if len(text) < 100 else text[:100] + "..."
-    if os.path.isfile(text):
+    is_path = not served and os.path.isfile(text)
+    bytes_ = os.path.getsize(text) if is_path else len(text) * 3 // 4
+    if bytes_ > MOST_BYTES:
+        raise ValueError(f"{short!r} has {bytes_:,} bytes; expected at most {MOST_BYTES:,}.")
+    if is_path:
         data = pathlib.Path(text).read_bytes()
     else:
         try:
             data = base64.b64decode(text, validate=True)
         except ValueError:
-            raise ValueError(f"{short!r} is neither a file nor a picture in base64.") from None
+            what = "no picture in base64" if served else "neither a file nor a picture in base64"
+            raise ValueError(f"{short!r} is {what}.") from None
     try:
-        image = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data)))
+        image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size  # The header's; nothing is decoded yet.
+        if width * height > MOST_PIXELS:
+            raise ValueError(f"it has {width} x {height} pixels, expected at most {MOST_PIXELS:,}")
+        image = PIL.ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
             # Pillow's own conversion of 16-bit grey clips at 255.
             grey = (np.asarray(image, np.int64) + 128) // 257
@@ -119,7 +172,9 @@ def _open(text: str) -> PIL.Image.Image:
         return image.convert("RGB")
     # Decoders raise many kinds on damaged pictures.
     except Exception as error:
-        raise ValueError(f"{short!r} is not a picture that can be read: {error}") from error
+        raise ValueError(
+            f"{short!r} is not a picture that can be read (JPEG, PNG or WebP): {error}"
+        ) from error
 
 
 mlflow.models.set_model(AgeGender())

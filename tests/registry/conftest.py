@@ -1,4 +1,12 @@
+import contextlib
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
 
 import keras
 import mlflow
@@ -49,7 +57,7 @@ def client(root):
     return mlflow.MlflowClient()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def register(network_h5):
     """A function that registers a .h5 under a run."""
 
@@ -66,3 +74,40 @@ def register(network_h5):
         return versions.register_version(**arguments | changes)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def running():
+    """A function that runs a server of a module in a folder, on a port that is free."""
+
+    @contextlib.contextmanager
+    def start(folder, *command, health, **environment):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with (folder / "server.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command, "--port", str(port)],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 120
+        try:
+            while True:
+                try:
+                    with urllib.request.urlopen(url + health, timeout=5):
+                        break
+                except OSError:
+                    said = (folder / "server.log").read_text()
+                    assert process.poll() is None and time.monotonic() < deadline, said
+                    time.sleep(0.2)
+            yield url, process
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(30)
+
+    return start

@@ -43,10 +43,14 @@ def model(network_h5, faces, tmp_path_factory):
     return mlflow.pyfunc.load_model("models:/age-gender-A@champion")
 
 
-def encoded(face):
+def encoded(face, kind="png"):
     stream = io.BytesIO()
-    PIL.Image.fromarray(face).save(stream, "png")
+    PIL.Image.fromarray(face).save(stream, kind)
     return base64.b64encode(stream.getvalue()).decode()
+
+
+def drawn(size, kind):
+    return encoded(np.zeros((*size[::-1], 3), np.uint8), kind)
 
 
 def test_every_form_of_a_face_gives_the_networks_answer(model, network, faces, tmp_path):
@@ -58,7 +62,7 @@ def test_every_form_of_a_face_gives_the_networks_answer(model, network, faces, t
     strings = [encoded(face) for face in faces]
     for given in (
         pd.DataFrame({"image": paths}),
-        pd.DataFrame({"image": strings, "else": 1}, columns=["image"]),
+        pd.DataFrame(strings),
         paths,
         strings,
         np.array(paths),
@@ -122,8 +126,13 @@ def test_pictures_are_read_as_in_training(tmp_path):
         ([np.full((128, 128, 3), 256)], "integers 0..255"),
         ([np.zeros((128, 128))], r"array \(S, S, 3\)"),
         ([None], r"array \(S, S, 3\)"),
+        ([np.zeros((0, 0, 3))], "at least one pixel"),
+        (["A" * 12_000_000], "9,000,000 bytes; expected at most 8,388,608"),
+        ([drawn((4097, 4096), "png")], "4097 x 4096 pixels, expected at most 16,777,216"),
+        ([drawn((8, 8), "gif")], "JPEG, PNG or WebP"),
         ([], "at least one face"),
-        (pd.DataFrame({"a": ["x"], "b": ["y"]}), "Expected a column 'image'"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"]}), "Expected one column 'image'"),
+        (pd.DataFrame({"photo": ["x"]}), "Expected one column 'image'"),
     ],
 )
 def test_what_is_no_face_is_told(network, given, message):
@@ -131,6 +140,24 @@ def test_what_is_no_face_is_told(network, given, message):
     model.network = network
     with pytest.raises(ValueError, match=message):
         model.predict(None, given)
+
+
+def test_behind_a_server_only_a_few_pictures_in_base64_are_taken(
+    model, faces, tmp_path, monkeypatch
+):
+    PIL.Image.fromarray(faces[0]).save(tmp_path / "face.png")
+    path, code = str(tmp_path / "face.png"), encoded(faces[0])
+    here = [model.predict(given) for given in ([path], {"image": faces[:1]}, [code] * 65)]
+    monkeypatch.setenv(serving.SERVED, "true")
+    pd.testing.assert_frame_equal(model.predict([code]), here[0])
+    for given, message in (
+        ([path], "no picture in base64"),
+        ({"image": faces[:1]}, "base64; got list"),
+        ([code] * 65, "at most 64 faces in a request; got 65"),
+    ):
+        with pytest.raises(mlflow.MlflowException, match=message) as refused:
+            model.predict(given)
+        assert refused.value.get_http_status_code() == 400
 
 
 def test_a_truncated_picture_is_told(faces, tmp_path):

@@ -1,12 +1,5 @@
 """Versions are registered once, and only a file that keeps its word is handed over."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-
 import h5py
 import keras
 import pytest
@@ -23,36 +16,14 @@ pytestmark = [
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def server(running, tmp_path, monkeypatch):
     """A tracking server of one worker that keeps the artifacts itself."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command = ["mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
     command += ["--artifacts-destination", str(tmp_path / "kept")]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-    )
-    uri = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    try:
-        while True:
-            try:
-                with urllib.request.urlopen(f"{uri}/health", timeout=5):
-                    break
-            except OSError:
-                said = (tmp_path / "server.log").read_text()
-                assert process.poll() is None and time.monotonic() < deadline, said
-                time.sleep(0.2)
+    with running(tmp_path, *command, health="/health") as (uri, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         yield uri
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-        log.close()
 
 
 def test_versions_are_registered_once_and_only_the_first_is_champion(client, register):

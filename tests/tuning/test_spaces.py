@@ -37,6 +37,14 @@ def searched(hp):
 
 
 @pytest.mark.parametrize("family", "AB")
+def test_what_is_searched_and_what_is_the_same_in_every_trial_make_up_the_space(family):
+    names, constants = spaces.searched(family, "short", AT_HAND)
+    assert set(names) == set(SEARCHED_IN_SHORT_TIME[family])
+    hp, _ = declare(family, "short")
+    assert constants == {name: value for name, value in hp.values.items() if name not in names}
+
+
+@pytest.mark.parametrize("family", "AB")
 def test_short_searches_the_few_that_matter_most(family):
     assert searched(declare(family, "short")[0]) == SEARCHED_IN_SHORT_TIME[family]
     assert searched(declare(family, "notebook")[0]) == {}

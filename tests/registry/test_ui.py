@@ -1,0 +1,79 @@
+"""A person finds in MLflow's own pages, in a real browser, what a search left."""
+
+import pandas as pd
+import pytest
+
+from agegender.registry import tracking
+
+pytestmark = [
+    # MLflow's own: nothing that we could do about it.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
+]
+
+
+def trial(parent, number, score):
+    history = pd.DataFrame({"epoch": range(4), "val_score": [1.0, 0.9, 0.8, score]})
+    with tracking.run(
+        f"A trial {number:03d}",
+        experiment="tests",
+        parent_run_id=parent,
+        tags={"role": "trial"},
+        params={"learning_rate": number / 1000},
+    ) as run_id:
+        tracking.log_epochs(run_id, history)
+        tracking.log_metrics(run_id, {"a_metric": 1.0, "val_score": score})
+    return run_id
+
+
+def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, running, browser):
+    support = pytest.importorskip("selenium.webdriver.support.wait")
+    with tracking.run("search A", experiment="tests", params={"pooling": "average"}) as parent:
+        scores = [0.7, 0.4, 0.6]
+        run_ids = [trial(parent, number, score) for number, score in enumerate(scores, start=1)]
+    tracking.save_view(
+        parent,
+        "trials-A",
+        condition="tags.role = 'trial'",
+        metrics=["val_score", "a_metric"],
+        params=["learning_rate"],
+    )
+    register(run_ids[1], description="What it is.")
+    (address,) = tracking.views().values()
+    browser.set_window_size(1700, 1000)
+
+    def find(by, what):
+        wait = support.WebDriverWait(browser, 60)
+        return wait.until(lambda shown: shown.find_element(by, what), f"Nothing shows {what}")
+
+    def texts(selector):
+        return [element.text for element in browser.find_elements("css selector", selector)]
+
+    def visit(url):
+        browser.get("about:blank")  # A change of the fragment alone loads nothing.
+        browser.get(url)
+
+    with running(root, "pipelines.show_runs", health="/health") as (url, _):
+        assert url + address in (root / "server.log").read_text()
+
+        visit(url + address.partition("&")[0])
+        find("link text", "trials-A")
+        find("link text", "search A").click()
+        find("xpath", "//h1[contains(., 'search A')] | //h2[contains(., 'search A')]")
+
+        visit(url + address)
+        find("link text", "A trial 002")
+        names = [text for text in texts(".ag-row a") if text]
+        assert names == ["A trial 002", "A trial 003", "A trial 001"]
+        shown = " ".join(texts(".ag-header-cell"))
+        assert shown.index("val_score") < shown.index("a_metric") < shown.index("learning_rate")
+        assert "pooling" not in shown
+        find("link text", "A trial 002").click()
+        find("xpath", "//*[@role='tab'][contains(., 'Model metrics')]").click()
+        find("css selector", ".scatterlayer .points path:nth-of-type(4)")  # an epoch a point
+
+        visit(f"{url}/#/models/age-gender-A")
+        find("xpath", "//*[starts-with(., '@')][contains(., 'champion')]")
+        visit(f"{url}/#/models/age-gender-A/versions/1")
+        find("xpath", "//*[contains(text(), 'What it is.')]")
+        find("link text", "A trial 002")
