@@ -61,7 +61,8 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
         averaged = predictions(network, faces, split, mirrored=True)
         for name in ("age_predicted", "gender_probability"):
             averaged[name] = (averaged[name] + table[name]) / 2
-        mirror[split] = evaluation.compare(averaged, table, seed=seed)
+        name = {"test": "mirror", "validation": "mirror_validation"}[split]
+        mirror[name] = evaluation.compare(averaged, table, seed=seed)
     metrics = evaluation.evaluate(
         truth[0], test.age_predicted, truth[1], test.gender_probability, seed=seed
     )
@@ -88,12 +89,10 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
         | {"test": uncertainty.interval_coverage(intervals, truth[0], test.age_predicted)},
         "abstention": uncertainty.fit_abstention(validation.gender, validation.gender_probability),
         "label_noise": evaluation.label_noise(faces.manifest),
-        "mirror": mirror.get("test"),
-        "mirror_validation": mirror.get("validation"),
         "worst_slices": evaluation.worst_slices(slices),
         "slices": slices.to_dict("records"),
         "robustness": corrupted.to_dict("records"),
-    }
+    } | mirror
     age_error = (test.age_predicted - test.age_years).abs()
     gender_error = (test.gender_probability - test.gender).abs()
     # Names are in the order of the ages: a step through them shows all.
