@@ -263,6 +263,12 @@ def compare_with_registered(
 
 def needed(version: dict, name: str) -> dict:
     """Return a version's tags; ValueError where it lacks what it takes to train it again."""
+    if "release" in version:
+        model = version["release"].removeprefix("age_gender_")
+        raise ValueError(
+            f"{name} was released, and trained without validation: `make release MODEL={model}` "
+            "trains it again."
+        )
     if lacking := [tag for tag in (*NEEDED, *MEASURES) if tag not in version]:
         raise ValueError(
             f"{name} has no tags {', '.join(lacking)}: it was registered before these were kept. "

@@ -307,6 +307,12 @@ def _training(family: str, model: dict, missing: list[str]) -> list[pages.Part]:
         facts.append(f"{model['metrics']['seconds'] / 60:.1f} minutes in all")
     if facts:
         page.append("Trained with " + ", ".join(facts) + ".")
+    if "release" in tags:
+        page.append(
+            f"It was released: trained for {tags['epochs']} epochs on training and validation "
+            "faces, without validation. What follows is the shorter training, without the "
+            "validation faces, on whose answers for them the intervals were calibrated."
+        )
     if {"val_score", "val_age_mae", "age_mae"} <= set(history):
         page.append(_curve_text(history))
     else:
@@ -631,13 +637,17 @@ def _reproduce(models: dict, data_kind: str) -> list[pages.Part]:
             {"": f"{model['name']} {tags['version']}"}
             | {name: tags.get(name, "unknown") for name in shown}
         )
-        lines.append(f"`make reproduce MODEL={family} VERSION={tags['version']}{suffix}`")
+        if "release" in tags:
+            title = tags["release"].removeprefix("age_gender_")
+            lines.append(f"`make release MODEL={title}{suffix}`")
+        else:
+            lines.append(f"`make reproduce MODEL={family} VERSION={tags['version']}{suffix}`")
     table = pd.DataFrame(rows).set_index("").T.reset_index().rename(columns={"index": "what"})
     first = models[next(iter(models))]["tags"]
     start = f"`make tune PRESET={first.get('preset', 'laptop')} SEED={first.get('seed', 0)}"
     start += "`" if data_kind == "generated" else " DATA=...`"
     return [
-        f"At the commit below, {start} does the whole again: faces, searches, trainings, test, "
+        f"At the commit below, {start} does the whole: faces, searches, trainings, test, "
         "registry. How far a search comes in its minutes depends on the machine; a single version "
         f"is trained again from its settings, and compared, by {' and '.join(lines)}. `make pull` "
         "hands over a network's file after its SHA-256 and golden predictions were checked.",

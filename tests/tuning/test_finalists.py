@@ -141,3 +141,8 @@ def test_finished_trainings_are_taken_and_none_is_started_out_of_time(tmp_path):
     assert table[["trial", "seed", "val_score"]].values.tolist() == [[4, 0, 0.3]]
     # Of another length, or with other values, it is another training.
     assert said[-1].endswith("A setting 005 seed 0, A setting 004 seed 1, A setting 005 seed 1.")
+
+
+def test_a_released_version_names_the_command_that_trains_it_again():
+    with pytest.raises(ValueError, match="`make release MODEL=B_full` trains it again"):
+        finalists.needed({"release": "age_gender_B_full"}, "age-gender-B/1")
