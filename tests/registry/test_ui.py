@@ -65,6 +65,8 @@ def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, run
         find("link text", "A trial 002")
         names = [text for text in texts(".ag-row a") if text]
         assert names == ["A trial 002", "A trial 003", "A trial 001"]
+        for column in ("val_score", "a_metric", "learning_rate"):  # Drawn one after the other.
+            find("xpath", f"//*[contains(@class, 'ag-header-cell')][contains(., '{column}')]")
         shown = " ".join(texts(".ag-header-cell"))
         assert shown.index("val_score") < shown.index("a_metric") < shown.index("learning_rate")
         assert "pooling" not in shown
