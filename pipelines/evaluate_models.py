@@ -53,16 +53,17 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     held_out, mirror = folder / families.HELD_OUT, {}
     if held_out.exists():
         # A release: trained on its validation faces, and averaging over the mirror image itself.
-        validation, tables = pd.read_csv(held_out, keep_default_na=False), {}
+        validation = pd.read_csv(held_out, keep_default_na=False)
     else:
         validation = predictions(network, faces, "validation")
-        tables = {"validation": validation, "test": test}
-    for split, table in tables.items():
-        averaged = predictions(network, faces, split, mirrored=True)
-        for name in ("age_predicted", "gender_probability"):
-            averaged[name] = (averaged[name] + table[name]) / 2
-        name = {"test": "mirror", "validation": "mirror_validation"}[split]
-        mirror[name] = evaluation.compare(averaged, table, seed=seed)
+        for key, split, table in (
+            ("mirror_validation", "validation", validation),
+            ("mirror", "test", test),
+        ):
+            averaged = predictions(network, faces, split, mirrored=True)
+            for name in ("age_predicted", "gender_probability"):
+                averaged[name] = (averaged[name] + table[name]) / 2
+            mirror[key] = evaluation.compare(averaged, table, seed=seed)
     metrics = evaluation.evaluate(
         truth[0], test.age_predicted, truth[1], test.gender_probability, seed=seed
     )

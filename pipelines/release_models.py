@@ -59,6 +59,8 @@ def publish(work: command_line.Work, name: str, family: str, record: dict) -> No
     candidate = work.folder / family / "candidate"
     if (folder / f"{title}.json").exists():
         predictions = pd.read_csv(candidate / "predictions.csv", keep_default_na=False)
+        details = {"data": work.faces.digest, "family": family, "release": f"the old {name}"}
+        tracking.record_test_look(record["run_id"], purpose="promotion gate", details=details)
         old = evaluate_models.predictions(
             export.load_h5(folder / f"{title}.h5"), work.faces, "test"
         )

@@ -174,6 +174,14 @@ def test_the_report_holds_what_the_store_holds(place):
     assert len(list(folder.glob("mlruns/artifacts/pages/*/artifacts/report-generated.*"))) == 2
 
 
+def test_drawn_faces_make_no_release(place):
+    folder, _ = place
+    refused = run(folder, "--model", "A", *FLAGS, module="pipelines.release_models")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "A is trained on the coursework's 5,000 faces; DATA has 500 gen" in refused.stderr
+    assert not (folder / "models").exists()
+
+
 @pytest.mark.slow
 def test_a_version_reproduces_itself(place):
     folder, _ = place

@@ -85,6 +85,10 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
             )
             tracking.log_text(run_id, json.dumps(record["evidence"], indent=1), "evidence.json")
             tracking.log_text(run_id, card, "model_card.md")
+            # Where it was released, in a store that did not come along.
+            tracking.record_test_look(
+                run_id, purpose="release, before it came here", details={"release": title}
+            )
             predictions = pd.read_csv(folder / f"{title}.csv", keep_default_na=False)
             tracking.log_table(run_id, predictions, "predictions.csv")
             tables = (pd.DataFrame(record["evidence"][name]) for name in ("slices", "robustness"))

@@ -77,6 +77,7 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
     assert evidence == record()["evidence"]
     drawn = list(root.glob(f"mlruns/artifacts/*/{version['run_id']}/artifacts/test/*.png"))
     assert len(drawn) == 7
+    assert list(tracking.test_looks().purpose) == ["release, before it came here"]
     assert tracking.read_text(version["run_id"], "model_card.md") == "# A card"
     assert "30.3333" in tracking.read_text(version["run_id"], "predictions.csv")
     pulled = versions.pull(MODEL, "champion", root / "A.h5")
