@@ -1,11 +1,14 @@
 """A search: trials, budget, resume, parent and child runs.
 
-Keras Tuner's oracles propose; this loop asks, runs and tells. The journal, one JSON file written
-atomically after each trial, is the whole state: an oracle is a function of its seed and of the
-results told so far, so a restart replays the journal instead of trusting a pickled optimiser.
+Keras Tuner's oracles propose; this loop asks, runs and tells, several trials at once if wanted. The
+journal, one JSON file written atomically when a trial begins and when it ends, is the whole state:
+an oracle is a function of its seed and of what it was asked and told, in that order, so a restart
+replays the journal instead of trusting a pickled optimiser, and takes up what was running.
 """
 
+import concurrent.futures
 import dataclasses
+import errno
 import fcntl
 import json
 import math
@@ -20,7 +23,11 @@ from pathlib import Path
 
 import keras_tuner
 
+from agegender import durable
+
 MOST_FAILURES_IN_A_ROW = 5
+# A full disk is no trial's fault.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 ALGORITHMS = {
     "random": keras_tuner.oracles.RandomSearchOracle,
     "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
@@ -34,15 +41,21 @@ class SearchError(RuntimeError):
 
 @dataclasses.dataclass
 class Trial:
-    """One setting and what came of it; `metrics` are those of its best epoch."""
+    """One setting and what came of it; `metrics` are those of its best epoch.
+
+    status: RUNNING, COMPLETED or FAILED. asked_after: so many results were known when it was
+    proposed; told: its place among the results, from 0, or None where it has none.
+    """
 
     number: int
     values: dict[str, object]
-    status: str
-    metrics: dict[str, float]
-    seconds: float
+    status: str = "RUNNING"
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
     run_id: str = ""
     message: str = ""
+    asked_after: int = 0
+    told: int | None = None
 
     @property
     def val_score(self) -> float:
@@ -69,18 +82,8 @@ def hold(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a reader, or a restart after a crash, sees the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
-
-
 def read_journal(path: Path) -> list[Trial]:
-    """Return the finished trials of a search, in order; SearchError where the file is not ours."""
+    """Return the trials of a search, by number; SearchError where the file is not ours."""
     if not path.exists():
         return []
     try:
@@ -117,25 +120,31 @@ def make_oracle(algorithm: str, space: Callable, seed: int, most_trials: int, di
     return oracle
 
 
-def proposals(oracle, told: dict[str, float | None]) -> Iterator[tuple[dict, Callable]]:
+def proposals(oracle) -> Iterator[tuple[dict, Callable] | None]:
     """Yield (values, tell), each setting once, the defaults first; ends when the space is spent.
 
-    tell(score) reports a result, None for a failure. A setting proposed again, as Keras Tuner's
-    Bayesian search does, is answered with the score it got and not yielded.
+    tell(score) reports a result, None for a failure. None is yielded where the oracle waits for
+    results. A setting proposed again, as Keras Tuner's Bayesian search does, is answered with the
+    score it got (none yet, while it runs) and not yielded.
     """
-    first = True
+    told: dict[str, float | None] = {}
+    count = 0
     while True:
-        trial = oracle.create_trial("search")
+        # Of the same client the oracle would think that it asks again for what it has.
+        trial = oracle.create_trial(f"search {count}")
         if trial.status != "RUNNING":
-            return
-        if first:
+            if not oracle.ongoing_trials:
+                return
+            yield None
+            continue
+        if not count:
             defaults = keras_tuner.HyperParameters.from_config(oracle.get_space().get_config())
             trial.hyperparameters.values |= {
                 name: value
                 for name, value in defaults.values.items()
                 if not name.startswith("tuner/")
             }
-            first = False
+        count += 1
         parameters = trial.hyperparameters
         active = {
             parameter.name: parameters.values[parameter.name]
@@ -156,71 +165,133 @@ def proposals(oracle, told: dict[str, float | None]) -> Iterator[tuple[dict, Cal
         if key in told:
             tell(told[key])
         else:
+            told[key] = None
             yield active, tell
 
 
 def search(
-    run_trial: Callable[[int, dict], Trial],
+    run_trial: Callable[[Trial], Trial],
     space: Callable,
     *,
     path: Path,
     algorithm: str,
     seed: int,
     most_trials: int,
+    workers: int = 1,
     stop_at: float = math.inf,
+    cancel: Callable[[], None] | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Trial]:
-    """Run trials until there are `most_trials` or no time is left; return all, in order.
+    """Run trials until there are `most_trials` or no time is left; return the finished, in order.
 
-    run_trial(number, values) trains one setting and returns its Trial; what it raises is recorded
-    as a failed trial with its traceback, five in a row raise SearchError. path: the journal; trials
-    of an earlier, interrupted call in it are taken as they are. stop_at is on time.monotonic()'s
-    clock: a trial that would likely end later is not started.
+    run_trial(trial) trains the values of a trial and returns it with what came of it; it is called
+    in `workers` threads. What it raises is recorded as a failed trial with its traceback, five in a
+    row raise SearchError; a SearchError and a full disk (OSError) end the search at once. path: the
+    journal; finished trials of an earlier, interrupted call in it are taken as they are, those that
+    were running are run first, under their numbers. stop_at is on time.monotonic()'s clock: a trial
+    that would likely end later is not started. cancel: called where the search ends early, to end
+    the trials that run.
     """
     trials = read_journal(path)
+    results = sorted((t for t in trials if t.told is not None), key=lambda trial: trial.told)
     if trials:
-        report(f"{len(trials)} finished trials found in {path}: going on from there.")
+        running = len(trials) - len(results)
+        interrupted = f", and {running} that were interrupted" if running else ""
+        report(f"{len(results)} finished trials found in {path}{interrupted}: going on from there.")
     with tempfile.TemporaryDirectory() as directory:
-        oracle = make_oracle(algorithm, space, seed, most_trials, directory)
-        known = iter(list(trials))
-        for values, tell in proposals(oracle, {}):
-            trial = next(known, None)
-            if trial is not None:
-                if trial.values != values:
+        asks = proposals(make_oracle(algorithm, space, seed, most_trials, directory))
+        tells = _replay(asks, trials, results, path)
+        waiting = [trial for trial in trials if trial.told is None]
+
+        def save():
+            entries = [dataclasses.asdict(trial) for trial in trials]
+            durable.write(path, json.dumps(entries, indent=1))
+
+        def next_trial():
+            if waiting:
+                return waiting.pop(0)
+            if len(trials) >= most_trials:
+                return None
+            seconds = [trial.seconds for trial in results if trial.status == "COMPLETED"]
+            likely_seconds = statistics.median(seconds) if seconds else 0
+            if time.monotonic() + 1.1 * likely_seconds > stop_at and trials:
+                report(f"Out of time for another trial of about {likely_seconds:.0f} s.")
+                return None
+            if (asked := next(asks, None)) is None:
+                return None
+            trial = Trial(len(trials) + 1, asked[0], asked_after=len(results))
+            tells[trial.number] = asked[1]
+            trials.append(trial)
+            save()
+            return trial
+
+        with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+            futures: dict[concurrent.futures.Future, int] = {}
+            try:
+                while True:
+                    while len(futures) < workers and (trial := next_trial()):
+                        futures[threads.submit(_run, run_trial, trial)] = trial.number
+                    if not futures:
+                        break
+                    ended, _ = concurrent.futures.wait(
+                        futures, return_when=concurrent.futures.FIRST_COMPLETED
+                    )
+                    for future in sorted(ended, key=futures.get):
+                        number = futures.pop(future)
+                        trial = dataclasses.replace(future.result(), told=len(results))
+                        trials[number - 1] = trial
+                        results.append(trial)
+                        save()
+                        tells.pop(number)(_score(trial))
+                        report(progress(results, most_trials, stop_at))
+                    _check_failures(results)
+            except BaseException:
+                if cancel:
+                    cancel()
+                raise
+    return sorted(results, key=lambda trial: trial.number)
+
+
+def _replay(asks, trials, results, path):
+    """Ask and tell an oracle what it was asked and told; return how to tell it the rest."""
+    tells = {}
+    for count in range(len(results) + 1):
+        for trial in trials:
+            if trial.asked_after == count:
+                values, tells[trial.number] = next(asks, None) or (None, None)
+                if values != trial.values:
                     raise SearchError(
                         f"{path} was written by another search: trial {trial.number} had "
                         f"{trial.values}, this search would try {values}. Move it away."
                     )
-            else:
-                seconds = [trial.seconds for trial in trials if trial.status == "COMPLETED"]
-                likely_seconds = statistics.median(seconds) if seconds else 0
-                if len(trials) >= most_trials:
-                    break
-                if time.monotonic() + 1.1 * likely_seconds > stop_at and trials:
-                    report(f"Out of time for another trial of about {likely_seconds:.0f} s.")
-                    break
-                trial = _run(run_trial, len(trials) + 1, values)
-                trials.append(trial)
-                entries = [dataclasses.asdict(trial) for trial in trials]
-                write_atomically(path, json.dumps(entries, indent=1))
-                report(progress(trials, most_trials, stop_at))
-            tell(trial.val_score if trial.status == "COMPLETED" else None)
-            last = trials[-MOST_FAILURES_IN_A_ROW:]
-            if len(last) == MOST_FAILURES_IN_A_ROW and all(t.status == "FAILED" for t in last):
-                raise SearchError(
-                    f"{MOST_FAILURES_IN_A_ROW} trials in a row failed, the last with:\n"
-                    f"{last[-1].message}"
-                )
-    return trials
+        if count < len(results):
+            tells.pop(results[count].number)(_score(results[count]))
+    _check_failures(results)
+    return tells
 
 
-def _run(run_trial: Callable, number: int, values: dict) -> Trial:
+def _score(trial):
+    return trial.val_score if trial.status == "COMPLETED" else None
+
+
+def _check_failures(results):
+    last = results[-MOST_FAILURES_IN_A_ROW:]
+    if len(last) == MOST_FAILURES_IN_A_ROW and all(trial.status == "FAILED" for trial in last):
+        raise SearchError(
+            f"{MOST_FAILURES_IN_A_ROW} trials in a row failed, the last with:\n{last[-1].message}"
+        )
+
+
+def _run(run_trial, trial):
     started = time.monotonic()
     try:
-        return run_trial(number, values)
-    except Exception:
+        return run_trial(trial)
+    except Exception as error:
+        if isinstance(error, SearchError) or getattr(error, "errno", None) in FULL_DISK:
+            raise
         message = traceback.format_exc()
-        return Trial(number, values, "FAILED", {}, time.monotonic() - started, message=message)
+        seconds = time.monotonic() - started
+        return dataclasses.replace(trial, status="FAILED", message=message, seconds=seconds)
 
 
 def best(trials: list[Trial], count: int = 1) -> list[Trial]:
@@ -231,14 +302,14 @@ def best(trials: list[Trial], count: int = 1) -> list[Trial]:
     return sorted(completed, key=lambda trial: trial.val_score)[:count]
 
 
-def progress(trials: list[Trial], most_trials: int, stop_at: float) -> str:
-    """Return a line: this trial, the best so far, and the time that is left."""
-    trial = trials[-1]
+def progress(results: list[Trial], most_trials: int, stop_at: float) -> str:
+    """Return a line: the last result, the best so far, and the time that is left."""
+    trial = results[-1]
     result = f"val_score {trial.val_score:.3f}"
     if trial.status == "FAILED":
         result = trial.message.strip().splitlines()[-1]
     line = f"  trial {trial.number:2d} of at most {most_trials}: {result} in {trial.seconds:.0f} s"
-    completed = [trial for trial in trials if trial.status == "COMPLETED"]
+    completed = [trial for trial in results if trial.status == "COMPLETED"]
     if completed:
         leader = best(completed)[0]
         line += (
@@ -246,6 +317,6 @@ def progress(trials: list[Trial], most_trials: int, stop_at: float) -> str:
             f"({leader.metrics['val_age_mae']:.2f} years, "
             f"{leader.metrics['val_gender_accuracy']:.3f})"
         )
-    left = statistics.mean(trial.seconds for trial in trials) * (most_trials - len(trials))
+    left = statistics.mean(trial.seconds for trial in results) * (most_trials - len(results))
     left = min(left, stop_at - time.monotonic())
     return line + f"; about {max(0, left) / 60:.1f} min of search left"

@@ -5,15 +5,20 @@ graph), on cached activations of a frozen backbone, and on feature vectors.
 """
 
 import ctypes
+import io
+import json
 import math
 import mmap
 import time
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 
+from agegender import durable
 from agegender.evidence import evaluation
 from agegender.networks import models
 
@@ -23,6 +28,10 @@ METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
 
 class TrainingDivergedError(RuntimeError):
     """The loss became NaN or infinite."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is torn, or of another training; the message names the file."""
 
 
 def prepare_backend() -> str:
@@ -145,14 +154,17 @@ class Batches(keras.utils.PyDataset):
     """Batches of an array that may be a memory map, with labels for each of a network's outputs.
 
     inputs (M, ...) or, with several views of each face, (M, views, ...): training picks a view at
-    random, validation takes view 0. The order depends on the seed and the epoch alone.
+    random, validation takes view 0. The order depends on the seed and the epoch alone; `epoch` is
+    how many have gone before.
     """
 
-    def __init__(self, inputs, age_years, gender, rows, outputs, batch_size, views, seed=None):
+    def __init__(
+        self, inputs, age_years, gender, rows, outputs, batch_size, views, seed=None, epoch=0
+    ):
         super().__init__()
         self.inputs, self.rows, self.views, self.batch_size = inputs, rows, views, batch_size
         self.labels = {name: gender if name == "gender" else age_years for name in outputs}
-        self.seed, self.epoch = seed, -1
+        self.seed, self.epoch = seed, epoch - 1
         self.on_epoch_begin()
 
     def on_epoch_begin(self):
@@ -258,6 +270,7 @@ def fit(
     seed: int = 0,
     stop_at: float = math.inf,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> pd.DataFrame:
     """Train in place and leave the weights of the epoch with the lowest val_score.
 
@@ -267,8 +280,11 @@ def fit(
     `augmentation` (strengths of RandomView), or activations (M, ...) or (M, views, ...); age_years
     and gender float32 (M,); rows index all three. floors turn MAE and accuracy into val_score.
     stop_at, on time.monotonic()'s clock, ends training after the epoch in which it passes. on_epoch
-    gets each epoch's row as it ends. Return the history, one row an epoch.
-    TrainingDivergedError where a loss is no longer finite.
+    gets each epoch's row as it ends. checkpoint: a file that holds all that the next epoch depends
+    on, replaced after each; where it is there, training goes on from it, to the same end as without
+    the interruption, to the bit on the same machine. Return the history, one row an epoch.
+    TrainingDivergedError where a loss is no longer finite; CheckpointError for a checkpoint that
+    cannot be read or was left by a training with other arguments.
     """
     keras.utils.set_random_seed(seed)
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
@@ -295,9 +311,16 @@ def fit(
             "gender": [keras.metrics.BinaryAccuracy(name="accuracy")],
         },
     )
-    history, best = [], {"val_score": math.inf}
+    history: list[dict[str, float]] = []
+    best_weights = None
     validated = len(validation_rows) > 0
-    best_weights, started = None, time.monotonic()
+    identity = [epochs, batch_size, optimizer, learning_rate, schedule, warmup, weight_decay]
+    identity += [age_loss, age_weight, age_deviation_years, gender_weight, augmentation, seed]
+    identity += [len(train_rows), len(validation_rows), network.count_params()]
+    if checkpoint and checkpoint.exists():
+        history, best_weights = _restore(checkpoint, trained, network, identity)
+    best = min((row["val_score"] for row in history if validated), default=math.inf)
+    first_epoch, started = len(history), time.monotonic()
 
     def end_epoch(epoch, logs):
         nonlocal best, best_weights, started
@@ -321,32 +344,78 @@ def fit(
         row["seconds"] = time.monotonic() - started
         row["images_per_second"] = len(train_rows) / row["seconds"]
         history.append(row)
-        if validated and row["val_score"] < best["val_score"]:
-            best, best_weights = row, network.get_weights()
+        if validated and row["val_score"] < best:
+            best, best_weights = row["val_score"], network.get_weights()
+        if checkpoint:
+            _save(checkpoint, trained, history, best_weights, identity)
         if on_epoch:
             on_epoch(row)
         started = time.monotonic()
         trained.stop_training = started > stop_at
 
     def batches(rows, seed=None):
-        return Batches(inputs, age_years, gender, rows, outputs, batch_size, views, seed)
+        return Batches(
+            inputs, age_years, gender, rows, outputs, batch_size, views, seed, first_epoch
+        )
 
-    trained.fit(
-        batches(train_rows, seed),
-        validation_data=batches(validation_rows) if validated else None,
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[
-            keras.callbacks.LambdaCallback(
-                on_train_batch_end=lambda batch, logs: keep_freed_memory() if not batch else None,
-                on_epoch_end=end_epoch,
-            )
-        ],
-    )
+    if first_epoch < epochs:
+        trained.fit(
+            batches(train_rows, seed),
+            validation_data=batches(validation_rows) if validated else None,
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                keras.callbacks.LambdaCallback(
+                    on_train_batch_end=lambda batch, logs: (
+                        keep_freed_memory() if not batch else None
+                    ),
+                    on_epoch_end=end_epoch,
+                )
+            ],
+        )
     if validated:
         network.set_weights(best_weights)
     return pd.DataFrame(history)
+
+
+def _save(path, trained, history, best_weights, identity):
+    """Write all that the next epoch depends on: weights, optimizer, random states, history."""
+    arrays = {f"state_{n}": np.asarray(v) for n, v in enumerate(_state(trained))}
+    arrays |= {f"best_{n}": value for n, value in enumerate(best_weights or [])}
+    notes = json.dumps({"identity": identity, "history": history})
+    file = io.BytesIO()
+    np.savez(file, notes=np.array(notes), **arrays)
+    durable.write(path, file.getvalue())
+
+
+def _restore(path, trained, network, identity):
+    """Put back what `_save` wrote; return the history and the best weights so far."""
+    hint = f"Remove {path} to train from the start."
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            arrays = dict(file)
+        notes = json.loads(str(arrays.pop("notes")))
+        history, found = notes["history"], notes["identity"]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is not a checkpoint ({error}). {hint}") from error
+    state = _state(trained)
+    if found != json.loads(json.dumps(identity)) or any(
+        arrays[f"state_{n}"].shape != tuple(variable.shape) for n, variable in enumerate(state)
+    ):
+        raise CheckpointError(
+            f"{path} was left by another training: {found}; this one is {identity}. {hint}"
+        )
+    for n, variable in enumerate(state):
+        variable.assign(arrays[f"state_{n}"])
+    best = [arrays[f"best_{n}"] for n in range(len(arrays) - len(state))]
+    return history, best or None
+
+
+def _state(trained):
+    trained.optimizer.build(trained.trainable_variables)
+    return [*trained.variables, *trained.optimizer.variables]
 
 
 def predict(

@@ -4,6 +4,7 @@ import time
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from agegender.evidence import evaluation
@@ -88,6 +89,50 @@ def test_time_ends_a_training_after_its_epoch(toy):
 def test_a_diverged_training_says_so(toy):
     with pytest.raises(training.TrainingDivergedError, match="Lower the learning rate"):
         fit(toy, optimizer="sgd", learning_rate=1e12, age_loss="mse", epochs=3)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after(epoch):
+    def on_epoch(row):
+        if row["epoch"] == epoch:
+            raise Killed
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("validation_rows", [np.arange(64, 96), np.arange(0)])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(toy, tmp_path, validation_rows):
+    # So high a rate that the best epoch may lie before the interruption.
+    arguments = {"epochs": 6, "learning_rate": 3e-2, "validation_rows": validation_rows}
+    whole, history = fit(toy, **arguments)
+    path = tmp_path / "folder" / "checkpoint.npz"
+    for epoch in (0, 1, 4):
+        with pytest.raises(Killed):
+            fit(toy, **arguments, checkpoint=path, on_epoch=kill_after(epoch))
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+    for again in range(2):  # The second finds it finished.
+        rows = []
+        parts, joined = fit(toy, **arguments, checkpoint=path, on_epoch=rows.append)
+        assert [row["epoch"] for row in rows] == ([] if again else [5])
+        for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+        timing = ["seconds", "images_per_second"]
+        pd.testing.assert_frame_equal(history.drop(columns=timing), joined.drop(columns=timing))
+
+
+def test_a_checkpoint_that_is_torn_or_of_another_training_is_named(toy, tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    fit(toy, checkpoint=path)
+    with pytest.raises(training.CheckpointError, match=r"checkpoint.npz was left by another"):
+        fit(toy, checkpoint=path, learning_rate=0.1)
+    whole = path.read_bytes()
+    for torn in (whole[:-100], whole[:50], b"", b"foreign"):
+        path.write_bytes(torn)
+        with pytest.raises(training.CheckpointError, match=r"Remove .*checkpoint.npz"):
+            fit(toy, checkpoint=path)
 
 
 @pytest.mark.parametrize("age_head", ["ordinal", "regression"])
