@@ -20,7 +20,8 @@ endif
 data_flags := $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TRIALS),--trials $(TRIALS)) \
-  $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
+  $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(WORKERS),--workers $(WORKERS)) \
+  $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
   explore report notebook rollback pull serve predict app compare reproduce release lint soak \
@@ -31,7 +32,7 @@ version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--ver
 
 help: ## list the targets
 	@echo "make TARGET [DATA=folder, .zip or .tar.gz] [PRESET=] [MINUTES=] [TRIALS=] [SEED=]"
-	@echo "            [ALGORITHM=] [MIRROR=1] [BACKEND=jax] [PYTHON=an environment's, instead of .venv]"
+	@echo "            [ALGORITHM=] [WORKERS=] [MIRROR=1] [BACKEND=jax] [PYTHON=an environment's, instead of .venv]"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 tune: $(ready) ## the whole job: faces, two searches, test, registry, exports (15 minutes)

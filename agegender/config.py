@@ -59,6 +59,10 @@ class Settings:
     mirror_images: bool = False
     # So many test faces are shown to the candidates blurred, dark, covered and so on.
     robustness_faces: int = 200
+    # So many settings are tried side by side, each in a process of its own.
+    workers: int = 1
+    # A trial of which no epoch ends in so long is ended, and counted as failed.
+    silent_minutes: float = 30.0
     # Held back at the end for the test, the registry and the exports.
     closing_seconds: float = 120.0
 

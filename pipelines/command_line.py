@@ -52,7 +52,7 @@ def settings_from(arguments: argparse.Namespace) -> config.Settings:
     settings = config.PRESETS[arguments.preset]
     changes = {
         name: getattr(arguments, name)
-        for name in ("seed", "minutes", "algorithm", "tier", "mirror_images")
+        for name in ("seed", "minutes", "algorithm", "tier", "mirror_images", "workers")
         if getattr(arguments, name) is not None
     }
     if arguments.trials is not None:
@@ -74,6 +74,7 @@ def start(description: str, argv: list[str] | None) -> Work:
     parser.add_argument("--seed", type=_at_least(int, 0))
     parser.add_argument("--minutes", type=_at_least(float, 1), help="wall time of the whole")
     parser.add_argument("--trials", type=_at_least(int, 1), help="settings to try in each search")
+    parser.add_argument("--workers", type=_at_least(int, 1), help="settings to try side by side")
     parser.add_argument("--algorithm", choices=search.ALGORITHMS)
     parser.add_argument("--tier", choices=("short", "full"), help="how much of the space")
     parser.add_argument(
@@ -95,7 +96,8 @@ def start(description: str, argv: list[str] | None) -> Work:
     tracking.repair_stale_runs(families.experiment(faces))
     # What decides the list of trials names the folder; how many of them are run does not.
     identity = dataclasses.asdict(settings) | {"data": faces.digest}
-    identity |= {"minutes": 0, "closing_seconds": 0, "robustness_faces": 0}
+    identity |= dict.fromkeys(("minutes", "closing_seconds", "robustness_faces"), 0)
+    identity |= dict.fromkeys(("workers", "silent_minutes"), 0)
     for family in families.FAMILIES.values():
         identity[family] |= {"trials": 0}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

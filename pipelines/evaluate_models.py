@@ -10,12 +10,13 @@ import keras
 import numpy as np
 import pandas as pd
 
+from agegender import durable
 from agegender.data import pixels
 from agegender.evidence import evaluation, figures, robustness, uncertainty
 from agegender.networks import export, training
 from agegender.registry import tracking
 from pipelines import command_line
-from tuning import families, search, trials
+from tuning import families, trials
 
 EXAMPLES = 12  # pictures in a figure of faces
 
@@ -116,7 +117,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     flat = evaluation.flatten(metrics)
     tracking.log_metrics(run_id, {f"test_{name}": value for name, value in flat.items()})
     record |= {"test": metrics, "evidence": evidence}
-    search.write_atomically(folder / "candidate.json", json.dumps(record, indent=1))
+    durable.write(folder / "candidate.json", json.dumps(record, indent=1))
 
 
 def predictions(

@@ -1,13 +1,15 @@
 """One family's search and last trainings on real faces, every run in the tracking store.
 
 The stages hand over by files in the family's folder: `trials.json` (the journal), `search.json`
-(the parent run), `finalists.json` and `candidate/` (the network to evaluate and what made it).
+(the parent run), `plan.json` (the last trainings) and `candidate/` (the network to evaluate and
+what made it). `checkpoints/` holds what interrupted trainings go on from, and nothing else.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -16,12 +18,12 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from agegender import config
+from agegender import config, durable
 from agegender.data import pixels
 from agegender.evidence import figures
 from agegender.networks import backbones, export, training
 from agegender.registry import tracking
-from tuning import search, spaces, trials
+from tuning import search, spaces, trials, workers
 
 FAMILIES = {"A": "scratch", "B": "pretrained"}
 HELD_OUT = "held_out.csv"
@@ -46,11 +48,11 @@ def search_family(
     """Search the space of family "A" or "B"; one parent run, one child run a trial.
 
     folder: where the journal is; a search found there is continued, in the same parent run, and one
-    that led to a candidate on the same budget is left as it is. cache: fetched weights and cached
-    activations. stop_at: on time.monotonic()'s clock. Return the trials; SearchError as in
+    that led to last trainings on the same budget is left as it is. cache: fetched weights and
+    cached activations. stop_at: on time.monotonic()'s clock. Return the trials; SearchError as in
     `search.search`.
     """
-    if _is_done(family, settings, folder):
+    if _plan_of(family, settings, folder):
         return search.read_journal(folder / "trials.json")
     work = getattr(settings, FAMILIES[family])
     at_hand = backbones.available(trials.weights(cache))
@@ -66,7 +68,7 @@ def search_family(
         description=f"Search of network {TITLES[family]}. The child runs are its trials; what is "
         "the same in all of them is a parameter here alone.",
     ) as parent_run_id:
-        search.write_atomically(handover, json.dumps({"run_id": parent_run_id}))
+        durable.write(handover, json.dumps({"run_id": parent_run_id}))
         log_dataset(parent_run_id, faces, "search")
         tracking.save_view(
             parent_run_id,
@@ -77,26 +79,39 @@ def search_family(
         )
         report(f"Search of {TITLES[family]} (MLflow run {parent_run_id}):")
 
-        def run_trial(number, values):
+        checkpoints = folder / "checkpoints"
+        processes = workers.Processes(settings.workers, 60 * settings.silent_minutes)
+
+        def run_trial(trial):
             # Heads on cached features are quick enough to be compared by cross-validation.
-            head_only = values.get("unfrozen_share") == 0
-            folds = trials.folds(faces, work.folds if head_only else 1, settings.seed)
-            return train_and_log(
-                family,
-                faces,
-                values,
-                settings,
-                name=f"{family} trial {number:03d}",
-                role="trial",
-                number=number,
-                parent_run_id=parent_run_id,
-                cache=cache,
-                folds=folds,
-                params={n: value for n, value in values.items() if n not in constants},
-                epochs=values.get("tuner/epochs", trial_epochs(work, faces)),
-                stop_at=stop_at,
-                report=report,
-            )[0]
+            head_only = trial.values.get("unfrozen_share") == 0
+            arguments = {
+                "store": tracking.current_uri(),
+                "faces": faces.folder,
+                "family": family,
+                "values": trial.values,
+                "settings": settings,
+                "name": f"{family} trial {trial.number:03d}",
+                "role": "trial",
+                "number": trial.number,
+                "parent_run_id": parent_run_id,
+                "cache": cache,
+                "fold_count": work.folds if head_only else 1,
+                "params": {n: value for n, value in trial.values.items() if n not in constants},
+                "epochs": trial.values.get("tuner/epochs", trial_epochs(work, faces)),
+                # A clock of one process says nothing in another on some systems.
+                "seconds_left": stop_at - time.monotonic(),
+                "checkpoint": checkpoints / f"{trial.number:03d}",
+            }
+            try:
+                result = processes.run(train_trial, arguments, report)
+            except workers.TrialError as error:
+                if run_id := tracking.find_child(parent_run_id, arguments["name"]):
+                    tracking.end_failed(run_id, str(error))
+                raise
+            except training.CheckpointError as error:
+                raise search.SearchError(str(error)) from error
+            return dataclasses.replace(trial, **result)
 
         done = search.search(
             run_trial,
@@ -105,11 +120,35 @@ def search_family(
             algorithm=settings.algorithm,
             seed=settings.seed,
             most_trials=work.trials,
+            workers=settings.workers,
             stop_at=stop_at,
+            cancel=processes.stop,
+            on_end=lambda trial: shutil.rmtree(
+                checkpoints / f"{trial.number:03d}", ignore_errors=True
+            ),
             report=report,
         )
         _summarise(parent_run_id, done)
     return done
+
+
+def train_trial(
+    *, store, faces, settings, fold_count, seconds_left, report, alive, **arguments
+) -> dict:
+    """Train a trial in a process of its own; return what `search.Trial` keeps of it."""
+    training.prepare_backend()
+    tracking.use(store)
+    faces = pixels.open_faces(faces)
+    result, _ = train_and_log(
+        faces=faces,
+        settings=settings,
+        folds=trials.folds(faces, fold_count, settings.seed),
+        stop_at=time.monotonic() + seconds_left,
+        report=report,
+        alive=alive,
+        **arguments,
+    )
+    return {name: getattr(result, name) for name in ("status", "metrics", "seconds", "run_id")}
 
 
 def train_finalists(
@@ -137,30 +176,24 @@ def train_finalists(
     parent_run_id = json.loads((folder / "search.json").read_text())["run_id"]
     done = search.read_journal(folder / "trials.json")
     best = search.best(done, work.finalists)
-    plan = [(trial, fold) for fold in range(work.folds) for trial in best]
-    # All trainings get the same number of epochs: as many as fit the time if the plan is carried
-    # out, or fewer trainings where that would leave them too short to be worth it.
-    epochs = work.final_epochs
+    checkpoints = folder / "checkpoints"
+    plan = _plan_of(family, settings, folder)
+    if not plan:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        trainings, epochs = _plan(family, faces, settings, done, best, stop_at)
+        plan = {"budget": _budget(family, settings), "trainings": trainings, "epochs": epochs}
+        durable.write(folder / "plan.json", json.dumps(plan))
+    epochs = plan["epochs"]
     if math.isfinite(stop_at):
         # Never less than its trial had: cut short, the same setting would only be worse.
         stop_at = max(stop_at, time.monotonic() + best[0].seconds)
-        epoch_seconds = best[0].metrics["epoch_seconds"]
-        # What a training costs besides: the head, compiling; the quickest trial found it cached.
-        completed = [trial for trial in done if trial.status == "COMPLETED"]
-        short = trial_epochs(work, faces)
-        other_seconds = min(t.seconds - short * t.metrics["epoch_seconds"] for t in completed)
-        seconds = 0.9 * (stop_at - time.monotonic())
-        while len(plan) > 1 and (
-            (seconds / len(plan) - other_seconds) / epoch_seconds < 0.75 * work.final_epochs
-        ):
-            plan.pop()
-        affordable = (seconds / len(plan) - other_seconds) / epoch_seconds
-        epochs = int(min(work.final_epochs, max(short, affordable)))
     folds = trials.folds(faces, work.folds, settings.seed)
-    report(f"Training {TITLES[family]}: {len(plan)} x {epochs} epochs.")
+    report(f"Training {TITLES[family]}: {len(plan['trainings'])} x {epochs} epochs.")
     results: dict[int, list[search.Trial]] = {}
     first_folds = {}
-    for trial, fold in plan:
+    by_number = {trial.number: trial for trial in done}
+    for number, fold in plan["trainings"]:
+        trial = by_number[number]
         finalist, trained = train_and_log(
             family,
             faces,
@@ -176,6 +209,7 @@ def train_finalists(
             stop_at=stop_at,
             seed=settings.seed + fold,
             report=report,
+            checkpoint=checkpoints / f"finalist-{trial.number:03d}-{fold}",
         )
         results.setdefault(trial.number, []).append(finalist)
         if fold == 0:
@@ -205,8 +239,34 @@ def train_finalists(
         "val": winner.metrics,
         "folds": {number: [dataclasses.asdict(r) for r in rs] for number, rs in results.items()},
     }
-    search.write_atomically(candidate / "candidate.json", json.dumps(record, indent=1))
+    durable.write(candidate / "candidate.json", json.dumps(record, indent=1))
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return candidate
+
+
+def _plan(family, faces, settings, done, best, stop_at):
+    """Return which trial is trained on which fold, as pairs, and for how many epochs.
+
+    All trainings get the same number of epochs: as many as fit the time if the plan is carried out,
+    or fewer trainings where that would leave them too short to be worth it.
+    """
+    work = getattr(settings, FAMILIES[family])
+    trainings = [(trial.number, fold) for fold in range(work.folds) for trial in best]
+    if not math.isfinite(stop_at):
+        return trainings, work.final_epochs
+    stop_at = max(stop_at, time.monotonic() + best[0].seconds)
+    epoch_seconds = best[0].metrics["epoch_seconds"]
+    # What a training costs besides: the head, compiling; the quickest trial found it cached.
+    completed = [trial for trial in done if trial.status == "COMPLETED"]
+    short = trial_epochs(work, faces)
+    other_seconds = min(t.seconds - short * t.metrics["epoch_seconds"] for t in completed)
+    seconds = 0.9 * (stop_at - time.monotonic())
+    while len(trainings) > 1 and (
+        (seconds / len(trainings) - other_seconds) / epoch_seconds < 0.75 * work.final_epochs
+    ):
+        trainings.pop()
+    affordable = (seconds / len(trainings) - other_seconds) / epoch_seconds
+    return trainings, int(min(work.final_epochs, max(short, affordable)))
 
 
 def train_release(
@@ -236,16 +296,19 @@ def train_release(
         settings, tier="full", seed=release.seed, mirror_images=True, views=release.views
     )
     values = spaces.defaults(family, backbones.available(trials.weights(cache))) | release.changes
+    handover, checkpoints = folder / "release.json", folder / "checkpoints"
     rows = {"train": faces.rows("train"), "validation": faces.rows("validation")}
     every_row = faces.rows("train", "validation")
     results = {}
     with tracking.run(
         f"release {name}",
         experiment=experiment(faces),
+        run_id=json.loads(handover.read_text())["run_id"] if handover.exists() else None,
         tags=run_tags(family, faces, settings, "release") | {"release": name},
         params={"seed": release.seed, "epochs": release.epochs},
         description=f"{TITLES[family]}, trained on training and validation faces for models/.",
     ) as parent_run_id:
+        durable.write(handover, json.dumps({"run_id": parent_run_id}))
         for part, epochs, fold in (
             ("calibration", release.calibration_epochs, tuple(rows.values())),
             ("final", release.epochs, (every_row, every_row[:0])),
@@ -265,6 +328,7 @@ def train_release(
                 epochs=epochs,
                 stop_at=math.inf,
                 report=report,
+                checkpoint=checkpoints / part,
             )
     (calibration, calibrated), (final, trained) = results.values()
     record = {
@@ -287,7 +351,8 @@ def train_release(
     table.assign(age_predicted=age, gender_probability=gender).to_csv(
         candidate / HELD_OUT, index=False
     )
-    search.write_atomically(candidate / "candidate.json", json.dumps(record, indent=1))
+    durable.write(candidate / "candidate.json", json.dumps(record, indent=1))
+    shutil.rmtree(checkpoints)
     return candidate
 
 
@@ -322,14 +387,23 @@ def train_and_log(
     report,
     seed=None,
     params=None,
+    checkpoint=None,
+    alive=lambda: None,
 ):
     """Train one setting on each fold in one MLflow run; return its Trial and the last network.
 
-    params: which of the values the run shows; None: all of them.
+    params: which of the values the run shows; None: all of them. checkpoint: a folder for what an
+    interrupted call goes on from, in the same run. alive: called whenever something is done.
     """
+    run_id = None
+    if checkpoint:
+        if checkpoint.exists():
+            run_id = tracking.find_child(parent_run_id, name)
+        checkpoint.mkdir(parents=True, exist_ok=True)
     with tracking.run(
         name,
         experiment=experiment(faces),
+        run_id=run_id,
         parent_run_id=parent_run_id,
         tags=run_tags(family, faces, settings, role) | {"trial": str(number)},
         params=values if params is None else params,
@@ -340,6 +414,7 @@ def train_and_log(
 
         def on_progress(done, total):
             nonlocal last_line
+            alive()
             now = time.monotonic()
             if now - last_line > 10:
                 last_line = now
@@ -348,6 +423,7 @@ def train_and_log(
 
         def on_epoch(row):
             nonlocal last_line
+            alive()
             now = time.monotonic()
             if now - last_line > 30:
                 last_line = now
@@ -360,7 +436,7 @@ def train_and_log(
                 )
 
         records = []
-        for fold in folds:
+        for fold_number, fold in enumerate(folds):
             trained = trials.train(
                 family,
                 faces,
@@ -373,6 +449,7 @@ def train_and_log(
                 stop_at=stop_at,
                 on_epoch=on_epoch,
                 on_progress=on_progress,
+                checkpoint=checkpoint and checkpoint / f"fold-{fold_number}",
             )
             # The quickest epoch: what else ran on the machine for a while is no plan's measure.
             epoch_seconds = trained.history.seconds.tail(epochs).min()
@@ -417,6 +494,13 @@ def _is_done(family: str, settings: config.Settings, folder: Path) -> bool:
     """Say whether an earlier call ended with a candidate on the same budget."""
     path = folder / "candidate" / "candidate.json"
     return path.exists() and json.loads(path.read_text())["budget"] == _budget(family, settings)
+
+
+def _plan_of(family: str, settings: config.Settings, folder: Path) -> dict:
+    """Return the plan of the last trainings, empty where none was made on the same budget."""
+    path = folder / "plan.json"
+    plan = json.loads(path.read_text()) if path.exists() else {}
+    return plan if plan.get("budget") == _budget(family, settings) else {}
 
 
 def _backbone(family: str, values: dict) -> str:

@@ -26,8 +26,6 @@ import keras_tuner
 from agegender import durable
 
 MOST_FAILURES_IN_A_ROW = 5
-# A full disk is no trial's fault.
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 ALGORITHMS = {
     "random": keras_tuner.oracles.RandomSearchOracle,
     "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
@@ -180,6 +178,7 @@ def search(
     workers: int = 1,
     stop_at: float = math.inf,
     cancel: Callable[[], None] | None = None,
+    on_end: Callable[[Trial], None] | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Trial]:
     """Run trials until there are `most_trials` or no time is left; return the finished, in order.
@@ -190,10 +189,10 @@ def search(
     journal; finished trials of an earlier, interrupted call in it are taken as they are, those that
     were running are run first, under their numbers. stop_at is on time.monotonic()'s clock: a trial
     that would likely end later is not started. cancel: called where the search ends early, to end
-    the trials that run.
+    the trials that run. on_end: gets each trial once its result is in the journal.
     """
     trials = read_journal(path)
-    results = sorted((t for t in trials if t.told is not None), key=lambda trial: trial.told)
+    results = sorted((t for t in trials if t.told is not None), key=lambda trial: trial.told or 0)
     if trials:
         running = len(trials) - len(results)
         interrupted = f", and {running} that were interrupted" if running else ""
@@ -242,6 +241,8 @@ def search(
                         trials[number - 1] = trial
                         results.append(trial)
                         save()
+                        if on_end:
+                            on_end(trial)
                         tells.pop(number)(_score(trial))
                         report(progress(results, most_trials, stop_at))
                     _check_failures(results)
@@ -282,13 +283,24 @@ def _check_failures(results):
         )
 
 
+def full_disk(error: BaseException | None) -> OSError | None:
+    """Return the error of a full disk behind an error: that is no trial's fault."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _run(run_trial, trial):
     started = time.monotonic()
     try:
         return run_trial(trial)
     except Exception as error:
-        if isinstance(error, SearchError) or getattr(error, "errno", None) in FULL_DISK:
+        if isinstance(error, SearchError):
             raise
+        if full := full_disk(error):
+            raise full from error
         message = traceback.format_exc()
         seconds = time.monotonic() - started
         return dataclasses.replace(trial, status="FAILED", message=message, seconds=seconds)

@@ -81,10 +81,12 @@ def train(
     stop_at: float = math.inf,
     on_epoch: Callable[[dict], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Build and train a network of family "A" or "B" with a search's values on a fold's rows.
 
-    cache: the folder that holds fetched weights and cached activations.
+    cache: the folder that holds fetched weights and cached activations. checkpoint: a folder in
+    which each epoch's end is kept, and from which an interrupted training goes on.
     """
     keras.utils.set_random_seed(seed)
     arguments = spaces.arguments(family, values, settings.tier, backbones.available(weights(cache)))
@@ -108,7 +110,12 @@ def train(
             if as_in_notebook
             else models.build_scratch(**arguments["build"])
         )
-        history = training.fit(models.for_training(network), faces.pixels, **shared)
+        history = training.fit(
+            models.for_training(network),
+            faces.pixels,
+            **shared,
+            checkpoint=checkpoint and checkpoint / "scratch.npz",
+        )
         return Trained(network, history)
 
     wanted = arguments["backbone"]
@@ -150,6 +157,7 @@ def train(
         head_epochs=settings.head_epochs,
         unfreeze_from=cut_at(1 - unfrozen) if unfrozen else "none",
         on_progress=on_progress,
+        checkpoint=checkpoint,
     )
     return Trained(network, history, frozen_weights)
 

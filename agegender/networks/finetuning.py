@@ -54,6 +54,7 @@ def fine_tune(
     seed: int = 0,
     on_epoch: Callable[[dict], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
     **fit_arguments,
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """Train network B in place and leave the epoch with the lowest val_score of either phase.
@@ -65,8 +66,9 @@ def fine_tune(
     must not lie above `unfreeze_from`: they are computed once for `views` views of each face, kept
     in `cache` under `key` and shared by all trials, so an epoch costs only the upper part. With
     augmentation (strengths of RandomView) it trains from the pixels, each epoch from new views.
-    pixels: uint8 (M, S, S, 3); the other arguments are those of `training.fit`. Return the
-    histories of both phases, marked in the column `phase`, and all weights after the first.
+    pixels: uint8 (M, S, S, 3); checkpoint: a folder for one file a phase; the other arguments are
+    those of `training.fit`. Return the histories of both phases, marked in the column `phase`, and
+    all weights after the first.
     """
     rows = np.sort(np.concatenate([train_rows, validation_rows]))
     of_cut = network.get_layer(cut).output
@@ -98,6 +100,7 @@ def fine_tune(
             **fit_arguments,
             floors=floors,
             seed=seed,
+            checkpoint=checkpoint and checkpoint / f"{name}.npz",
             on_epoch=on_epoch
             and (lambda row: on_epoch(row | {"epoch": start + row["epoch"], "phase": name})),
         )

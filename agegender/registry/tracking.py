@@ -53,6 +53,16 @@ def connect(root: Path) -> str:
     return uri
 
 
+def current_uri() -> str:
+    """Return the URI of the store in use, for another process to `use`."""
+    return mlflow.get_tracking_uri()
+
+
+def use(uri: str) -> None:
+    """Use a store that `connect` opened in another process."""
+    mlflow.set_tracking_uri(uri)
+
+
 def _experiment_id(name: str) -> str:
     """Return an experiment's id; make it where there is none."""
     client = mlflow.MlflowClient()
@@ -100,6 +110,8 @@ def run(
     if description:
         tags["mlflow.note.content"] = description
     if run_id and _is_active(run_id):
+        for mark in {"error", "killed"} & client.get_run(run_id).data.tags.keys():
+            client.delete_tag(run_id, mark)
         client.update_run(run_id, status="RUNNING")
         set_tags(run_id, tags)
     else:
@@ -116,6 +128,24 @@ def run(
         raise
     finally:
         client.set_terminated(run_id, status)
+
+
+def find_child(parent_run_id: str, name: str) -> str | None:
+    """Return the id of a run's child of that name, the newest; None where there is none."""
+    client = mlflow.MlflowClient()
+    found = client.search_runs(
+        [client.get_run(parent_run_id).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`mlflow.runName` = '{name}'",
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return found[0].info.run_id if found else None
+
+
+def end_failed(run_id: str, reason: str) -> None:
+    """End a run whose process could not do it."""
+    set_tags(run_id, {"error": reason[:500]})
+    mlflow.MlflowClient().set_terminated(run_id, "FAILED")
 
 
 def user() -> str:

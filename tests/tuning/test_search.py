@@ -1,8 +1,12 @@
 """The loop around the oracles: budget, resume, repeats, failures."""
 
-import itertools
+import dataclasses
+import errno
+import json
 import math
 import multiprocessing
+import random
+import threading
 import time
 
 import pytest
@@ -21,8 +25,9 @@ def score(values):
     return abs(math.log10(values["learning_rate"]) + 3) + (values["kind"] == "plain")
 
 
-def run_trial(number, values):
-    return search.Trial(number, values, "COMPLETED", {"val_score": score(values)} | FILL, 0.01)
+def run_trial(trial):
+    metrics = {"val_score": score(trial.values)} | FILL
+    return dataclasses.replace(trial, status="COMPLETED", metrics=metrics, seconds=0.01)
 
 
 FILL = {"val_age_mae": 5.0, "val_gender_accuracy": 0.9}
@@ -65,12 +70,11 @@ def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path, algorithm):
     whole = run(tmp_path / "whole", algorithm, most_trials=12)
     ran = []
 
-    def interrupted(number, values):
-        if number == 6 and 6 not in ran:
-            ran.append(number)
+    def interrupted(trial):
+        ran.append(trial.number)
+        if ran.count(6) == 1 and trial.number == 6:
             raise KeyboardInterrupt
-        ran.append(number)
-        return run_trial(number, values)
+        return run_trial(trial)
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", algorithm, most_trials=12, run_trial=interrupted)
@@ -78,30 +82,78 @@ def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path, algorithm):
     assert ran == [1, 2, 3, 4, 5, 6, *range(6, 13)]
 
 
+@pytest.mark.parametrize("algorithm", search.ALGORITHMS)
+def test_several_at_once_killed_anywhere_lose_nothing_and_run_nothing_twice(tmp_path, algorithm):
+    """The kill: the journal as it was at some moment, and a new start."""
+    path, saved, ran, together = tmp_path / "trials.json", [], [], []
+    lock, generator = threading.Lock(), random.Random(0)
+
+    def uneven(trial):
+        with lock:
+            together.append(trial.number)
+            saved.append((path.read_text(), len(ran)))
+            pause = generator.uniform(0, 0.02)
+        time.sleep(pause)
+        with lock:
+            ran.append(trial.number)
+            together.remove(trial.number)
+            assert len(together) < 3
+        return run_trial(trial)
+
+    whole = run(tmp_path, algorithm, most_trials=12, run_trial=uneven, workers=3)
+    assert [trial.number for trial in whole] == list(range(1, 13)) == sorted(ran)
+    assert len({json.dumps(trial.values, sort_keys=True) for trial in whole}) == 12
+    for journal, _ in saved[::4]:
+        path.write_text(journal)
+        before = search.read_journal(path)
+        finished = [trial for trial in before if trial.told is not None]
+        ran.clear()
+        again = run(tmp_path, algorithm, most_trials=12, run_trial=uneven, workers=3)
+        # What was proposed stays proposed; what was finished does not run again.
+        assert [trial.values for trial in again[: len(before)]] == [t.values for t in before]
+        assert [trial for trial in again if trial in finished] == finished
+        assert sorted(ran) == sorted({*range(1, 13)} - {trial.number for trial in finished})
+
+
+def test_a_full_disk_ends_the_search_with_its_state(tmp_path):
+    def full(trial):
+        if trial.number == 3:
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError as error:
+                raise RuntimeError("what the store made of it") from error
+        return run_trial(trial)
+
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, run_trial=full)
+    statuses = [trial.status for trial in search.read_journal(tmp_path / "trials.json")]
+    assert statuses == ["COMPLETED", "COMPLETED", "RUNNING"]
+    assert run(tmp_path) == run(tmp_path / "whole")
+
+
 def test_a_spent_space_ends_the_search(tmp_path):
     def two(hp):
         hp.Boolean("residual", True)
 
-    trials = run(
-        tmp_path,
-        space=two,
-        run_trial=lambda n, v: search.Trial(n, v, "COMPLETED", {"val_score": 1.0} | FILL, 0.0),
-    )
+    def alike(trial):
+        return dataclasses.replace(trial, status="COMPLETED", metrics={"val_score": 1.0} | FILL)
+
+    trials = run(tmp_path, space=two, run_trial=alike)
     assert [trial.values["residual"] for trial in trials] == [True, False]
 
 
 def test_failures_are_kept_with_their_traceback_and_five_in_a_row_stop(tmp_path):
-    def sometimes(number, values):
-        if number % 2:
+    def sometimes(trial):
+        if trial.number % 2:
             raise MemoryError("too wide")
-        return run_trial(number, values)
+        return run_trial(trial)
 
     trials = run(tmp_path / "some", "bayesian", run_trial=sometimes)
     assert [trial.status for trial in trials] == ["FAILED", "COMPLETED"] * 4
     assert "MemoryError: too wide" in trials[0].message
 
-    def never(number, values):
-        raise RuntimeError(f"broken {number}")
+    def never(trial):
+        raise RuntimeError(f"broken {trial.number}")
 
     with pytest.raises(search.SearchError, match="5 trials in a row failed.*\n.*") as raised:
         run(tmp_path / "never", run_trial=never)
@@ -111,11 +163,9 @@ def test_failures_are_kept_with_their_traceback_and_five_in_a_row_stop(tmp_path)
 
 
 def test_no_trial_starts_that_would_end_too_late(tmp_path):
-    def slow(number, values):
+    def slow(trial):
         time.sleep(0.05)
-        trial = run_trial(number, values)
-        trial.seconds = 10.0
-        return trial
+        return dataclasses.replace(run_trial(trial), seconds=10.0)
 
     trials = run(tmp_path, run_trial=slow, stop_at=time.monotonic() + 10.5)
     assert len(trials) == 1
@@ -157,5 +207,5 @@ def test_two_processes_cannot_run_one_search(tmp_path):
 
 
 def test_progress_names_best_and_time_left():
-    trials = list(itertools.starmap(run_trial, [(1, {"learning_rate": 1e-3, "kind": "deep"})]))
+    trials = [run_trial(search.Trial(1, {"learning_rate": 1e-3, "kind": "deep"}))]
     assert "best trial 1: 0.000" in search.progress(trials, 4, math.inf)

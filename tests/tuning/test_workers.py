@@ -1,0 +1,108 @@
+"""Processes of their own: what they return, how they die, what they may use."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from agegender.networks import training
+from tuning import search, workers
+
+
+def work(report, alive, *, way="return", marks=None, seconds=30):
+    if marks is not None:
+        marks.mkdir(exist_ok=True)
+        (marks / str(os.getpid())).touch()
+    if way == "return":
+        report("a line")
+        return {"process": os.getpid(), "cores": sorted(os.sched_getaffinity(0))}
+    if way == "raise":
+        raise training.TrainingDivergedError("nan")
+    if way == "full disk":
+        raise OSError(28, "No space left on device", "here")
+    if way == "not pickled":
+        raise type("Local", (Exception,), {})("odd")
+    if way == "die once" and len(list(marks.iterdir())) > 1:
+        return "at last"
+    if way in ("die", "die once"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(10 * seconds):
+        if way == "slow":
+            alive()
+        time.sleep(0.1)
+    return "slow but sure"
+
+
+@pytest.fixture
+def run():
+    def call(processes=None, report=lambda line: None, **arguments):
+        processes = processes or workers.Processes(1, silent_seconds=20)
+        return processes.run(work, arguments, report)
+
+    return call
+
+
+def test_a_call_returns_from_another_process_and_reports(run):
+    lines = []
+    first, second = (run(report=lines.append) for _ in range(2))
+    assert len({first["process"], second["process"], os.getpid()}) == 3
+    assert first["cores"] == sorted(os.sched_getaffinity(0))
+    assert lines == ["a line", "a line"]
+
+
+def test_what_it_raises_is_raised_here_with_the_traceback_of_there(run):
+    with pytest.raises(training.TrainingDivergedError, match="nan") as raised:
+        run(way="raise")
+    assert "in work" in raised.value.__notes__[0]
+    with pytest.raises(OSError, match="No space left") as raised:
+        run(way="full disk")
+    assert search.full_disk(raised.value) is raised.value
+    with pytest.raises(RuntimeError, match="odd"):
+        run(way="not pickled")
+
+
+def test_a_killed_process_is_replaced_and_given_up_in_the_end(run, tmp_path):
+    lines = []
+    assert run(way="die once", marks=tmp_path / "once", report=lines.append) == "at last"
+    assert lines == ["  a trial's process ended with signal 9, attempt 1 of 3"]
+    with pytest.raises(workers.TrialError, match="signal 9, 3 times"):
+        run(way="die", marks=tmp_path / "always")
+    assert len(list((tmp_path / "always").iterdir())) == workers.ATTEMPTS
+
+
+def test_what_hangs_is_ended_and_what_is_slow_is_not(run):
+    processes = workers.Processes(1, silent_seconds=1.5)
+    started = time.monotonic()
+    with pytest.raises(workers.TrialError, match="No epoch ended"):
+        run(processes, way="hang")
+    assert time.monotonic() - started < 15
+    assert run(processes, way="slow", seconds=3) == "slow but sure"
+
+
+def test_stopping_ends_what_runs(run, tmp_path):
+    processes = workers.Processes(1, silent_seconds=60)
+    thread = threading.Timer(1, processes.stop)
+    thread.start()
+    started = time.monotonic()
+    with pytest.raises(search.SearchError, match="Stopped"):
+        run(processes, way="slow", marks=tmp_path / "marks")
+    assert time.monotonic() - started < 15
+    for mark in (tmp_path / "marks").iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(mark.name), 0)
+
+
+def test_cores_and_gpus_are_dealt_out(monkeypatch, run):
+    cores = sorted(os.sched_getaffinity(0))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    parts = workers.shares(4)
+    assert [part["variables"]["CUDA_VISIBLE_DEVICES"] for part in parts] == ["3", "5", "3", "5"]
+    assert {part["variables"]["XLA_PYTHON_CLIENT_MEM_FRACTION"] for part in parts} == {"0.45"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    parts = workers.shares(len(cores))
+    assert sorted(core for part in parts for core in part["cores"]) == cores
+    assert run(workers.Processes(len(cores), 20))["cores"] == parts[0]["cores"]
+    # More than there are cores: each still has one.
+    assert all(part["cores"] for part in workers.shares(len(cores) + 3))

@@ -1,0 +1,189 @@
+"""Functions run in processes of their own: what they leak, they take along; what they break, dies.
+
+The processes are forked from one that has imported everything and computed nothing, so that a
+trial pays for no import; where forking is not safe (macOS), each imports for itself.
+"""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from tuning import search
+
+ATTEMPTS = 3
+POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 20
+
+
+class Processes:
+    """At most `count` processes at once, each with its share of the cores and of the GPUs.
+
+    run(function, arguments) may be called from as many threads. A process that dies is replaced,
+    twice; one that reports nothing for `silent_seconds` is killed. What has a checkpoint goes on
+    from it.
+    """
+
+    def __init__(self, count: int, silent_seconds: float):
+        self.context: Any = multiprocessing.get_context(
+            "forkserver" if sys.platform == "linux" else "spawn"
+        )
+        self.context.set_forkserver_preload(["tuning.families"])
+        self.silent_seconds = silent_seconds
+        self.stopping = threading.Event()
+        self.places: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.shares = shares(count)
+        for place in range(count):
+            self.places.put(place)
+
+    def run(self, function: Callable, arguments: dict, report: Callable[[str], None]):
+        """Return function(**arguments, report=..., alive=...) from another process; all is pickled.
+
+        The function calls alive() whenever it has done something, and report(line). What it raises
+        is raised here. TrialError where its process died each time, or hung.
+        """
+        place = self.places.get()
+        try:
+            for attempt in range(1, ATTEMPTS + 1):
+                answer = self._attempt(place, function, arguments, report)
+                if not isinstance(answer, int):
+                    break
+                how = f"signal {-answer}" if answer < 0 else f"exit status {answer}"
+                report(f"  a trial's process ended with {how}, attempt {attempt} of {ATTEMPTS}")
+            else:
+                raise TrialError(
+                    f"Its process ended with {how}, {ATTEMPTS} times: for lack of memory, or killed"
+                    " from outside."
+                )
+        finally:
+            self.places.put(place)
+        result, error = answer
+        if error is not None:
+            raise error
+        return result
+
+    def stop(self) -> None:
+        """End all processes; each is given the time to say so in the tracking store."""
+        self.stopping.set()
+
+    def _attempt(self, place, function, arguments, report):
+        """Return (result, exception), or the exit status of a process that died."""
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(
+            target=_work, args=(theirs, self.shares[place], function, arguments), daemon=True
+        )
+        process.start()
+        theirs.close()
+        last = time.monotonic()
+        try:
+            while not self.stopping.is_set():
+                if ours.poll(POLL_SECONDS):
+                    try:
+                        kind, *content = ours.recv()
+                    except (EOFError, ConnectionResetError):
+                        process.join()
+                        return process.exitcode
+                    last = time.monotonic()
+                    if kind == "ended":
+                        process.join()
+                        return content
+                    if kind == "line":
+                        report(*content)
+                elif time.monotonic() - last > self.silent_seconds:
+                    raise TrialError(
+                        f"No epoch ended in {self.silent_seconds / 60:.0f} minutes: it hangs, or "
+                        "it is too slow for this machine."
+                    )
+            raise search.SearchError("Stopped.")
+        finally:
+            _end(process)
+            ours.close()
+
+
+class TrialError(RuntimeError):
+    """A trial's process died or hung."""
+
+
+def shares(count: int) -> list[dict]:
+    """Return what each of `count` processes may use: cores, and variables that name its GPU.
+
+    One process alone gets all. GPUs are dealt out in turn; those that share one divide its memory.
+    """
+    if count == 1:
+        return [{"cores": None, "variables": {}}]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    gpus = visible_gpus()
+    parts = []
+    for place in range(count):
+        variables = {}
+        if gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+            sharing = -(-count // len(gpus))
+            variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.2f}"
+        parts.append({"cores": cores[place % max(1, len(cores)) :: count], "variables": variables})
+    return parts
+
+
+def visible_gpus() -> list[str]:
+    """Return the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    return [str(number) for number, line in enumerate(listed.splitlines()) if line]
+
+
+def _work(connection, share, function, arguments):
+    """Run in the new process: take the share, call the function, send what it says and returns."""
+    # The terminal's Ctrl-C reaches all processes; the parent decides, and then sends SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ.update(share["variables"])
+    if share["cores"]:
+        os.sched_setaffinity(0, share["cores"])
+    sending = threading.Lock()
+
+    def send(*message):
+        with sending, contextlib.suppress(BrokenPipeError):
+            connection.send(message)
+
+    try:
+        result = function(
+            **arguments, report=lambda line: send("line", line), alive=lambda: send("alive")
+        )
+        send("ended", result, None)
+    except Exception as error:
+        error = search.full_disk(error) or error
+        # The traceback stays behind in this process: what a reader needs of it goes along.
+        error.add_note(traceback.format_exc())
+        try:
+            send("ended", None, error)
+        except Exception:  # It cannot be pickled, or not be made again.
+            send("ended", None, RuntimeError(traceback.format_exc()))
+
+
+def _die_with_parent():
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _end(process):
+    """Wait for a process that is ending; ask it to, then make it, where it is not."""
+    for step in (process.terminate, process.kill):
+        if process.is_alive():
+            step()
+            process.join(PATIENCE_SECONDS)
+    process.close()
