@@ -18,7 +18,7 @@ class NoTensorFlow:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, NoTensorFlow())
-import keras, keras_tuner, numpy as np
+import dataclasses, keras, keras_tuner, numpy as np
 from agegender.evidence import evaluation
 from agegender.networks import export, models, training
 from tuning import search, spaces
@@ -28,15 +28,15 @@ pictures = np.random.default_rng(0).integers(0, 256, (48, 128, 128, 3), "uint8")
 age_years = pictures.mean((1, 2, 3)).astype("float32") - 90
 gender = (np.arange(48) % 2).astype("float32")
 
-def run_trial(number, values):
-    network = models.build_scratch(width=8, stem_filters=8, trunk_dropout=values["dropout"])
+def run_trial(trial):
+    network = models.build_scratch(width=8, stem_filters=8, trunk_dropout=trial.values["dropout"])
     history = training.fit(
         models.for_training(network), pictures, age_years, gender, train_rows=np.arange(32),
         validation_rows=np.arange(32, 48), floors=evaluation.floors(age_years, gender), epochs=1,
         augmentation={}, batch_size=16)
     export.export_h5(network, Path(sys.argv[1]), export.golden_images(2))
-    return search.Trial(number, values, "COMPLETED", history.iloc[0][
-        ["val_score", "val_age_mae", "val_gender_accuracy"]].to_dict(), 1.0)
+    return dataclasses.replace(trial, status="COMPLETED", metrics=history.iloc[0][
+        ["val_score", "val_age_mae", "val_gender_accuracy"]].to_dict())
 
 done = search.search(run_trial, lambda hp: hp.Float("dropout", 0, 0.5), algorithm="random", seed=0,
                      path=Path(sys.argv[1]).with_suffix(".json"), most_trials=1)
