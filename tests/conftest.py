@@ -30,3 +30,18 @@ def browser(tmp_path_factory):
     service = selenium.ChromeService(shutil.which("chromedriver"))
     with selenium.Chrome(options=options, service=service) as driver:
         yield driver
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show what tests measured, each with the command that repeats it."""
+    measured = [
+        (report.nodeid, figures)
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        if report.when == "call"
+        for name, figures in report.user_properties
+        if name == "figures"
+    ]
+    if measured:
+        terminalreporter.section("measured")
+    for node, figures in measured:
+        terminalreporter.write_line(f"{figures}\n    pytest '{node}' -m slow")

@@ -35,33 +35,42 @@ def run(folder, *flags, module="pipelines.run_all", **changes):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """An empty folder in which `make smoke` was killed in its first search and started again."""
+    """An empty folder in which `make smoke` got Ctrl-C in its second trial and was begun again."""
     folder = tmp_path_factory.mktemp("clone")
     weights = REPOSITORY / ".cache" / "weights"
     if weights.exists():
         (folder / ".cache").mkdir()
         (folder / ".cache" / "weights").symlink_to(weights)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": ""}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.run_all", *FLAGS],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    give_up = time.monotonic() + 240
-    while not list(folder.glob(".cache/searches/*/A/trials.json")):
-        assert process.poll() is None and time.monotonic() < give_up
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with open(folder / "interrupted.txt", "w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.run_all", *FLAGS],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": ""},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        give_up = time.monotonic() + 240
+        while not list(folder.glob(".cache/searches/*/A/checkpoints/002/fold-0/*.npz")):
+            assert process.poll() is None and time.monotonic() < give_up
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        status = process.wait(60)
+    (folder / "status.txt").write_text(str(status))
     return folder, run(folder, *FLAGS)
 
 
-def test_goes_on_after_a_kill_and_ends_with_two_models(place):
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(place):
+    folder, _ = place
+    assert (folder / "status.txt").read_text() == "130"
+    said = (folder / "interrupted.txt").read_text()
+    assert "the same command goes on" in said and "Traceback" not in said
+
+
+def test_goes_on_after_ctrl_c_and_ends_with_two_models(place):
     folder, done = place
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 finished trials found" in done.stdout
+    assert "1 finished trials found" in done.stdout and "1 that were interrupted" in done.stdout
     for family in "AB":
         assert (folder / "exports" / f"age_gender_{family}.h5").stat().st_size < 20e6
         assert f"age-gender-{family}-generated version 1" in done.stdout
@@ -101,13 +110,13 @@ def test_every_run_is_tracked_and_ended(place):
     ).stdout.splitlines()
     rows = [row for row in csv.reader(lines) if len(row) == 6]
     roles = sorted((row[0], row[1], row[2]) for row in rows)
-    # The killed process was in its second trial at the latest: that run ended KILLED.
-    assert roles.count(("FINISHED", "search", "A")) == 1
+    # The trial that was interrupted went on in its own run.
+    assert roles.count(("FINISHED", "search", "A")) == 1 and len(roles) == 8
     for family in "AB":
         assert roles.count(("FINISHED", "trial", family)) == 2
         assert roles.count(("FINISHED", "finalist", family)) == 1
         assert f"age-gender-{family}-generated,1" in lines
-    assert {status for status, _, _ in roles} <= {"FINISHED", "KILLED"}
+    assert {status for status, _, _ in roles} == {"FINISHED"}
     assert all(row[3] for row in rows if row[1] != "search")
     assert all(int(row[4]) >= 3 and int(row[5]) == 1 for row in rows if row[0] == "FINISHED")
     # What all trials share is with the search, so that they are compared by what differs.

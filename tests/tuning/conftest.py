@@ -1,0 +1,142 @@
+"""A search as people run it, in a folder of its own, small."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SEARCH = """
+import dataclasses, sys
+from pathlib import Path
+from agegender import config
+from agegender.data import pixels
+from agegender.networks import training
+from agegender.registry import tracking
+from tuning import families
+
+def main():
+    family, trials, workers, count, epochs = sys.argv[1], *map(int, sys.argv[2:])
+    training.prepare_backend()
+    tracking.connect(Path.cwd())
+    faces = pixels.open_faces(pixels.prepare(None, Path("data"), seed=0, generated_faces=count))
+    tracking.repair_stale_runs("age-gender-generated")
+    settings = dataclasses.replace(
+        config.PRESETS["smoke"],
+        algorithm="random",
+        scratch=config.FamilySettings(trials, epochs, epochs, 0.2, 0.3),
+        pretrained=config.FamilySettings(trials, epochs, epochs, 0.2, 0.3),
+        workers=workers,
+    )
+    families.search_family(
+        family, faces, settings, folder=Path("search"), cache=Path("cache"),
+        report=lambda line: print(line, flush=True),
+    )
+
+if __name__ == "__main__":
+    main()
+"""
+RUNS = """
+import json
+from pathlib import Path
+import mlflow
+from agegender.registry import tracking
+tracking.connect(Path.cwd())
+client = mlflow.MlflowClient()
+runs = client.search_runs(
+    [client.get_experiment_by_name("age-gender-generated").experiment_id], "tags.role = 'trial'"
+)
+print(json.dumps({
+    run.info.run_id: {
+        "status": run.info.status,
+        "name": run.info.run_name,
+        "steps": [m.step for m in client.get_metric_history(run.info.run_id, "epochs/val_loss")],
+        "losses": [m.value for m in client.get_metric_history(run.info.run_id, "epochs/val_loss")],
+    }
+    for run in runs
+}))
+"""
+
+
+class Place:
+    """A folder with a search in it."""
+
+    def __init__(self, folder, family, trials, workers, faces, epochs):
+        folder.mkdir()
+        self.folder = folder
+        (folder / "search.py").write_text(SEARCH)
+        (folder / "cache").mkdir()
+        weights = REPOSITORY / ".cache" / "weights"
+        if weights.exists():
+            (folder / "cache" / "weights").symlink_to(weights)
+        self.command = [sys.executable, "search.py", family]
+        self.command += map(str, [trials, workers, faces, epochs])
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+    def run(self, command=None, until=lambda: False):
+        """Run a command, the search if none is given; kill it as soon as `until` says so."""
+        with open(self.folder / "output.txt", "w+") as output:
+            process = subprocess.Popen(
+                command or self.command,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            while process.poll() is None and not until():
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)  # Nothing happens to one that has ended.
+            process.wait()
+            output.seek(0)
+            return process.returncode, output.read()
+
+    def state(self):
+        """What the search has kept: changes with each epoch's end and each line of the journal."""
+        found = set()
+        for path in (self.folder / "search").rglob("*.*"):
+            with contextlib.suppress(FileNotFoundError):
+                found.add((path, path.stat().st_mtime_ns))
+        return found
+
+    def after(self, events, seconds):
+        """Return a function that turns true so long after the state has changed so often."""
+        state, left, moment = self.state(), events, None
+
+        def passed():
+            nonlocal state, left, moment
+            if left and (now := self.state()) != state:
+                state, left = now, left - 1
+            if not left and moment is None:
+                moment = time.monotonic() + seconds
+            return moment is not None and time.monotonic() > moment
+
+        return passed
+
+    def journal(self):
+        path = self.folder / "search" / "trials.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+    def runs(self):
+        status, output = self.run([sys.executable, "-c", RUNS])
+        assert status == 0, output
+        return json.loads(output.splitlines()[-1])
+
+
+@pytest.fixture
+def new_place(tmp_path):
+    """A function that makes a folder for a search."""
+
+    def make(name, family, trials, workers=1, faces=200, epochs=3):
+        return Place(tmp_path / name, family, trials, workers, faces, epochs)
+
+    return make
