@@ -20,7 +20,8 @@ endif
 data_flags := $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TRIALS),--trials $(TRIALS)) \
-  $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images))
+  $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(MIRROR),--mirror-images) \
+  $(if $(FEATURES_GIGABYTES),--features-gigabytes $(FEATURES_GIGABYTES)))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
   explore report notebook rollback pull serve predict app compare reproduce release lint soak \

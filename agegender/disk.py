@@ -1,0 +1,113 @@
+"""Room on the disk for what is about to be written, and what goes to make it."""
+
+import contextlib
+import errno
+import fcntl
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+KEY = "key.json"  # beside activations: what they depend on
+
+
+@contextlib.contextmanager
+def hold(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file, which the system gives back however the process ends.
+
+    BlockingIOError where another process holds it and `wait` is False.
+    """
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; links count nothing."""
+    if path.is_symlink() or not path.is_dir():
+        return 0 if path.is_symlink() or not path.exists() else path.stat().st_size
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # Another process removed it just now.
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def make_room(cache: Path, files: dict[Path, int], *, most_gigabytes: float) -> None:
+    """Allocate `files` (path: bytes) under `cache`; sets of activations go until they fit.
+
+    The least recently used set goes first. A set that another process has open may go too: POSIX
+    keeps the pages of an unlinked file for as long as it is mapped. So does what killed processes
+    left. OSError with EDQUOT where the files alone are larger than the budget, with ENOSPC where
+    the disk has no room for them, before anything is computed.
+    """
+    needed_bytes, budget_bytes = sum(files.values()), most_gigabytes * 1e9
+    needs = f"Activations of B's backbone for these faces need {in_units(needed_bytes)}"
+    if needed_bytes > budget_bytes:
+        least = math.ceil(needed_bytes / 1e8) / 10
+        raise OSError(
+            errno.EDQUOT,
+            f"{needs}, more than all may have ({in_units(budget_bytes)}): set FEATURES_GIGABYTES "
+            f"to {least} or more",
+            str(cache),
+        )
+    with hold(cache / ".lock"):  # Two processes must not take the same room.
+        _remove_leftovers(cache)
+        sets = sorted(_sets(cache), key=lambda folder: folder.stat().st_mtime)
+        if needed_bytes > _free(cache) + sum(map(size, sets)):
+            raise OSError(errno.ENOSPC, f"{needs}, more than is free", str(cache))
+        while sets and (size(cache) + needed_bytes > budget_bytes or needed_bytes > _free(cache)):
+            oldest = sets.pop(0)
+            # Renamed before it is removed, so that half a set is never found under its name.
+            with tempfile.TemporaryDirectory(dir=cache, prefix=f"{oldest.name}-") as gone:
+                oldest.rename(Path(gone) / oldest.name)
+        for path, count in files.items():
+            with path.open("wb") as file:
+                file.truncate(count)
+                if hasattr(os, "posix_fallocate"):  # not on macOS
+                    os.posix_fallocate(file.fileno(), 0, count)
+
+
+def remove_leftovers(cache: Path, folder: Path) -> None:
+    """Remove what killed processes left half written in `cache` and, of a search, in `folder`.
+
+    cache: that of activations. folder: a search's, held by this process.
+    """
+    if cache.exists():
+        with hold(cache / ".lock"):
+            _remove_leftovers(cache)
+    for path in folder.rglob("tmp????????"):  # as `tempfile` names them
+        if path.is_file():
+            path.unlink()
+
+
+def _remove_leftovers(cache: Path) -> None:
+    # Working folders are called NAME-something, and who writes in one holds NAME.lock.
+    for folder in cache.glob("*-*/"):
+        lock = cache / f"{folder.name.partition('-')[0]}.lock"
+        with contextlib.suppress(BlockingIOError), hold(lock, wait=False):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_units(count: float) -> str:
+    """Return a number of bytes as people read it: 1.7 GB, 25 MB, 3 kB."""
+    for power, unit in ((3, "GB"), (2, "MB")):
+        if count >= 1000**power:
+            value = count / 1000**power
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{count / 1000:.0f} kB"
+
+
+def _free(place: Path) -> int:
+    return shutil.disk_usage(place).free
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(path for path in place.glob("*/") if path.is_dir())
+
+
+def _sets(cache: Path) -> list[Path]:
+    return [folder for folder in _folders(cache) if "-" not in folder.name]
