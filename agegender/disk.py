@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 KEY = "key.json"  # beside activations: what they depend on
 
 
@@ -90,6 +91,29 @@ def _remove_leftovers(cache: Path) -> None:
         lock = cache / f"{folder.name.partition('-')[0]}.lock"
         with contextlib.suppress(BlockingIOError), hold(lock, wait=False):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def full(error: BaseException | None, place: Path) -> str | None:
+    """Return a line to show where a full disk, or a spent share of it, is behind an error, or None.
+
+    place: what is on that disk, where the error does not say. What writes through a library (HDF5,
+    SQLite) says so in words alone, perhaps in a traceback.
+    """
+    words = [os.strerror(number) for number in FULL] + ["database or disk is full"]
+    while error is not None:
+        known = isinstance(error, OSError) and error.errno in FULL
+        if known or any(word in str(error) for word in words):
+            text = getattr(error, "strerror", None) or str(error)
+            lines = [line for line in text.splitlines() if any(word in line for word in words)]
+            where = Path(getattr(error, "filename", None) or place)
+            disk = next(folder for folder in (where, *where.parents) if folder.exists())
+            return (
+                f"{(lines or [text])[0]}: the disk of {where} has {in_units(_free(disk))} free. "
+                "`make disk` lists what is kept and what removes it. Nothing finished is lost: the "
+                "same command goes on."
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def in_units(count: float) -> str:

@@ -121,8 +121,11 @@ def run(description: str, stage: Callable[[Work], object], argv: list[str] | Non
     except KeyboardInterrupt:
         print("\nStopped; finished trials are kept: the same command goes on.", file=sys.stderr)
         sys.exit(130)
-    except (search.SearchError, ValueError, OSError) as error:
-        print(f"agegender: {error}", file=sys.stderr)
+    except Exception as error:
+        full = disk.full(error, Path.cwd())
+        if not full and not isinstance(error, search.SearchError | ValueError | OSError):
+            raise
+        print(f"agegender: {full or error}", file=sys.stderr)
         sys.exit(2)
 
 

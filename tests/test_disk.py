@@ -121,3 +121,24 @@ with disk.hold(cache / f"{sys.argv[2]}.lock"):
     assert alive.exists() and not dead.exists()
     assert journal.exists() and not half.exists()
     writers[0].communicate("\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "trials.json"), "trials.json"),
+        (OSError(errno.EDQUOT, "too little"), "too little"),
+        # as h5py and SQLite report it
+        (OSError("write failed: errno = 28, error message = 'No space left on device'"), "errno"),
+        (RuntimeError("Traceback:\nOSError: [Errno 28] No space left on device"), "OSError"),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "is full"),
+        (OSError(errno.EACCES, "no"), None),
+        (ValueError("other"), None),
+    ],
+)
+def test_a_full_disk_is_known_behind_any_error(error, said, tmp_path):
+    wrapped = RuntimeError("the trial failed")
+    wrapped.__cause__ = error
+    for seen in (error, wrapped):
+        line = disk.full(seen, tmp_path)
+        assert (line is None) if said is None else (said in line and "make disk" in line)
