@@ -25,7 +25,7 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
   explore report notebook rollback pull serve predict app compare reproduce release lint soak \
-  format clean lock setup
+  format disk clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -114,6 +114,10 @@ soak: $(ready) ## the long tests
 format: $(ready) ## format the code and mend what lint can mend
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
+
+disk: ## what is kept on disk, why, and what removes it
+	@$(firstword $(wildcard $(PYTHON)) python3) -m pipelines.show_disk $(if \
+	  $(FEATURES_GIGABYTES),--features-gigabytes $(FEATURES_GIGABYTES))
 
 clean: ## remove working files; keeps mlruns/, exports/, reports/, data/, fetched weights and .venv
 	rm -rf .cache/data .cache/features .cache/searches .pytest_cache .ruff_cache .import_linter_cache \
