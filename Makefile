@@ -21,11 +21,12 @@ data_flags := $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TRIALS),--trials $(TRIALS)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(WORKERS),--workers $(WORKERS)) \
-  $(if $(MIRROR),--mirror-images))
+  $(if $(MIRROR),--mirror-images) \
+  $(if $(FEATURES_GIGABYTES),--features-gigabytes $(FEATURES_GIGABYTES)))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
   explore report notebook rollback pull serve predict app compare reproduce release lint soak \
-  format clean lock setup
+  format disk clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -114,6 +115,10 @@ soak: $(ready) ## the long tests
 format: $(ready) ## format the code and mend what lint can mend
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
+
+disk: ## what is kept on disk, why, and what removes it
+	@$(firstword $(wildcard $(PYTHON)) python3) -m pipelines.show_disk $(if \
+	  $(FEATURES_GIGABYTES),--features-gigabytes $(FEATURES_GIGABYTES))
 
 clean: ## remove working files; keeps mlruns/, exports/, reports/, data/, fetched weights and .venv
 	rm -rf .cache/data .cache/features .cache/searches .pytest_cache .ruff_cache .import_linter_cache \

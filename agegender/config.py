@@ -55,6 +55,9 @@ class Settings:
     # Where B's backbone is cut for the activations that all trials share: nothing below is trained
     # while views are cached.
     cut_share: float = 0.25
+    # All activations that are kept: a set is 0.2 to 5 GB, those of a full search on all of UTKFace
+    # 12.5 GB (both backbones that set-up brings, three sizes).
+    features_gigabytes: float = 20.0
     # Average over the mirror image inside the exported networks: twice the time to predict.
     mirror_images: bool = False
     # So many test faces are shown to the candidates blurred, dark, covered and so on.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agegender import config
+from agegender import config, disk
 from agegender.data import pixels
 from agegender.networks import training
 from agegender.registry import tracking
@@ -52,7 +52,10 @@ def settings_from(arguments: argparse.Namespace) -> config.Settings:
     settings = config.PRESETS[arguments.preset]
     changes = {
         name: getattr(arguments, name)
-        for name in ("seed", "minutes", "algorithm", "tier", "mirror_images", "workers")
+        for name in (
+            *("seed", "minutes", "algorithm", "tier", "mirror_images", "workers"),
+            "features_gigabytes",
+        )
         if getattr(arguments, name) is not None
     }
     if arguments.trials is not None:
@@ -80,6 +83,9 @@ def start(description: str, argv: list[str] | None) -> Work:
     parser.add_argument(
         "--mirror-images", action="store_true", default=None, help="average with the mirror image"
     )
+    parser.add_argument(
+        "--features-gigabytes", type=_at_least(float, 0), help="of B's activations kept on disk"
+    )
     arguments = parser.parse_args(argv)
     settings = settings_from(arguments)
     root = Path.cwd()
@@ -96,8 +102,11 @@ def start(description: str, argv: list[str] | None) -> Work:
     tracking.repair_stale_runs(families.experiment(faces))
     # What decides the list of trials names the folder; how many of them are run does not.
     identity = dataclasses.asdict(settings) | {"data": faces.digest}
-    identity |= dict.fromkeys(("minutes", "closing_seconds", "robustness_faces"), 0)
-    identity |= dict.fromkeys(("workers", "silent_minutes"), 0)
+    for name in (
+        *("minutes", "closing_seconds", "robustness_faces"),
+        *("workers", "silent_minutes", "features_gigabytes"),
+    ):
+        del identity[name]
     for family in families.FAMILIES.values():
         identity[family] |= {"trials": 0}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
@@ -111,12 +120,16 @@ def run(description: str, stage: Callable[[Work], object], argv: list[str] | Non
     try:
         work = start(description, argv)
         with search.hold(work.folder):
+            disk.remove_leftovers(work.cache / "features", work.folder)
             stage(work)
     except KeyboardInterrupt:
         print("\nStopped; finished trials are kept: the same command goes on.", file=sys.stderr)
         sys.exit(130)
-    except (search.SearchError, ValueError, OSError) as error:
-        print(f"agegender: {error}", file=sys.stderr)
+    except Exception as error:
+        full = disk.full(error, Path.cwd())
+        if not full and not isinstance(error, search.SearchError | ValueError | OSError):
+            raise
+        print(f"agegender: {full or error}", file=sys.stderr)
         sys.exit(2)
 
 

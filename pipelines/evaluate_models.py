@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from agegender import durable
+from agegender import disk
 from agegender.data import pixels
 from agegender.evidence import evaluation, figures, robustness, uncertainty
 from agegender.networks import export, training
@@ -117,7 +117,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     flat = evaluation.flatten(metrics)
     tracking.log_metrics(run_id, {f"test_{name}": value for name, value in flat.items()})
     record |= {"test": metrics, "evidence": evidence}
-    durable.write(folder / "candidate.json", json.dumps(record, indent=1))
+    disk.write(folder / "candidate.json", json.dumps(record, indent=1))
 
 
 def predictions(

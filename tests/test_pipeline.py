@@ -50,7 +50,7 @@ def place(tmp_path_factory):
             stderr=output,
             start_new_session=True,
         )
-        give_up = time.monotonic() + 240
+        give_up = time.monotonic() + 400
         while not list(folder.glob(".cache/searches/*/A/checkpoints/002/fold-0/*.npz")):
             assert process.poll() is None and time.monotonic() < give_up
             time.sleep(0.2)

@@ -18,7 +18,7 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from agegender import config, durable
+from agegender import config, disk
 from agegender.data import pixels
 from agegender.evidence import figures
 from agegender.networks import backbones, export, training
@@ -68,7 +68,7 @@ def search_family(
         description=f"Search of network {TITLES[family]}. The child runs are its trials; what is "
         "the same in all of them is a parameter here alone.",
     ) as parent_run_id:
-        durable.write(handover, json.dumps({"run_id": parent_run_id}))
+        disk.write(handover, json.dumps({"run_id": parent_run_id}))
         log_dataset(parent_run_id, faces, "search")
         tracking.save_view(
             parent_run_id,
@@ -182,7 +182,7 @@ def train_finalists(
         shutil.rmtree(checkpoints, ignore_errors=True)
         trainings, epochs = _plan(family, faces, settings, done, best, stop_at)
         plan = {"budget": _budget(family, settings), "trainings": trainings, "epochs": epochs}
-        durable.write(folder / "plan.json", json.dumps(plan))
+        disk.write(folder / "plan.json", json.dumps(plan))
     epochs = plan["epochs"]
     if math.isfinite(stop_at):
         # Never less than its trial had: cut short, the same setting would only be worse.
@@ -239,7 +239,7 @@ def train_finalists(
         "val": winner.metrics,
         "folds": {number: [dataclasses.asdict(r) for r in rs] for number, rs in results.items()},
     }
-    durable.write(candidate / "candidate.json", json.dumps(record, indent=1))
+    disk.write(candidate / "candidate.json", json.dumps(record, indent=1))
     shutil.rmtree(checkpoints, ignore_errors=True)
     return candidate
 
@@ -308,7 +308,7 @@ def train_release(
         params={"seed": release.seed, "epochs": release.epochs},
         description=f"{TITLES[family]}, trained on training and validation faces for models/.",
     ) as parent_run_id:
-        durable.write(handover, json.dumps({"run_id": parent_run_id}))
+        disk.write(handover, json.dumps({"run_id": parent_run_id}))
         for part, epochs, fold in (
             ("calibration", release.calibration_epochs, tuple(rows.values())),
             ("final", release.epochs, (every_row, every_row[:0])),
@@ -351,7 +351,7 @@ def train_release(
     table.assign(age_predicted=age, gender_probability=gender).to_csv(
         candidate / HELD_OUT, index=False
     )
-    durable.write(candidate / "candidate.json", json.dumps(record, indent=1))
+    disk.write(candidate / "candidate.json", json.dumps(record, indent=1))
     shutil.rmtree(checkpoints)
     return candidate
 

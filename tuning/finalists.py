@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from agegender import config, durable
+from agegender import config, disk
 from agegender.data import pixels
 from agegender.evidence import report as drawing
 from agegender.networks import training
@@ -94,7 +94,7 @@ def retrain(
                     report(f"  {name}: {error}")
                 row |= {"seconds": time.monotonic() - started}
                 finished.append(row)
-                durable.write(path, json.dumps(finished, indent=1))
+                disk.write(path, json.dumps(finished, indent=1))
             if "val_score" in row:
                 report(
                     f"  {name}: val_score {row['val_score']:.4f} ({row['val_age_mae']:.3f} years, "

@@ -8,7 +8,6 @@ replays the journal instead of trusting a pickled optimiser, and takes up what w
 
 import concurrent.futures
 import dataclasses
-import errno
 import fcntl
 import json
 import math
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import keras_tuner
 
-from agegender import durable
+from agegender import disk
 
 MOST_FAILURES_IN_A_ROW = 5
 ALGORITHMS = {
@@ -204,7 +203,7 @@ def search(
 
         def save():
             entries = [dataclasses.asdict(trial) for trial in trials]
-            durable.write(path, json.dumps(entries, indent=1))
+            disk.write(path, json.dumps(entries, indent=1))
 
         def next_trial():
             if waiting:
@@ -283,24 +282,14 @@ def _check_failures(results):
         )
 
 
-def full_disk(error: BaseException | None) -> OSError | None:
-    """Return the error of a full disk behind an error: that is no trial's fault."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def _run(run_trial, trial):
     started = time.monotonic()
     try:
         return run_trial(trial)
     except Exception as error:
-        if isinstance(error, SearchError):
+        # A full disk is no trial's fault.
+        if isinstance(error, SearchError) or disk.full(error, Path.cwd()):
             raise
-        if full := full_disk(error):
-            raise full from error
         message = traceback.format_exc()
         seconds = time.monotonic() - started
         return dataclasses.replace(trial, status="FAILED", message=message, seconds=seconds)

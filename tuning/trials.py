@@ -147,6 +147,7 @@ def train(
         faces.pixels,
         **shared,
         cache=cache / "features",
+        features_gigabytes=settings.features_gigabytes,
         key={
             "backbone": wanted["name"],
             "internal_size_pixels": wanted["internal_size_pixels"],

@@ -17,8 +17,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from agegender import disk
 from tuning import search
 
 ATTEMPTS = 3
@@ -166,7 +168,9 @@ def _work(connection, share, function, arguments):
         )
         send("ended", result, None)
     except Exception as error:
-        error = search.full_disk(error) or error
+        # What is behind an error stays behind when it is sent.
+        if full := disk.full(error, Path.cwd()):
+            error = search.SearchError(full)
         # The traceback stays behind in this process: what a reader needs of it goes along.
         error.add_note(traceback.format_exc())
         try:

@@ -1,5 +1,6 @@
 """Fine-tune a pretrained network: its head on features computed once, then what is unfrozen."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def fine_tune(
     cut: str,
     views: int,
     head_epochs: int,
+    features_gigabytes: float = math.inf,
     head_learning_rate: float = 1e-3,
     head_weight_decay: float = 0.05,
     unfreeze_from: str = "none",
@@ -64,8 +66,9 @@ def fine_tune(
     First the head, on feature vectors; then, for `epochs`, also the layers from `unfreeze_from`
     on. With augmentation None the second phase trains on activations at the layer `cut`, which
     must not lie above `unfreeze_from`: they are computed once for `views` views of each face, kept
-    in `cache` under `key` and shared by all trials, so an epoch costs only the upper part. With
-    augmentation (strengths of RandomView) it trains from the pixels, each epoch from new views.
+    in `cache` under `key` and shared by all trials, so an epoch costs only the upper part; of all
+    that `cache` keeps, features_gigabytes remain. With augmentation (strengths of RandomView) it
+    trains from the pixels, each epoch from new views.
     pixels: uint8 (M, S, S, 3); checkpoint: a folder for one file a phase; the other arguments are
     those of `training.fit`. Return the histories of both phases, marked in the column `phase`, and
     all weights after the first.
@@ -81,6 +84,7 @@ def fine_tune(
         cache=cache,
         key=key | {"cut": cut},
         views=views,
+        most_gigabytes=features_gigabytes,
         on_progress=on_progress,
     )
     # From here on a face is its place among `rows`, except where training is from the pixels.

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from agegender import durable
+from agegender import disk
 from agegender.evidence import evaluation
 from agegender.networks import models
 
@@ -387,7 +387,7 @@ def _save(path, trained, history, best_weights, identity):
     notes = json.dumps({"identity": identity, "history": history})
     file = io.BytesIO()
     np.savez(file, notes=np.array(notes), **arrays)
-    durable.write(path, file.getvalue())
+    disk.write(path, file.getvalue())
 
 
 def _restore(path, trained, network, identity):

@@ -1,6 +1,9 @@
 """Training: labels stay with images, same seed same result, views never lose what they need."""
 
+import json
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -260,12 +263,14 @@ def test_activations_are_computed_once_and_match_the_network(toy, small_pretrain
     rows = np.array([5, 2, 90])
     calls = []
     arguments = {"cache": tmp_path, "key": {"a": 1}, "views": 3}
-    first = features.activations(
-        part, pictures, rows, on_progress=lambda *done: calls.append(done), **arguments
-    )
-    again = features.activations(
-        part, pictures, rows, on_progress=lambda *done: calls.append(done), **arguments
-    )
+
+    def activations(**changes):
+        progress = {"on_progress": lambda *done: calls.append(done)}
+        return features.activations(part, pictures, rows, **arguments | progress | changes)
+
+    # Two at once, as the workers of a search may be: the second waits for the first.
+    with ThreadPoolExecutor(2) as pool:
+        first, again = pool.map(lambda _: activations(), range(2))
     assert calls == [(3, 3)]
     seen = pictures[rows].astype("float32") / 255
     expected, mirrored = part.predict_on_batch(seen), part.predict_on_batch(seen[:, :, ::-1])
@@ -274,4 +279,19 @@ def test_activations_are_computed_once_and_match_the_network(toy, small_pretrain
         assert np.array_equal(first[number], again[number])
         np.testing.assert_allclose(first[number][:, 0], expected[number], atol=2e-3)
         np.testing.assert_allclose(first[number][:, 1], mirrored[number], atol=2e-3)
-    assert len(list(tmp_path.iterdir())) == 1
+    (folder,) = tmp_path.glob("*/")
+    assert json.loads((folder / "key.json").read_text())["faces"] == 3
+    os.utime(folder, (0, 0))
+    activations()
+    assert folder.stat().st_mtime > time.time() - 60  # used just now
+    # Where there is room for one set only, the next one takes it, and the first comes anew.
+    kilobytes = sum(path.stat().st_size for path in folder.iterdir()) / 1000
+    activations(key={"a": 2}, most_gigabytes=1.5 * kilobytes / 1e6)
+    assert not folder.exists() and len(list(tmp_path.glob("*/"))) == 1
+    assert np.array_equal(activations()[0], first[0])
+    (folder / "1.npy").unlink()
+    assert np.array_equal(activations()[1], first[1])
+    assert calls == 4 * [(3, 3)]
+    with pytest.raises(OSError, match="FEATURES_GIGABYTES"):
+        activations(key={"a": 3}, most_gigabytes=0.5 * kilobytes / 1e6)
+    assert calls == 4 * [(3, 3)]
