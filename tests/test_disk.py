@@ -102,7 +102,7 @@ with disk.hold(cache / f"{sys.argv[2]}.lock"):
     cache, search = tmp_path / "features", tmp_path / "search"
     cache.mkdir()
     (search / "A").mkdir(parents=True)
-    half, journal = search / "A" / "tmpab_12xyz", search / "A" / "trials.json"
+    half, journal = search / "A" / f"{disk.TEMPORARY}ab_12xyz", search / "A" / "trials.json"
     for path in (half, journal):
         path.touch()
     writers = [
