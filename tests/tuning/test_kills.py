@@ -1,7 +1,12 @@
 """A search killed at random moments, by SIGKILL, ends as the one that was left alone."""
 
+import contextlib
+import os
 import random
 import signal
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +52,50 @@ def killed_and_left_alone(new_place, family, trials, workers, kills, seed):
 
 def test_a_few_kills_change_nothing(new_place):
     killed_and_left_alone(new_place, "A", trials=2, workers=1, kills=3, seed=2)
+
+
+def children(process_id):
+    """The processes that one has started, as they are now."""
+    with contextlib.suppress(FileNotFoundError):
+        listed = Path(f"/proc/{process_id}/task/{process_id}/children").read_text()
+        return [int(child) for child in listed.split()]
+    return []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are read from /proc")
+def test_a_dead_trial_is_taken_over_and_a_hopeless_one_is_recorded(new_place):
+    """Of the first trial the process is killed after an epoch, of the second each one at once."""
+    place = new_place("place", "A", trials=3, faces=100, epochs=2)
+    process = subprocess.Popen(
+        place.command,
+        cwd=place.folder,
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    killed = {1: set(), 2: set(), 3: set()}
+    while process.poll() is None:
+        for trial in place.journal():
+            victims, checkpoint = killed[trial["number"]], f"checkpoints/{trial['number']:03d}"
+            trained = list(place.folder.glob(f"search/{checkpoint}/*/*.npz"))
+            if trial["told"] is None and (trial["number"] == 2 or trained and not victims):
+                # Trials are forked from a child of the search.
+                for child in [c for server in children(process.pid) for c in children(server)]:
+                    if trial["number"] < 3 and child not in victims:
+                        victims.add(child)
+                        os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
+    assert process.returncode == 0
+    assert [len(victims) for victims in killed.values()] == [1, 3, 0]
+    first, second, third = place.journal()
+    assert [t["status"] for t in (first, second, third)] == ["COMPLETED", "FAILED", "COMPLETED"]
+    assert "signal 9, 3 times" in second["message"]
+    runs = {run["name"]: run for run in place.runs().values()}
+    assert {name: run["status"] for name, run in runs.items()} == {
+        "A trial 001": "FINISHED",
+        "A trial 003": "FINISHED",
+    } | {name: "FAILED" for name in runs if name == "A trial 002"}
+    assert runs["A trial 001"]["steps"] == [1, 2]
 
 
 @pytest.mark.slow
