@@ -12,6 +12,7 @@ import pwd
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 USER = "admin"
-_START_SECONDS = 120
+_MOST_START_SECONDS = 300
 
 
 class ServerError(RuntimeError):
@@ -76,12 +77,12 @@ def _postgres(folder: Path) -> Iterator[str]:
     data, bindir, log = folder / "postgres", programs(), folder / "postgres.log"
     # PostgreSQL refuses root: its processes are then another user's.
     user = _ordinary_user() if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory(prefix="agegender-") as socket:  # A socket's path is short.
+    with tempfile.TemporaryDirectory(prefix="agegender-") as door:  # A socket's path is short.
         if user:
             folder.chmod(0o711)
             data.mkdir(exist_ok=True)
             log.touch()
-            for path in (data, log, socket):
+            for path in (data, log, door):
                 shutil.chown(path, user.pw_name, user.pw_gid)
 
         def run(program, *arguments, check=True):
@@ -96,7 +97,8 @@ def _postgres(folder: Path) -> Iterator[str]:
             )
             if check and done.returncode:
                 raise ServerError(
-                    f"{program} failed{f' as {user.pw_name}' if user else ''}: "
+                    f"{program} failed"
+                    f"{f' as {user.pw_name}, who must be able to enter {folder}' if user else ''}: "
                     f"{' '.join(done.stderr.split())} {_end_of(log)}"
                 )
 
@@ -105,10 +107,10 @@ def _postgres(folder: Path) -> Iterator[str]:
             run("initdb", *flags)
         # Left by a process that was killed: nobody else has the folder's lock.
         run("pg_ctl", "stop", "--mode=fast", check=False)
-        options = f"-c listen_addresses='' -c unix_socket_directories='{socket}'"
+        options = f"-c listen_addresses='' -c unix_socket_directories='{door}'"
         run("pg_ctl", "start", f"--log={log}", f"--options={options}")
         try:
-            yield f"postgresql://{USER}@/postgres?host={socket}"
+            yield f"postgresql://{USER}@/postgres?host={door}"
         finally:
             run("pg_ctl", "stop", "--mode=fast")
 
@@ -124,6 +126,14 @@ def _ordinary_user() -> pwd.struct_passwd:
 @contextlib.contextmanager
 def _mlflow(folder: Path, port: int, uri: str) -> Iterator[subprocess.Popen]:
     log, url = folder / "mlflow.log", f"http://127.0.0.1:{port}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerError(
+                f"Port {port} cannot be had ({error}): set PORT= to another."
+            ) from None
     environment = os.environ | {
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": _settings(folder, uri)["secret_key"],
@@ -150,11 +160,14 @@ def _mlflow(folder: Path, port: int, uri: str) -> Iterator[subprocess.Popen]:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + _MOST_START_SECONDS
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
             raise ServerError(f"mlflow server did not start. {_end_of(log)}")
