@@ -107,6 +107,18 @@ def test_a_whole_history_comes_back_and_what_is_not_finite_is_named(client):
     assert data.tags["metrics_not_finite"] == "score"
 
 
+def test_an_epoch_that_cannot_be_written_fails_the_run(client):
+    with (
+        pytest.raises(mlflow.MlflowException, match="maximum length"),
+        tracking.run("lost", experiment="tests") as run_id,
+    ):
+        tracking.log_epoch(run_id, {"epoch": 0, "loss": 1.0})
+        tracking.log_epoch(run_id, {"epoch": 1, "x" * 300: 1.0})
+        tracking.log_epoch(run_id, {"epoch": 2, "loss": 0.5})
+    assert client.get_run(run_id).info.status == "FAILED"
+    assert {point.step for point in client.get_metric_history(run_id, "epochs/loss")} == {1, 3}
+
+
 def test_artifacts_and_dataset(client):
     manifest = pd.DataFrame(
         {"name": list("abc"), "age_years": [1, 2, 3], "gender": 1, "race": 0, "split": "train"}
