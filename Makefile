@@ -3,6 +3,7 @@
 ui: PORT ?= 5000
 app: PORT ?= 7860
 serve: PORT ?= 5001
+server: PORT ?= 5002
 
 ifdef PYTHON
 ready :=
@@ -25,8 +26,8 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(FEATURES_GIGABYTES),--features-gigabytes $(FEATURES_GIGABYTES)))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  explore report notebook rollback pull serve predict app compare reproduce release lint soak \
-  format disk clean lock setup
+  explore report notebook rollback pull serve server predict app compare reproduce release lint \
+  soak format disk clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
   $(if $(GENERATED),--generated))
@@ -85,6 +86,9 @@ pull: $(ready) ## a version's .h5, checked before it is handed over (MODEL=B ALI
 
 serve: $(ready) ## a version, checked, behind MLflow's model server (MODEL=B ALIAS=champion PORT=5001)
 	$(PYTHON) -m pipelines.serve_model $(version_flags) $(if $(ALIAS),--alias $(ALIAS)) --port $(PORT)
+
+server: $(ready) ## a team's MLflow on PostgreSQL, behind a password, to try (PORT=5002 FOLDER=)
+	$(PYTHON) -m pipelines.run_server --port $(PORT) $(if $(FOLDER),--folder "$(FOLDER)")
 
 predict: $(ready) ## ages and genders in photos (PHOTO="a file, folder or several" OUT=predictions)
 	$(PYTHON) -m pipelines.predict $(if $(OUT),--out "$(OUT)") $(if $(GENERATED),--generated) "$(PHOTO)"

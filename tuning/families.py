@@ -424,6 +424,8 @@ def train_and_log(
         def on_epoch(row):
             nonlocal last_line
             alive()
+            if fold is folds[-1]:  # The one whose curves the run shows.
+                tracking.log_epoch(run_id, row)
             now = time.monotonic()
             if now - last_line > 30:
                 last_line = now
@@ -456,7 +458,6 @@ def train_and_log(
             records.append(trained.best_epoch | {"epoch_seconds": epoch_seconds})
         seconds = time.monotonic() - started
         metrics = pd.DataFrame(records).mean().to_dict()
-        tracking.log_epochs(run_id, trained.history.drop(columns="phase", errors="ignore"))
         tracking.log_metrics(
             run_id,
             metrics

@@ -282,9 +282,10 @@ def fit(
     stop_at, on time.monotonic()'s clock, ends training after the epoch in which it passes. on_epoch
     gets each epoch's row as it ends. checkpoint: a file that holds all that the next epoch depends
     on, replaced after each; where it is there, training goes on from it, to the same end as without
-    the interruption, to the bit on the same machine. Return the history, one row an epoch.
-    TrainingDivergedError where a loss is no longer finite; CheckpointError for a checkpoint that
-    cannot be read or was left by a training with other arguments.
+    the interruption, to the bit on the same machine, and on_epoch gets the earlier rows again.
+    Return the history, one row an epoch. TrainingDivergedError where a loss is no longer finite;
+    CheckpointError for a checkpoint that cannot be read or was left by a training with other
+    arguments.
     """
     keras.utils.set_random_seed(seed)
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
@@ -319,6 +320,9 @@ def fit(
     identity += [len(train_rows), len(validation_rows), network.count_params()]
     if checkpoint and checkpoint.exists():
         history, best_weights = _restore(checkpoint, trained, network, identity)
+        if on_epoch:
+            for row in history:
+                on_epoch(row)
     best = min((row["val_score"] for row in history if validated), default=math.inf)
     first_epoch, started = len(history), time.monotonic()
 

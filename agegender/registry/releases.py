@@ -76,7 +76,7 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
             description=f"{title}, as it came with this project; trained elsewhere.",
         ) as run_id:
             history = pd.DataFrame(record["history"])
-            tracking.log_epochs(run_id, history.drop(columns="phase", errors="ignore"))
+            tracking.log_epochs(run_id, history)
             curves = figures.learning_curves(history)
             tracking.log_figure(run_id, curves, "learning_curves.png")
             flat = evaluation.flatten(record["test"])

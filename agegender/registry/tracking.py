@@ -17,11 +17,13 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import matplotlib.figure
 import mlflow
 import pandas as pd
+from mlflow.utils import credentials, rest_utils
 
 from agegender.registry import store
 
@@ -30,6 +32,10 @@ PAGES = "pages"  # the experiment of what is written for readers
 _VIEW_TAG = "mlflow.sharedViewState."
 _COLUMN_PIXELS = 150  # "val_gender_accuracy" fits
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # that MLflow takes in one batch
+# One thread, so that epochs are written in their order. MLflow's own asynchronous logging drops a
+# batch that it could not write, and says so only to a log.
+_writer = futures.ThreadPoolExecutor(1, "epochs")
+_unwritten: dict[str, list[futures.Future]] = {}
 
 
 def connect(root: Path) -> str:
@@ -38,15 +44,18 @@ def connect(root: Path) -> str:
     MLFLOW_TRACKING_URI if it is set, else an SQLite database at `root`/mlruns/mlflow.db. An SQLite
     store is made on first use, under a lock, so that several processes may begin at once; its
     artifacts lie beside it. If its folder was moved or copied since, the paths inside are mended
-    and a line on standard error says so. ValueError for a folder that MLflow cannot name.
+    and a line on standard error says so. ValueError for a folder that MLflow cannot name, and for a
+    server that does not answer now or does not know the user; one that goes away later is asked
+    again for ten minutes by each call.
     """
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
     given = os.environ.get("MLFLOW_TRACKING_URI")
     uri = given or f"sqlite:///{root.resolve()}/mlruns/mlflow.db"
     if database := store.database(uri):
         store.prepare(database)
         uri = f"sqlite:///{database}"
-    mlflow.set_tracking_uri(uri)
+    elif uri.startswith("http"):
+        _greet(uri)
+    use(uri)
     if not given:
         # MLflow exports it too: a later connect to another root must not take it for the user's.
         os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -60,7 +69,40 @@ def current_uri() -> str:
 
 def use(uri: str) -> None:
     """Use a store that `connect` opened in another process."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at each run's end
+    # After 0, 4, 8, 16, 32, 64, 120 s and then each 120 s; MLflow takes no more than 10.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "10")
     mlflow.set_tracking_uri(uri)
+
+
+def _greet(uri: str) -> None:
+    """Ask a server once whether it is there and knows the user; ValueError where not."""
+    try:
+        answer = rest_utils.http_request(
+            credentials.get_default_host_creds(uri),
+            "/api/2.0/mlflow/experiments/search",
+            "GET",
+            params={"max_results": 1},
+            max_retries=0,
+            raise_on_status=False,
+            timeout=20,
+        )
+    except mlflow.MlflowException as error:
+        raise ValueError(
+            f"No answer from the tracking server {uri}: start it (here: make server), or set "
+            "MLFLOW_TRACKING_URI to another."
+        ) from error
+    if answer.status_code in (401, 403):
+        raise ValueError(
+            f"The tracking server {uri} wants a user that it knows: set MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD."
+        )
+    if not answer.ok:
+        raise ValueError(
+            f"Expected an MLflow server at {uri}, got {answer.status_code} {answer.reason}: set "
+            "MLFLOW_TRACKING_URI to another."
+        )
 
 
 def _experiment_id(name: str) -> str:
@@ -99,8 +141,9 @@ def run(
 ) -> Iterator[str]:
     """Open a run and yield its id; it ends FINISHED, FAILED on an error, KILLED when interrupted.
 
-    An error's traceback becomes the artifact traceback.txt; both are raised again. run_id: a run
-    to go on with; where the store has it no longer, a new one is made.
+    An error's traceback becomes the artifact traceback.txt; both are raised again. What kept
+    `log_epoch` from writing is an error too. run_id: a run to go on with; where the store has it no
+    longer, a new one is made.
     """
     client = mlflow.MlflowClient()
     tags = (tags or {}) | _process_tags() | {"mlflow.user": user()}
@@ -120,6 +163,8 @@ def run(
     try:
         log_params(run_id, params or {})
         yield run_id
+        for epoch in _unwritten.get(run_id, []):
+            epoch.result()
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
@@ -127,6 +172,7 @@ def run(
         log_text(run_id, traceback.format_exc(), "traceback.txt")
         raise
     finally:
+        futures.wait(_unwritten.pop(run_id, []))
         client.set_terminated(run_id, status)
 
 
@@ -254,16 +300,43 @@ def log_epochs(run_id: str, history: pd.DataFrame) -> None:
     The series are called epochs/loss and so on, and step 1 is the end of epoch 0: what
     `log_metrics` says of the whole run keeps the plain name, and step 0.
     """
-    now = time.time_ns() // 1_000_000
     _log_batches(
-        run_id,
-        [
-            mlflow.entities.Metric(f"epochs/{name}", float(value), now, int(row["epoch"]) + 1)
-            for row in history.to_dict("records")
-            for name, value in row.items()
-            if name != "epoch"
-        ],
+        run_id, [metric for row in history.to_dict("records") for metric in _metrics_of_epoch(row)]
     )
+
+
+def log_epoch(run_id: str, row: dict[str, float]) -> None:
+    """Log an epoch as `log_epochs` does, at once but without waiting: training goes on meanwhile.
+
+    Epochs are written in the order of the calls; the end of `run` waits for all of them. Those that
+    a run to go on with has in the store already are not written again.
+    """
+    metrics = _metrics_of_epoch(row)
+    of_run = _unwritten.setdefault(run_id, [])
+    if not of_run:
+        of_run.append(_writer.submit(_last_step, run_id, metrics[0].key))
+    of_run.append(_writer.submit(_write_epoch, run_id, metrics, of_run[0]))
+
+
+def _last_step(run_id: str, name: str) -> int:
+    points = mlflow.MlflowClient().get_metric_history(run_id, name)
+    return max((point.step for point in points), default=0)
+
+
+def _write_epoch(
+    run_id: str, metrics: list[mlflow.entities.Metric], last_step: futures.Future
+) -> None:
+    if metrics[0].step > last_step.result():
+        _log_batches(run_id, metrics)
+
+
+def _metrics_of_epoch(row: dict) -> list[mlflow.entities.Metric]:
+    now = time.time_ns() // 1_000_000
+    return [
+        mlflow.entities.Metric(f"epochs/{name}", float(value), now, int(row["epoch"]) + 1)
+        for name, value in row.items()
+        if name not in ("epoch", "phase")
+    ]
 
 
 def log_metrics(run_id: str, metrics: dict[str, float]) -> None:
@@ -367,11 +440,19 @@ def save_view(
         "columnWidths": dict.fromkeys(columns, _COLUMN_PIXELS),
     }
     experiment_id = client.get_run(run_id).info.experiment_id
-    client.set_experiment_tag(experiment_id, _VIEW_TAG + name, json.dumps(view))
+    _set_experiment_tag(experiment_id, _VIEW_TAG + name, json.dumps(view))
     links = [f"[{key}]({address[1:]})" for (_, key), address in views(experiment_id).items()]
     note = "A run for each search, in it one for each trial. `val_score`: 1 is trivial, lower is "
     note += f"better. The best first: {', '.join(links)}."
-    client.set_experiment_tag(experiment_id, "mlflow.note.content", note)
+    _set_experiment_tag(experiment_id, "mlflow.note.content", note)
+
+
+def _set_experiment_tag(experiment_id: str, name: str, value: str) -> None:
+    client = mlflow.MlflowClient()
+    try:
+        client.set_experiment_tag(experiment_id, name, value)
+    except mlflow.MlflowException:  # Two processes made it at once; now it is there to be replaced.
+        client.set_experiment_tag(experiment_id, name, value)
 
 
 def views(experiment_id: str | None = None) -> dict[tuple[str, str], str]:

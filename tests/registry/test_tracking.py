@@ -32,6 +32,7 @@ def start(code, *arguments):
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -106,6 +107,18 @@ def test_a_whole_history_comes_back_and_what_is_not_finite_is_named(client):
     assert data.tags["metrics_not_finite"] == "score"
 
 
+def test_an_epoch_that_cannot_be_written_fails_the_run(client):
+    with (
+        pytest.raises(mlflow.MlflowException, match="maximum length"),
+        tracking.run("lost", experiment="tests") as run_id,
+    ):
+        tracking.log_epoch(run_id, {"epoch": 0, "loss": 1.0})
+        tracking.log_epoch(run_id, {"epoch": 1, "x" * 300: 1.0})
+        tracking.log_epoch(run_id, {"epoch": 2, "loss": 0.5})
+    assert client.get_run(run_id).info.status == "FAILED"
+    assert {point.step for point in client.get_metric_history(run_id, "epochs/loss")} == {1, 3}
+
+
 def test_artifacts_and_dataset(client):
     manifest = pd.DataFrame(
         {"name": list("abc"), "age_years": [1, 2, 3], "gender": 1, "race": 0, "split": "train"}
@@ -163,6 +176,46 @@ def test_two_processes_make_one_store_and_their_death_is_seen(tmp_path):
         run = client.get_run(run_id)
         assert run.info.status == "KILLED" and "was gone" in run.data.tags["killed"]
     assert tracking.repair_stale_runs("tests") == 0
+
+
+A_WRITER = """
+import sys, time
+from pathlib import Path
+from agegender.registry import tracking
+tracking.connect(Path(sys.argv[1]))
+print("ready", flush=True)
+stop_at = time.monotonic() + float(sys.stdin.readline())
+runs, slowest_seconds = 0, 0.0
+while not runs or time.monotonic() < stop_at:
+    started = time.monotonic()
+    with tracking.run(f"writer {sys.argv[2]}", experiment="tests", params={"depth": 3}) as run_id:
+        for epoch in range(10):
+            tracking.log_epoch(run_id, {"epoch": epoch} | dict.fromkeys("abcdefgh", epoch))
+    runs += 1
+    slowest_seconds = max(slowest_seconds, time.monotonic() - started)
+print(runs, slowest_seconds)
+"""
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
+def test_four_processes_write_into_one_sqlite_store_at_once(client, root, seconds):
+    writers = [start(A_WRITER, root, number) for number in range(4)]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n", writer.communicate()[1]
+    said = [writer.communicate(f"{seconds}\n") for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * 4, said
+    assert not any(errors for _, errors in said), said
+    counts, slowest_seconds = zip(*(map(float, line.split()) for line, _ in said), strict=True)
+    experiment = client.get_experiment_by_name("tests")
+    runs = client.search_runs([experiment.experiment_id], max_results=10_000)
+    assert len(runs) == sum(counts)
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        points = client.get_metric_history(run.info.run_id, "epochs/h")
+        assert sorted((point.step, point.value) for point in points) == [
+            (epoch + 1, epoch) for epoch in range(10)
+        ]
+    print(f"{10 * sum(counts) / seconds:.0f} epochs/s, slowest run {max(slowest_seconds):.1f} s")
 
 
 IN_THE_COPY = """

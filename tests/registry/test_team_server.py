@@ -1,0 +1,246 @@
+"""A team's store: a search through a real server, refusals in a line, an outage that loses nothing.
+
+PostgreSQL runs as an ordinary user, in a temporary folder, and listens on no port.
+"""
+
+import itertools
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from agegender.registry import team_server, tracking
+from pipelines import show_runs
+
+pytest.importorskip("flask_wtf", reason="flask-wtf is not installed: no passwords in MLflow")
+pytest.importorskip("psycopg", reason="psycopg is not installed: no PostgreSQL")
+try:
+    team_server.programs()
+except team_server.ServerError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+REPOSITORY = Path(__file__).parents[2]
+MOST_SECONDS_FOR_TRAINING_TO_WAIT = 0.5
+
+
+class Server:
+    """`make server` as its user has it: what it prints, Ctrl-C, a power cut."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.process = None
+
+    def start(self):
+        """Start it and return the environment that it says to use."""
+        command = [sys.executable, "-m", "pipelines.run_server", "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [*command, "--folder", str(self.folder)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        lines = itertools.takewhile(lambda line: "Ctrl-C" not in line, self.process.stdout)
+        said = "".join(lines)
+        script = "\n".join(re.findall(r"^export .*$", said, re.M))
+        assert script, said
+        listed = subprocess.run(["sh", "-c", f"{script}\nenv"], capture_output=True, text=True)
+        return dict(re.findall(r"^(MLFLOW_TRACKING_\w+)=(.*)$", listed.stdout, re.M))
+
+    def interrupt(self):
+        """Press Ctrl-C; return the exit status and what is said."""
+        self.process.send_signal(signal.SIGINT)
+        said = self.process.communicate(timeout=60)[0]
+        return self.process.returncode, said
+
+    def cut_power(self):
+        """Kill it, MLflow and PostgreSQL, which is nobody's child."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(pid, signal.SIGKILL)
+        os.kill(self.postmaster(), signal.SIGKILL)
+        for child in children:
+            os.killpg(int(child), signal.SIGKILL)
+        self.process.communicate()
+
+    def postmaster(self):
+        return int((self.folder / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+@pytest.fixture(scope="module")
+def server():
+    # Not in pytest's own folder, which nobody but its owner may enter.
+    with tempfile.TemporaryDirectory(prefix="agegender-test-") as folder:
+        server = Server(Path(folder))
+        server.environment = server.start()
+        yield server
+        if server.process.poll() is None:
+            server.interrupt()
+
+
+@pytest.fixture
+def connected(server, monkeypatch):
+    """A client of the server; it asks again sooner, and gives up earlier, than by default."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "8")  # 190 s
+    assert tracking.connect(Path("nowhere")) == f"http://127.0.0.1:{server.port}"
+    return mlflow.MlflowClient()
+
+
+SEARCH = """
+import dataclasses, sys
+from pathlib import Path
+from agegender import config
+from agegender.data import pixels
+from agegender.registry import tracking
+from tuning import families
+root, seed = Path(sys.argv[1]), int(sys.argv[2])
+tracking.connect(root)
+settings = dataclasses.replace(config.PRESETS["smoke"], seed=seed)
+settings = dataclasses.replace(settings, scratch=dataclasses.replace(settings.scratch, trials=1))
+prepared = pixels.prepare(None, root / "data", seed=0, generated_faces=100)
+faces = pixels.open_faces(prepared)
+families.search_family("A", faces, settings, folder=root / "search", cache=root)
+"""
+
+
+def test_two_searches_at_once_leave_everything_in_one_store(server, connected, tmp_path):
+    searches = []
+    for seed in range(2):
+        root = tmp_path / str(seed)
+        root.mkdir()
+        searches.append(
+            subprocess.Popen(
+                [sys.executable, "-c", SEARCH, str(root), str(seed)],
+                cwd=REPOSITORY,
+                env={**os.environ, **server.environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    said = [search.communicate(timeout=300)[0] for search in searches]
+    assert [search.returncode for search in searches] == [0, 0], said
+    experiment = connected.get_experiment_by_name("age-gender-generated")
+    assert experiment.artifact_location.startswith("mlflow-artifacts:/")
+    runs = connected.search_runs([experiment.experiment_id])
+    parents = {run.info.run_id: run for run in runs if run.data.tags["role"] == "search"}
+    trials = [run for run in runs if run.data.tags["role"] == "trial"]
+    assert {run.data.params["seed"] for run in parents.values()} == {"0", "1"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == set(parents)
+    for run in runs:
+        assert run.info.status == "FINISHED" and len(run.inputs.dataset_inputs) == 1
+        assert run.data.metrics["val_score"] > 0 and run.data.params
+    for run in trials:
+        steps = connected.get_metric_history(run.info.run_id, "epochs/val_score")
+        assert [point.step for point in steps] == [1, 2]
+        assert "Total params" in tracking.read_text(run.info.run_id, "model_summary.txt")
+    # Through the proxy: the files are the server's, not where the search ran.
+    assert len(list(server.folder.glob("artifacts/**/learning_curves.png"))) == 2
+    assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"MLFLOW_TRACKING_PASSWORD": "wrong"}, "a user that it knows"),
+        ({"MLFLOW_TRACKING_USERNAME": ""}, "a user that it knows"),
+        ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "No answer .*http://127.0.0.1:9"),
+    ],
+)
+def test_a_refusal_is_one_line_and_comes_soon(connected, monkeypatch, capsys, changes, said):
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    started = time.monotonic()
+    with pytest.raises(SystemExit) as exit:
+        show_runs.main([])
+    assert exit.value.code == 2 and time.monotonic() - started < 5
+    assert re.fullmatch(rf"agegender: .*{said}.*\n", capsys.readouterr().err)
+
+
+def train(run_id, epochs, pause_seconds=0.1):
+    """Log epochs as a training does; return the longest that one of them took."""
+    slowest = 0.0
+    for epoch in epochs:
+        started = time.monotonic()
+        tracking.log_epoch(run_id, {"epoch": epoch, "loss": 1 / (epoch + 1), "val_score": epoch})
+        slowest = max(slowest, time.monotonic() - started)
+        time.sleep(pause_seconds)
+    return slowest
+
+
+def assert_all_written(client, run_id, count):
+    assert client.get_run(run_id).info.status == "FINISHED"
+    for name, value in (("loss", lambda epoch: 1 / (epoch + 1)), ("val_score", float)):
+        points = client.get_metric_history(run_id, f"epochs/{name}")
+        points.sort(key=lambda point: point.timestamp)
+        assert [(point.step, point.value) for point in points] == [
+            (epoch + 1, value(epoch)) for epoch in range(count)
+        ]
+
+
+def test_an_epoch_is_there_while_the_run_goes_on_and_never_twice(connected):
+    with tracking.run("live", experiment="tests") as run_id:
+        train(run_id, range(3))
+        deadline = time.monotonic() + 20
+        while len(connected.get_metric_history(run_id, "epochs/loss")) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    with tracking.run("live", experiment="tests", run_id=run_id):
+        train(run_id, range(1, 5))
+    assert_all_written(connected, run_id, 5)
+
+
+def test_the_database_away_for_a_while_loses_nothing(server, connected):
+    data = server.folder / "postgres"
+    pg_ctl = [team_server.programs() / "pg_ctl", "--pgdata", data, f"--log={data}.log"]
+    with tracking.run("no database", experiment="tests") as run_id:
+        slowest = train(run_id, range(5))
+        os.kill(server.postmaster(), signal.SIGQUIT)
+        slowest = max(slowest, train(run_id, range(5, 25)))
+        user = data.owner() if os.geteuid() == 0 else None
+        subprocess.run([*pg_ctl, "restart"], user=user, cwd="/", check=True, capture_output=True)
+        slowest = max(slowest, train(run_id, range(25, 30)))
+    assert slowest < MOST_SECONDS_FOR_TRAINING_TO_WAIT
+    assert_all_written(connected, run_id, 30)
+
+
+def test_the_server_stopped_and_started_again_loses_nothing(server, connected):
+    with tracking.run("outage", experiment="tests") as run_id:
+        slowest = train(run_id, range(5))
+        status, said = server.interrupt()
+        slowest = max(slowest, train(run_id, range(5, 15)))
+        left = list(server.folder.glob("postgres/postmaster.pid"))
+        environment = server.start()
+        slowest = max(slowest, train(run_id, range(15, 20)))
+    assert status == 130 and said == f"\nStopped; the data are in {server.folder}.\n"
+    assert not left and environment == server.environment
+    assert slowest < MOST_SECONDS_FOR_TRAINING_TO_WAIT
+    assert_all_written(connected, run_id, 20)
+
+
+@pytest.mark.slow
+def test_a_power_cut_of_a_minute_loses_nothing(server, connected):
+    with tracking.run("power cut", experiment="tests") as run_id:
+        slowest = train(run_id, range(20))
+        server.cut_power()
+        slowest = max(slowest, train(run_id, range(20, 80), pause_seconds=1))
+        server.start()
+        slowest = max(slowest, train(run_id, range(80, 100)))
+        tracking.log_text(run_id, "after", "after.txt")
+    assert slowest < MOST_SECONDS_FOR_TRAINING_TO_WAIT
+    assert_all_written(connected, run_id, 100)
+    assert tracking.read_text(run_id, "after.txt") == "after"
