@@ -188,10 +188,14 @@ def search(
     journal; finished trials of an earlier, interrupted call in it are taken as they are, those that
     were running are run first, under their numbers. stop_at is on time.monotonic()'s clock: a trial
     that would likely end later is not started. cancel: called where the search ends early, to end
-    the trials that run. on_end: gets each trial once its result is in the journal.
+    the trials that run. on_end: gets each trial once its result is in the journal, and again where
+    the search goes on: it may have been killed in between.
     """
     trials = read_journal(path)
     results = sorted((t for t in trials if t.told is not None), key=lambda trial: trial.told or 0)
+    if on_end:
+        for trial in results:
+            on_end(trial)
     if trials:
         running = len(trials) - len(results)
         interrupted = f", and {running} that were interrupted" if running else ""
