@@ -122,6 +122,19 @@ class Place:
 
         return passed
 
+    def processes(self, process_id):
+        """What a search has started, and what that has: the server that forks, and the trials."""
+
+        def children(one):
+            found = []
+            for listed in Path(f"/proc/{one}/task").glob("*/children"):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    found += map(int, listed.read_text().split())
+            return found
+
+        started = children(process_id)
+        return started, [child for one in started for child in children(one)]
+
     def journal(self):
         path = self.folder / "search" / "trials.json"
         return json.loads(path.read_text()) if path.exists() else []

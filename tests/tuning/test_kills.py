@@ -1,6 +1,5 @@
 """A search killed at random moments, by SIGKILL, ends as the one that was left alone."""
 
-import contextlib
 import os
 import random
 import signal
@@ -54,14 +53,6 @@ def test_a_few_kills_change_nothing(new_place):
     killed_and_left_alone(new_place, "A", trials=2, workers=1, kills=3, seed=2)
 
 
-def children(process_id):
-    """The processes that one has started, as they are now."""
-    with contextlib.suppress(FileNotFoundError):
-        listed = Path(f"/proc/{process_id}/task/{process_id}/children").read_text()
-        return [int(child) for child in listed.split()]
-    return []
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are read from /proc")
 def test_a_dead_trial_is_taken_over_and_a_hopeless_one_is_recorded(new_place):
     """Of the first trial the process is killed after an epoch, of the second each one at once."""
@@ -80,7 +71,7 @@ def test_a_dead_trial_is_taken_over_and_a_hopeless_one_is_recorded(new_place):
             trained = list(place.folder.glob(f"search/{checkpoint}/*/*.npz"))
             if trial["told"] is None and (trial["number"] == 2 or trained and not victims):
                 # Trials are forked from a child of the search.
-                for child in [c for server in children(process.pid) for c in children(server)]:
+                for child in place.processes(process.pid)[1]:
                     if trial["number"] < 3 and child not in victims:
                         victims.add(child)
                         os.kill(child, signal.SIGKILL)
