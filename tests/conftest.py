@@ -44,4 +44,4 @@ def pytest_terminal_summary(terminalreporter):
     if measured:
         terminalreporter.section("measured")
     for node, figures in measured:
-        terminalreporter.write_line(f"{figures}\n    pytest '{node}' -m slow")
+        terminalreporter.write_line(f"{figures}\n    pytest '{node}' -m 'slow or not slow'")

@@ -79,7 +79,7 @@ def fill(place):
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_search_and_with_room_it_goes_on(clone):
+def test_a_full_disk_stops_the_search_and_with_room_it_goes_on(clone, record_property):
     folder, place = clone
     process = start(folder)
     give_up = time.monotonic() + 300
@@ -115,3 +115,6 @@ def test_a_full_disk_stops_the_search_and_with_room_it_goes_on(clone):
     assert finished(folder, "A") == searched and len(finished(folder, "B")) == 2
     assert not list(folder.glob(".cache/features/*-*"))
     assert not list(folder.rglob(".being-written-*"))
+    record_property(
+        "figures", f"disk full twice ({place.name or 'clone'}): stopped, went on, nothing repeated"
+    )

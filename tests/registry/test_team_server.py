@@ -233,7 +233,7 @@ def test_the_server_stopped_and_started_again_loses_nothing(server, connected):
 
 
 @pytest.mark.slow
-def test_a_power_cut_of_a_minute_loses_nothing(server, connected):
+def test_a_power_cut_of_a_minute_loses_nothing(server, connected, record_property):
     with tracking.run("power cut", experiment="tests") as run_id:
         slowest = train(run_id, range(20))
         server.cut_power()
@@ -244,3 +244,8 @@ def test_a_power_cut_of_a_minute_loses_nothing(server, connected):
     assert slowest < MOST_SECONDS_FOR_TRAINING_TO_WAIT
     assert_all_written(connected, run_id, 100)
     assert tracking.read_text(run_id, "after.txt") == "after"
+    record_property(
+        "figures",
+        f"PostgreSQL and server killed for a minute: 100 of 100 epochs written, in order; training "
+        f"waited {slowest:.2f} s at most",
+    )
