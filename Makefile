@@ -21,6 +21,7 @@ data_flags := $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TRIALS),--trials $(TRIALS)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(WORKERS),--workers $(WORKERS)) \
+  $(if $(TRIAL_CPUS),--trial-cpus $(TRIAL_CPUS)) $(if $(TRIAL_GPUS),--trial-gpus $(TRIAL_GPUS)) \
   $(if $(MIRROR),--mirror-images))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
