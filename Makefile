@@ -22,6 +22,7 @@ data_flags := $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(MINUTES),--minutes $(MINUTES)) $(if $(TRIALS),--trials $(TRIALS)) \
   $(if $(ALGORITHM),--algorithm $(ALGORITHM)) $(if $(WORKERS),--workers $(WORKERS)) \
+  $(if $(TRIAL_CPUS),--trial-cpus $(TRIAL_CPUS)) $(if $(TRIAL_GPUS),--trial-gpus $(TRIAL_GPUS)) \
   $(if $(MIRROR),--mirror-images) \
   $(if $(FEATURES_GIGABYTES),--features-gigabytes $(FEATURES_GIGABYTES)))
 

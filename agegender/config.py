@@ -64,6 +64,9 @@ class Settings:
     robustness_faces: int = 200
     # So many settings are tried side by side, each in a process of its own.
     workers: int = 1
+    # What each takes of a Ray cluster, parts of one too.
+    trial_cpus: float = 1.0
+    trial_gpus: float = 0.0
     # A trial of which no epoch ends in so long is ended, and counted as failed.
     silent_minutes: float = 30.0
     # Held back at the end for the test, the registry and the exports.

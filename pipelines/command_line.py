@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import signal
 import sys
 import time
@@ -15,6 +16,8 @@ from agegender.data import pixels
 from agegender.networks import training
 from agegender.registry import tracking
 from tuning import families, search
+
+HOW_TRIALS_RUN = ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +55,7 @@ def settings_from(arguments: argparse.Namespace) -> config.Settings:
     settings = config.PRESETS[arguments.preset]
     changes = {
         name: getattr(arguments, name)
-        for name in (
-            *("seed", "minutes", "algorithm", "tier", "mirror_images", "workers"),
-            "features_gigabytes",
-        )
+        for name in ("seed", "minutes", "algorithm", "tier", "mirror_images", *HOW_TRIALS_RUN)
         if getattr(arguments, name) is not None
     }
     if arguments.trials is not None:
@@ -78,6 +78,8 @@ def start(description: str, argv: list[str] | None) -> Work:
     parser.add_argument("--minutes", type=_at_least(float, 1), help="wall time of the whole")
     parser.add_argument("--trials", type=_at_least(int, 1), help="settings to try in each search")
     parser.add_argument("--workers", type=_at_least(int, 1), help="settings to try side by side")
+    parser.add_argument("--trial-cpus", type=_at_least(float, 0), help="for each, of a Ray cluster")
+    parser.add_argument("--trial-gpus", type=_at_least(float, 0), help="for each, of a Ray cluster")
     parser.add_argument("--algorithm", choices=search.ALGORITHMS)
     parser.add_argument("--tier", choices=("short", "full"), help="how much of the space")
     parser.add_argument(
@@ -92,6 +94,8 @@ def start(description: str, argv: list[str] | None) -> Work:
     device = training.prepare_backend()
     store = tracking.connect(root)
     print(f"agegender: {settings.preset} preset on {device}; runs in {store}", flush=True)
+    if ray := os.environ.get("RAY_ADDRESS"):
+        print(f"Trials run on the Ray cluster {ray}, {settings.workers} at once (WORKERS=).")
     prepared = pixels.prepare(
         arguments.data,
         root / ".cache" / "data",
@@ -103,8 +107,8 @@ def start(description: str, argv: list[str] | None) -> Work:
     # What decides the list of trials names the folder; how many of them are run does not.
     identity = dataclasses.asdict(settings) | {"data": faces.digest}
     for name in (
-        *("minutes", "closing_seconds", "robustness_faces"),
-        *("workers", "silent_minutes", "features_gigabytes"),
+        *("minutes", "closing_seconds", "robustness_faces", "silent_minutes"),
+        *HOW_TRIALS_RUN,
     ):
         del identity[name]
     for family in families.FAMILIES.values():

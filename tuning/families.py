@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import shutil
 import statistics
 import time
@@ -22,8 +23,8 @@ from agegender import config, disk
 from agegender.data import pixels
 from agegender.evidence import figures
 from agegender.networks import backbones, export, training
-from agegender.registry import tracking
-from tuning import search, spaces, trials, workers
+from agegender.registry import stored_checkpoints, tracking
+from tuning import cluster, search, spaces, trials, workers
 
 FAMILIES = {"A": "scratch", "B": "pretrained"}
 HELD_OUT = "held_out.csv"
@@ -79,8 +80,22 @@ def search_family(
         )
         report(f"Search of {TITLES[family]} (MLflow run {parent_run_id}):")
 
-        checkpoints = folder / "checkpoints"
-        processes = workers.Processes(settings.workers, 60 * settings.silent_minutes)
+        on_cluster = bool(os.environ.get("RAY_ADDRESS"))
+        if on_cluster:
+            processes = cluster.Tasks(faces, trials.weights(cache), settings)
+        else:
+            processes = workers.Processes(settings.workers, 60 * settings.silent_minutes)
+
+        def trial_name(trial):
+            return f"{family} trial {trial.number:03d}"
+
+        def checkpoint(trial):
+            return folder / "checkpoints" / f"{trial.number:03d}"
+
+        def forget(trial):
+            shutil.rmtree(checkpoint(trial), ignore_errors=True)
+            if on_cluster and (run_id := tracking.find_child(parent_run_id, trial_name(trial))):
+                stored_checkpoints.remove(run_id)
 
         def run_trial(trial):
             # Heads on cached features are quick enough to be compared by cross-validation.
@@ -91,7 +106,7 @@ def search_family(
                 "family": family,
                 "values": trial.values,
                 "settings": settings,
-                "name": f"{family} trial {trial.number:03d}",
+                "name": trial_name(trial),
                 "role": "trial",
                 "number": trial.number,
                 "parent_run_id": parent_run_id,
@@ -101,7 +116,7 @@ def search_family(
                 "epochs": trial.values.get("tuner/epochs", trial_epochs(work, faces)),
                 # A clock of one process says nothing in another on some systems.
                 "seconds_left": stop_at - time.monotonic(),
-                "checkpoint": checkpoints / f"{trial.number:03d}",
+                "checkpoint": checkpoint(trial),
             }
             try:
                 result = processes.run(train_trial, arguments, report)
@@ -123,9 +138,7 @@ def search_family(
             workers=settings.workers,
             stop_at=stop_at,
             cancel=processes.stop,
-            on_end=lambda trial: shutil.rmtree(
-                checkpoints / f"{trial.number:03d}", ignore_errors=True
-            ),
+            on_end=forget,
             report=report,
         )
         _summarise(parent_run_id, done)
@@ -135,10 +148,13 @@ def search_family(
 def train_trial(
     *, store, faces, settings, fold_count, seconds_left, report, alive, **arguments
 ) -> dict:
-    """Train a trial in a process of its own; return what `search.Trial` keeps of it."""
+    """Train a trial in a process of its own; return what `search.Trial` keeps of it.
+
+    faces: themselves, or their folder.
+    """
     training.prepare_backend()
     tracking.use(store)
-    faces = pixels.open_faces(faces)
+    faces = faces if isinstance(faces, pixels.Faces) else pixels.open_faces(faces)
     result, _ = train_and_log(
         faces=faces,
         settings=settings,
@@ -388,16 +404,18 @@ def train_and_log(
     seed=None,
     params=None,
     checkpoint=None,
+    keep_in_store=False,
     alive=lambda: None,
 ):
     """Train one setting on each fold in one MLflow run; return its Trial and the last network.
 
     params: which of the values the run shows; None: all of them. checkpoint: a folder for what an
-    interrupted call goes on from, in the same run. alive: called whenever something is done.
+    interrupted call goes on from, in the same run; keep_in_store: also among the run's artifacts,
+    for a call on another machine. alive: called whenever something is done.
     """
     run_id = None
     if checkpoint:
-        if checkpoint.exists():
+        if keep_in_store or checkpoint.exists():
             run_id = tracking.find_child(parent_run_id, name)
         checkpoint.mkdir(parents=True, exist_ok=True)
     with tracking.run(
@@ -408,8 +426,11 @@ def train_and_log(
         tags=run_tags(family, faces, settings, role) | {"trial": str(number)},
         params=values if params is None else params,
     ) as run_id:
+        if keep_in_store:
+            stored_checkpoints.download(run_id, checkpoint)
         started = time.monotonic()
-        last_line = started
+        last_line = uploaded = started
+        upload_seconds = 0.0
         length = epochs + (settings.head_epochs if family == "B" else 0)
 
         def on_progress(done, total):
@@ -422,11 +443,16 @@ def train_and_log(
                 report(f"  backbone's activations: {done} of {total} faces, {left:.0f} s left")
 
         def on_epoch(row):
-            nonlocal last_line
+            nonlocal last_line, uploaded, upload_seconds
             alive()
             if fold is folds[-1]:  # The one whose curves the run shows.
                 tracking.log_epoch(run_id, row)
             now = time.monotonic()
+            # A tenth of the time at most goes into uploads.
+            if keep_in_store and now - uploaded > 10 * upload_seconds:
+                stored_checkpoints.upload(run_id, checkpoint)
+                uploaded = time.monotonic()
+                upload_seconds = uploaded - now
             if now - last_line > 30:
                 last_line = now
                 prefix, split = ("val_", "validation") if "val_score" in row else ("", "training")

@@ -282,7 +282,12 @@ def common_tags(digest: str, kind: str) -> dict[str, str]:
 
 @functools.cache
 def _git_commit() -> str:
-    """Return the commit of the code as it was at first call, '+dirty' where files differ."""
+    """Return the commit of the code as it was at first call, '+dirty' where files differ.
+
+    AGEGENDER_COMMIT names it for code that was copied without its history.
+    """
+    if given := os.environ.get("AGEGENDER_COMMIT"):
+        return given
 
     def git(*arguments):
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

@@ -1,0 +1,193 @@
+"""Trials as tasks of a Ray cluster, where RAY_ADDRESS names one: what `workers` does on one host.
+
+The nodes need the packages of requirements.lock and the tracking server, and share no disk: code,
+faces and backbones' weights go to them through Ray, checkpoints through MLflow's artifacts.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import platform
+import socket
+import tempfile
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from agegender import config, disk
+from agegender.data import pixels
+from agegender.registry import tracking
+from tuning import mailbox, search, workers
+
+ROOT = Path(__file__).parents[1]
+NOT_SENT = (".git", ".venv", ".cache", "data", "exports", "mlruns", "models", "predictions")
+NOT_SENT += ("reports", "tests")
+POLL_SECONDS = 1.0
+STARTED = ""
+
+
+class Tasks:
+    """Trials on a cluster, each with the CPUs and GPUs that the settings ask for.
+
+    run(function, arguments) may be called from many threads. A task whose worker or node dies is
+    started again by Ray, twice, and goes on from the last checkpoint in the store; one that reports
+    nothing for `silent_minutes` is killed. faces and the files in the folder `weights` are put into
+    Ray's object store once. SearchError where the cluster cannot be used.
+    """
+
+    def __init__(self, faces: pixels.Faces, weights: Path, settings: config.Settings):
+        try:
+            import ray  # Only who has a cluster needs to have it.
+        except ImportError as error:
+            raise search.SearchError(
+                "RAY_ADDRESS is set, but Ray is not installed: "
+                "pip install --constraint requirements.lock ray; or unset RAY_ADDRESS."
+            ) from error
+        self.ray = ray
+        if not ray.is_initialized():
+            self._connect(faces, settings)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        check_store(tracking.current_uri(), {node["NodeManagerHostname"] for node in nodes})
+        self.silent_seconds = 60 * settings.silent_minutes
+        self.stopping = threading.Event()
+        files = [path for path in sorted(weights.glob("*")) if path.is_file()]
+        self.weights = ray.put({path.name: path.read_bytes() for path in files})
+        # As a plain array: the nodes map it from the store and copy nothing.
+        self.faces = ray.put(dataclasses.replace(faces, pixels=np.asarray(faces.pixels)))
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        actor = ray.remote(num_cpus=0, scheduling_strategy=here)(mailbox.Mailbox)
+        self.mailbox = actor.remote()
+        # A worker serves one trial: what it leaks or holds of a GPU's memory goes with it.
+        self.task = ray.remote(
+            num_cpus=settings.trial_cpus,
+            num_gpus=settings.trial_gpus,
+            max_retries=workers.ATTEMPTS - 1,
+            max_calls=1,
+        )(_work)
+
+    def _connect(self, faces, settings):
+        threads = str(max(1, int(settings.trial_cpus)))
+        variables = {
+            "AGEGENDER_COMMIT": tracking.common_tags(faces.digest, faces.kind)["git.commit"],
+            "KERAS_BACKEND": keras.backend.backend(),
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "NPROC": threads,  # JAX's name for it
+            "TF_NUM_INTRAOP_THREADS": threads,
+        }
+        if settings.trial_gpus:
+            variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * min(1, settings.trial_gpus):.2f}"
+        address = os.environ["RAY_ADDRESS"]
+        place = urllib.parse.urlsplit(f"//{address.removeprefix('ray://')}")
+        try:
+            if place.port:  # Ray would wait for ever for who does not listen.
+                socket.create_connection((place.hostname, place.port), timeout=10).close()
+            self.ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                runtime_env={
+                    "working_dir": str(ROOT),
+                    "excludes": [f"/{name}" for name in NOT_SENT],
+                    "env_vars": variables,
+                },
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise search.SearchError(
+                f"No Ray cluster answers at RAY_ADDRESS={address} ({error}): start or unset it."
+            ) from error
+
+    def run(self, function: Callable, arguments: dict, report: Callable[[str], None]):
+        """Return function(**arguments, ...) from a node of the cluster; all is pickled.
+
+        The function gets besides: report and alive as in `workers.Processes.run`, the faces, a
+        cache and an empty folder for its checkpoint on that node, and `keep_in_store`. What it
+        raises is raised here. TrialError where its worker died each time, or hung.
+        """
+        name, starts, heard = arguments["name"], 0, None
+        task = self.task.remote(function, arguments, self.faces, self.weights, self.mailbox)
+        while not self.stopping.is_set():
+            done, _ = self.ray.wait([task], timeout=POLL_SECONDS)
+            for line in self.ray.get(self.mailbox.take.remote(name)):
+                heard = time.monotonic()
+                if line == STARTED:
+                    starts += 1
+                    line = f"  {name}: its worker died, attempt {starts} of {workers.ATTEMPTS}"
+                    line = line if starts > 1 else None
+                if line:
+                    report(line)
+            if done:
+                return self._result(task)
+            # A task that waits for its place is not silent.
+            if heard and time.monotonic() - heard > self.silent_seconds:
+                self.ray.cancel(task, force=True)
+                raise workers.TrialError(
+                    f"No epoch ended in {self.silent_seconds / 60:.0f} minutes: it hangs, or it is "
+                    "too slow for its node."
+                )
+        self.ray.cancel(task)
+        self.ray.wait([task], timeout=workers.PATIENCE_SECONDS)
+        self.ray.cancel(task, force=True)
+        raise search.SearchError("Stopped.")
+
+    def stop(self) -> None:
+        """End all tasks; each is given the time to say so in the tracking store."""
+        self.stopping.set()
+
+    def _result(self, task):
+        try:
+            return self.ray.get(task)
+        except self.ray.exceptions.RayTaskError as error:
+            error.cause.add_note(str(error))
+            raise error.cause from None
+        except self.ray.exceptions.RayError as error:
+            raise workers.TrialError(f"Ray started it {workers.ATTEMPTS} times: {error}") from error
+
+
+def check_store(uri: str, hosts: set[str]) -> None:
+    """Raise SearchError where the workers on these hosts cannot reach the tracking store."""
+    parts = urllib.parse.urlsplit(uri)
+    local = parts.scheme == "sqlite" or parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if local and hosts != {platform.node()}:
+        raise search.SearchError(
+            f"The cluster has nodes on {', '.join(sorted(hosts))}, the tracking store is {uri}, "
+            "which only this host reaches. Start a server that all reach (mlflow server --host "
+            "0.0.0.0 ...) and set MLFLOW_TRACKING_URI=http://its-name:5000 here."
+        )
+
+
+def _work(function, arguments, faces, weights, lines):
+    """Run on a node: write what is missing there, call the function, send what it says."""
+
+    def say(line=None):
+        lines.put.remote(arguments["name"], line)
+
+    say(STARTED)
+    # Named by the files: which weights are at hand decides what a trial's values mean.
+    files = hashlib.sha256("".join(weights).encode()).hexdigest()[:8]
+    cache = Path(tempfile.gettempdir(), f"agegender-{tracking.user()}", files)
+    cache.mkdir(parents=True, exist_ok=True)
+    for name, data in weights.items():
+        if not (cache / "weights" / name).exists():
+            disk.write(cache / "weights" / name, data)
+    # Not in the working directory: that is Ray's copy of the code, which it may renew.
+    with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=cache) as folder:
+        try:
+            return function(
+                **arguments | {"faces": faces, "cache": cache, "checkpoint": Path(folder)},
+                keep_in_store=True,
+                report=say,
+                alive=say,
+            )
+        except Exception as error:
+            # What is behind an error stays behind when it is sent.
+            if full := disk.full(error, cache):
+                raise search.SearchError(full) from None
+            raise
