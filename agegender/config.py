@@ -94,7 +94,7 @@ class Release:
 
 # A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
 RELEASES = {
-    "A": Release("A", 100, 30, changes={"erasing": 0.25, "trunk_dropout": 0.3}),
+    "A": Release("A", 40, 10),
     "B": Release("B", 8, 4),
     "A_full": Release("A", 18, 3),
     "B_full": Release("B", 4, 1, views=2),

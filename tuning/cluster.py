@@ -85,10 +85,8 @@ class Tasks:
         if settings.trial_gpus:
             variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * min(1, settings.trial_gpus):.2f}"
         address = os.environ["RAY_ADDRESS"]
-        place = urllib.parse.urlsplit(f"//{address.removeprefix('ray://')}")
+        check_address(address)
         try:
-            if place.port:  # Ray would wait for ever for who does not listen.
-                socket.create_connection((place.hostname, place.port), timeout=10).close()
             self.ray.init(
                 address=address,
                 log_to_driver=False,
@@ -99,9 +97,9 @@ class Tasks:
                     "env_vars": variables,
                 },
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError) as error:
             raise search.SearchError(
-                f"No Ray cluster answers at RAY_ADDRESS={address} ({error}): start or unset it."
+                f"The Ray cluster at RAY_ADDRESS={address} cannot be used: {error}"
             ) from error
 
     def run(self, function: Callable, arguments: dict, report: Callable[[str], None]):
@@ -149,6 +147,18 @@ class Tasks:
             raise error.cause from None
         except self.ray.exceptions.RayError as error:
             raise workers.TrialError(f"Ray started it {workers.ATTEMPTS} times: {error}") from error
+
+
+def check_address(address: str) -> None:
+    """Raise SearchError where nobody listens: Ray would wait for ever."""
+    place = urllib.parse.urlsplit(f"//{address.removeprefix('ray://')}")
+    try:
+        if place.port:
+            socket.create_connection((place.hostname, place.port), timeout=10).close()
+    except OSError as error:
+        raise search.SearchError(
+            f"No Ray cluster answers at RAY_ADDRESS={address} ({error}): start or unset it."
+        ) from error
 
 
 def check_store(uri: str, hosts: set[str]) -> None:
