@@ -218,6 +218,7 @@ def test_the_database_away_for_a_while_loses_nothing(server, connected):
     assert_all_written(connected, run_id, 30)
 
 
+@pytest.mark.slow
 def test_the_server_stopped_and_started_again_loses_nothing(server, connected):
     with tracking.run("outage", experiment="tests") as run_id:
         slowest = train(run_id, range(5))

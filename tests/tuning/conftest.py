@@ -80,7 +80,6 @@ class Place:
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
-            "OPENBLAS_NUM_THREADS": "1",
         }
 
     def run(self, command=None, until=lambda: False):
