@@ -192,6 +192,8 @@ def train_finalists(
     parent_run_id = json.loads((folder / "search.json").read_text())["run_id"]
     done = search.read_journal(folder / "trials.json")
     best = search.best(done, work.finalists)
+    # Never less than its trial had: cut short, the same setting would only be worse.
+    stop_at = max(stop_at, time.monotonic() + best[0].seconds)
     checkpoints = folder / "checkpoints"
     plan = _plan_of(family, settings, folder)
     if not plan:
@@ -200,9 +202,6 @@ def train_finalists(
         plan = {"budget": _budget(family, settings), "trainings": trainings, "epochs": epochs}
         disk.write(folder / "plan.json", json.dumps(plan))
     epochs = plan["epochs"]
-    if math.isfinite(stop_at):
-        # Never less than its trial had: cut short, the same setting would only be worse.
-        stop_at = max(stop_at, time.monotonic() + best[0].seconds)
     folds = trials.folds(faces, work.folds, settings.seed)
     report(f"Training {TITLES[family]}: {len(plan['trainings'])} x {epochs} epochs.")
     results: dict[int, list[search.Trial]] = {}
@@ -270,7 +269,6 @@ def _plan(family, faces, settings, done, best, stop_at):
     trainings = [(trial.number, fold) for fold in range(work.folds) for trial in best]
     if not math.isfinite(stop_at):
         return trainings, work.final_epochs
-    stop_at = max(stop_at, time.monotonic() + best[0].seconds)
     epoch_seconds = best[0].metrics["epoch_seconds"]
     # What a training costs besides: the head, compiling; the quickest trial found it cached.
     completed = [trial for trial in done if trial.status == "COMPLETED"]

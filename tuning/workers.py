@@ -97,7 +97,7 @@ class Processes:
                         return process.exitcode
                     last = time.monotonic()
                     if kind == "ended":
-                        process.join()
+                        process.join(PATIENCE_SECONDS)  # All is said; it may hang on its way out.
                         return content
                     if kind == "line":
                         report(*content)

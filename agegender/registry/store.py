@@ -1,7 +1,6 @@
 """The SQLite store behind `tracking`: made once, mended where its folder was moved or copied."""
 
 import contextlib
-import fcntl
 import logging
 import re
 import sqlite3
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
+
+from agegender import disk
 
 # Every column in which MLflow 3 keeps an absolute path to artifacts.
 LOCATION_COLUMNS = (
@@ -40,8 +41,7 @@ def prepare(database: Path) -> None:
             "MLFLOW_TRACKING_URI."
         )
     database.parent.mkdir(parents=True, exist_ok=True)
-    with open(database.parent / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with disk.hold(database.parent / ".lock"):
         if not database.exists():
             print(f"Making the tracking store {database}", file=sys.stderr, flush=True)
         with quiet():

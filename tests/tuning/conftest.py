@@ -77,21 +77,22 @@ class Place:
             (folder / "cache" / "weights").symlink_to(weights)
         self.command = [sys.executable, "search.py", family]
         self.command += map(str, [trials, workers, faces, epochs])
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
-        }
+        self.environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+    def start(self, command=None, output=subprocess.DEVNULL):
+        """Start a command, the search if none is given."""
+        return subprocess.Popen(
+            command or self.command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=output,
+            stderr=output,
+        )
 
     def run(self, command=None, until=lambda: False):
         """Run a command, the search if none is given; kill it as soon as `until` says so."""
         with open(self.folder / "output.txt", "w+") as output:
-            process = subprocess.Popen(
-                command or self.command,
-                cwd=self.folder,
-                env=self.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            process = self.start(command, output)
             while process.poll() is None and not until():
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)  # Nothing happens to one that has ended.

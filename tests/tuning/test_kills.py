@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -51,13 +50,7 @@ def test_a_few_kills_change_nothing(new_place):
 def test_a_dead_trial_is_taken_over_and_a_hopeless_one_is_recorded(new_place):
     """Of the first trial the process is killed after an epoch, of the second each one at once."""
     place = new_place("place", "A", trials=3, faces=100, epochs=2)
-    process = subprocess.Popen(
-        place.command,
-        cwd=place.folder,
-        env=place.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = place.start()
     killed = {1: set(), 2: set(), 3: set()}
     while process.poll() is None:
         for trial in place.journal():

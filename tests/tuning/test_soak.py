@@ -1,7 +1,6 @@
 """What a long search keeps of the machine: memory, and how much faster several workers are."""
 
 import re
-import subprocess
 import time
 from pathlib import Path
 
@@ -19,13 +18,7 @@ def resident_megabytes(process_id):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_memory_after_200_trials_is_that_after_10(new_place, record_property):
     place = new_place("memory", "A", trials=200, faces=60, epochs=1)
-    process = subprocess.Popen(
-        place.command,
-        cwd=place.folder,
-        env=place.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = place.start()
     curve = {}
     while process.poll() is None:
         count = sum(trial["told"] is not None for trial in place.journal())
@@ -48,13 +41,7 @@ def test_two_workers_on_one_machine(new_place, record_property):
     seconds = {}
     for workers in (1, 2):
         place = new_place(f"{workers}", "A", trials=8, workers=workers, faces=800, epochs=4)
-        process = subprocess.Popen(
-            place.command,
-            cwd=place.folder,
-            env=place.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = place.start()
         while process.poll() is None and not place.journal():
             time.sleep(0.05)
         started = time.monotonic()
