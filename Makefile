@@ -27,7 +27,7 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(FEATURES_GIGABYTES),--features-gigabytes $(FEATURES_GIGABYTES)))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  explore report notebook rollback pull serve server predict app compare reproduce release lint \
+  ablate explore report notebook rollback pull serve server predict app compare reproduce release lint \
   soak format disk clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
@@ -100,6 +100,10 @@ app: $(ready) ## the same on a page, with the camera too, on this machine only (
 compare: $(ready) ## the best settings of a search over several seeds (SETTINGS=3 SEEDS=3)
 	$(PYTHON) -m pipelines.compare $(flags) $(if $(SETTINGS),--settings $(SETTINGS)) \
 	  $(if $(SEEDS),--seeds $(SEEDS))
+
+ablate: $(ready) ## the defaults with one choice undone at a time (MODEL=A SEEDS=2 EPOCHS=)
+	$(PYTHON) -m pipelines.ablate --model "$(MODEL)" $(flags) $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(if $(EPOCHS),--epochs $(EPOCHS))
 
 release: $(ready) ## train a model for models/ with settings fixed before (MODEL=A, hours)
 	$(PYTHON) -m pipelines.release_models --model "$(MODEL)" $(data_flags)

@@ -100,6 +100,22 @@ RELEASES = {
     "B_full": Release("B", 4, 1, views=2),
 }
 
+# Choices behind the defaults of A and B, undone one at a time by `make ablate`.
+ABLATIONS = {
+    "A": {
+        "age as one number": {"age_head": "regression"},
+        "no augmentation": dict.fromkeys(
+            ("rotation", "zoom", "shift", "brightness", "contrast"), 0.0
+        ),
+        "no normalization": {"normalization": "none"},
+    },
+    "B": {
+        "backbone stays frozen": {"unfrozen_share": 0.0},
+        "EfficientNet-Lite0 (ImageNet)": {"backbone": "efficientnet_lite0"},
+        "128 pixels inside": {"internal_size_pixels": 128},
+    },
+}
+
 PRESETS = {
     "laptop": Settings(),
     "smoke": _with(

@@ -20,9 +20,9 @@ from scipy import stats
 from agegender import config, disk
 from agegender.data import pixels
 from agegender.evidence import report as drawing
-from agegender.networks import training
+from agegender.networks import backbones, training
 from agegender.registry import tracking
-from tuning import families, search, trials
+from tuning import families, search, spaces, trials
 
 CONFIDENCE = 0.95
 MEASURES = ("val_score", "val_age_mae", "val_gender_accuracy")
@@ -129,19 +129,90 @@ def leaderboard(
     done = search.read_journal(folder / "trials.json")
     if not done:
         raise search.SearchError(f"No search in {folder}: run `make search` with the same flags.")
-    candidate, path = folder / "candidate" / "candidate.json", folder / "leaderboard.json"
+    candidate = folder / "candidate" / "candidate.json"
     if epochs is None and candidate.exists():
         epochs = json.loads(candidate.read_text())["epochs"]
+    best = search.best(done, count)
+    return _compare(
+        "leaderboard",
+        f"The best settings of {families.TITLES[family]}, each over {seeds} seeds.",
+        family,
+        faces,
+        settings,
+        {trial.number: trial.values for trial in best},
+        {trial.number: f"setting {trial.number}" for trial in best},
+        seeds=seeds,
+        epochs=epochs,
+        folder=folder,
+        cache=cache,
+        stop_at=stop_at,
+        report=report,
+    )
+
+
+def ablation(
+    family: str,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    changes: dict[str, dict],
+    *,
+    folder: Path,
+    cache: Path,
+    seeds: int = 2,
+    epochs: int | None = None,
+    stop_at: float = math.inf,
+    report: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Train the full space's defaults, and these with one change at a time; return `standing`.
+
+    changes: a name each, and the values that are other than the defaults. epochs: None for those of
+    a trial. Runs as for `leaderboard`, in the same shape.
+    """
+    defaults = spaces.defaults(family, backbones.available(trials.weights(cache)))
+    return _compare(
+        "ablation",
+        f"The defaults of {families.TITLES[family]}, and one change at a time, over {seeds} seeds.",
+        family,
+        faces,
+        dataclasses.replace(settings, tier="full"),
+        dict(enumerate([defaults, *(defaults | change for change in changes.values())])),
+        dict(enumerate(["the defaults", *changes])),
+        seeds=seeds,
+        epochs=epochs,
+        folder=folder,
+        cache=cache,
+        stop_at=stop_at,
+        report=report,
+    )
+
+
+def _compare(
+    role,
+    description,
+    family,
+    faces,
+    settings,
+    chosen,
+    names,
+    *,
+    seeds,
+    epochs,
+    folder,
+    cache,
+    stop_at,
+    report,
+):
+    """Train what is chosen over seeds in one parent run; log and return the `standing`."""
+    path = folder / f"{role}.json"
     epochs = epochs or families.trial_epochs(getattr(settings, families.FAMILIES[family]), faces)
-    chosen = {trial.number: trial.values for trial in search.best(done, count)}
     with tracking.run(
-        f"leaderboard {family}",
+        f"{role} {family}",
         experiment=families.experiment(faces),
         run_id=json.loads(path.read_text())[-1]["parent_run_id"] if path.exists() else None,
-        tags=families.run_tags(family, faces, settings, "leaderboard") | {"epochs": str(epochs)},
-        description=f"The best settings of {families.TITLES[family]}, each over {seeds} seeds.",
+        tags=families.run_tags(family, faces, settings, role) | {"epochs": str(epochs)},
+        description=description,
     ) as run_id:
-        families.log_dataset(run_id, faces, "leaderboard")
+        families.log_dataset(run_id, faces, role)
         report(
             f"{families.TITLES[family]}: {len(chosen)} settings, {seeds} seeds, {epochs} epochs."
         )
@@ -159,9 +230,10 @@ def leaderboard(
             report=report,
         )
         summary = standing(table)
-        tracking.log_table(run_id, summary, "leaderboard.csv")
+        summary.insert(1, "setting", summary.trial.map(names))
+        tracking.log_table(run_id, summary, f"{role}.csv")
         tracking.log_table(run_id, table, "trainings.csv")
-        tracking.log_figure(run_id, drawing.leaderboard(table, summary), "leaderboard.png")
+        tracking.log_figure(run_id, drawing.leaderboard(table, summary), f"{role}.png")
         tracking.set_tags(run_id, {"conclusion": conclusion(summary)})
         report(f"{summary.round(4).to_string(index=False)}\n{conclusion(summary)}")
     return summary

@@ -160,7 +160,8 @@ def _robustness(evidence: dict) -> str:
 def leaderboard(trainings: pd.DataFrame, standing: pd.DataFrame) -> matplotlib.figure.Figure:
     """Draw a dot a training, a line at each setting's mean, and the group letters.
 
-    trainings: trial, seed and val_score; standing: trial, val_score_mean and group, the best first.
+    trainings: trial, seed and val_score; standing: trial, setting (its name), val_score_mean and
+    group, the best first.
     """
     figure = matplotlib.figure.Figure((8, 1.8 + 0.6 * len(standing)), 110, layout="constrained")
     axis = figure.subplots()
@@ -171,7 +172,7 @@ def leaderboard(trainings: pd.DataFrame, standing: pd.DataFrame) -> matplotlib.f
         axis.annotate(
             row.group, (1.01, place), xycoords=("axes fraction", "data"), va="center", weight="bold"
         )
-    axis.set_yticks(range(len(standing)), [f"setting {trial}" for trial in standing.trial])
+    axis.set_yticks(range(len(standing)), standing.setting)
     axis.set_ylim(len(standing) - 0.5, -0.5)
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(7))
     axis.set(

@@ -106,12 +106,13 @@ def test_the_leaderboard_draws_each_training_and_letter(tmp_path):
     trainings = pd.DataFrame(
         {"trial": [3, 3, 5, 5], "seed": [0, 1, 0, 1], "val_score": [0.30, 0.31, 0.4, 0.42]}
     )
-    standing = pd.DataFrame({"trial": [3, 5], "val_score_mean": [0.305, 0.41], "group": ["a", "b"]})
+    standing = pd.DataFrame({"trial": [3, 5], "setting": ["the defaults", "no augmentation"]})
+    standing = standing.assign(val_score_mean=[0.305, 0.41], group=["a", "b"])
     figure = report.leaderboard(trainings, standing)
     (axis,) = figure.axes
     assert sorted(x for line in axis.lines for x in line.get_xdata()) == sorted(trainings.val_score)
     assert [text.get_text() for text in axis.texts] == ["a", "b"]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["setting 3", "setting 5"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [*standing.setting]
     low, high = axis.get_ylim()
     assert low > high  # the best is on top
     figure.savefig(tmp_path / "leaderboard.png")

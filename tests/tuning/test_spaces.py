@@ -1,9 +1,12 @@
 """The spaces: a change of a name, a range or a default is a visible difference here."""
 
+import itertools
+
 import keras
 import keras_tuner
 import pytest
 
+from agegender import config
 from agegender.networks import models, training
 from tuning import spaces
 
@@ -87,3 +90,16 @@ def test_every_setting_of_the_full_space_builds(seed):
 def test_an_unknown_tier_is_named():
     with pytest.raises(ValueError, match="short, full, notebook; got 'long'"):
         declare("A", "long")
+
+
+@pytest.mark.parametrize("family", "AB")
+def test_each_ablation_changes_what_is_trained(family):
+    defaults = spaces.defaults(family, AT_HAND)
+    changes = config.ABLATIONS[family]
+    assert len(changes) >= 3
+    trained = [
+        spaces.arguments(family, defaults | change, "full", AT_HAND)
+        for change in ({}, *changes.values())
+    ]
+    assert all(defaults.keys() >= change.keys() for change in changes.values())
+    assert all(one != other for one, other in itertools.combinations(trained, 2))
