@@ -29,7 +29,8 @@ age_years = pictures.mean((1, 2, 3)).astype("float32") - 90
 gender = (np.arange(48) % 2).astype("float32")
 
 def run_trial(trial):
-    network = models.build_scratch(width=8, stem_filters=8, trunk_dropout=trial.values["dropout"])
+    network = models.build_scratch(width=8, stem_filters=8, stages=3, extra_block_stage=-1,
+                                   trunk_dropout=trial.values["dropout"])
     history = training.fit(
         models.for_training(network), pictures, age_years, gender, train_rows=np.arange(32),
         validation_rows=np.arange(32, 48), floors=evaluation.floors(age_years, gender), epochs=1,

@@ -46,6 +46,7 @@ def test_a_few_kills_change_nothing(new_place):
     killed_and_left_alone(new_place, "A", trials=2, workers=1, kills=3, seed=2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are read from /proc")
 def test_a_dead_trial_is_taken_over_and_a_hopeless_one_is_recorded(new_place):
     """Of the first trial the process is killed after an epoch, of the second each one at once."""
