@@ -27,7 +27,7 @@ flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
   $(if $(FEATURES_GIGABYTES),--features-gigabytes $(FEATURES_GIGABYTES)))
 
 .PHONY: help tune smoke test check ui data prepare search train evaluate promote \
-  ablate explore report notebook rollback pull serve server predict app compare reproduce release lint \
+  ablate bench explore report notebook rollback pull serve server predict app compare reproduce release lint \
   soak format disk clean lock setup
 
 version_flags := $(strip $(if $(MODEL),--model "$(MODEL)") $(if $(VERSION),--version $(VERSION)) \
@@ -117,6 +117,9 @@ lint: $(ready) ## the part of check without the tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -c 'from importlinter import cli; cli.lint_imports_command()'
 	$(PYTHON) -m mypy
+
+bench: $(ready) ## speed, beside the notebook's way and plain Keras Tuner (25 minutes)
+	$(PYTHON) -m tests.bench.bench $(if $(DATA),--data "$(DATA)")
 
 soak: $(ready) ## the long tests
 	$(PYTHON) -m pytest -m slow

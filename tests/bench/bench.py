@@ -1,0 +1,500 @@
+"""How fast, measured against what people would do instead: `make bench DATA=...`.
+
+    python -m tests.bench.bench [--data PATH] [--faces 1280] [--repeats 3] [--only NAME ...]
+
+Each measurement runs in a process of its own, one after another, so that none warms up for the
+next and peaks of memory are of the whole process. Medians of repeats, the first (warm-up) left out.
+Trains on the training split and measures in validation; the test is not looked at. Writes
+bench.json and bench.png to reports/bench/ and prints all. About 25 minutes on two cores with the
+5,000.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import matplotlib
+import mlflow
+import numpy as np
+from PIL import Image
+
+from agegender import config, disk
+from agegender.data import pixels
+from agegender.evidence import figures
+from agegender.networks import export, models, notebook, training
+from agegender.registry import tracking
+from tuning import families, spaces, trials
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache"
+# Years and accuracy, in validation: the notebook's A, its B, and what B should reach in 3 minutes.
+TARGETS = {"A": [(7.48, 0.869)], "B": [(8.19, 0.853), (5.5, 0.925)]}
+NOTEBOOK_EPOCHS = {"A": 40, "B": 66}  # as published; the targets are what they came to
+NOTEBOOK_VIEWS = {
+    "rotation": 20 / 360,
+    "shift": 0.1,
+    "zoom": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+}
+
+
+def timed(call, repeats: int) -> list[float]:
+    """Return the seconds of each call after the first."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:]
+
+
+class EpochClock(keras.callbacks.Callback):
+    """Keeps the seconds of each epoch, over several calls of fit."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Stop it."""
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def forward_flops(network: keras.Model) -> int:
+    """Return the operations of one image's prediction, in convolutions and dense layers alone."""
+    flops = 0
+    for layer in network.layers:
+        if layer.weights and hasattr(layer, "kernel"):
+            positions = math.prod(layer.output.shape[1:-1])
+            flops += 2 * positions * math.prod(layer.kernel.shape)
+    return flops
+
+
+def matrix_peak(faces, arguments) -> dict:
+    """Float32 matrices of 4096 x 4096 multiplied: what the machine can do at best."""
+    matrix = keras.random.normal((4096, 4096))
+    seconds = timed(lambda: np.asarray(keras.ops.matmul(matrix, matrix)[0, 0]), arguments.repeats)
+    return {"gigaflops_per_second": 2 * 4096**3 / statistics.median(seconds) / 1e9}
+
+
+def parts(faces, arguments) -> dict:
+    """Input alone, augmentation alone, and a step of each A alone, images/s."""
+    rows = faces.rows("train")[: arguments.faces]
+    labels = faces.age_years, faces.gender
+    batches = training.Batches(faces.pixels, *labels, rows, ["age", "gender"], 64, 0, seed=0)
+    seconds = {"input": timed(lambda: [batches[n] for n in range(len(batches))], arguments.repeats)}
+    pictures, targets = batches[0]
+    inputs = keras.Input(pictures.shape[1:], dtype="uint8")
+    views = keras.Model(inputs, training.RandomView(seed=0)(inputs, training=True))
+    steps = len(batches)
+    seconds["augmentation"] = timed(
+        lambda: [views.predict_on_batch(pictures) for _ in range(steps)], arguments.repeats
+    )
+    found = {}
+    for name, network in (("notebook_A", notebook.build_scratch()), ("A", build_a())):
+        network.compile("adam", loss=["mse", "binary_crossentropy"])
+        images = (pictures / 255).astype("float32")
+        both = [targets["age"], targets["gender"]]
+
+        def step(network=network, images=images, both=both):
+            for _ in range(steps):
+                network.train_on_batch(images, both)
+
+        seconds[f"network_{name}"] = timed(step, arguments.repeats)
+        found[f"training_gigaflops_an_image_{name}"] = 3 * forward_flops(network) / 1e9
+    images = steps * len(pictures)
+    rates = {
+        f"{name}_images_per_second": images / statistics.median(values)
+        for name, values in seconds.items()
+    }
+    return found | rates
+
+
+def build_a() -> keras.Model:
+    """Return A with the defaults of its space."""
+    return models.build_scratch(**a_arguments()["build"])
+
+
+def a_arguments() -> dict:
+    """Return the arguments of A's first trial."""
+    return spaces.arguments("A", {}, "short", [])
+
+
+def notebook_way(faces, arguments) -> dict:
+    """The notebook's A, fed by Keras' ImageDataGenerator from decoded pictures in memory."""
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    rows = faces.rows("train")[: arguments.faces]
+    flow = ImageDataGenerator(
+        rotation_range=20, width_shift_range=0.1, height_shift_range=0.1, horizontal_flip=True
+    ).flow(
+        faces.pixels[rows].astype("float32") / 255,
+        np.stack([faces.age_years[rows], faces.gender[rows]], axis=1),
+        batch_size=32,
+        seed=0,
+    )
+    clock = EpochClock()
+    network = notebook.build_scratch()
+    network.compile(keras.optimizers.Adam(1e-3), loss=["mse", "binary_crossentropy"])
+    network.fit(
+        ((x, (y[:, :1], y[:, 1:])) for x, y in flow),
+        steps_per_epoch=len(flow),
+        epochs=arguments.repeats + 1,
+        callbacks=[clock],
+        verbose=0,
+    )
+    return {"images_per_second": len(rows) / statistics.median(clock.seconds[1:])}
+
+
+def notebook_b(faces, arguments) -> dict:
+    """The forward pass of the notebook's VGG16, which it repeats each epoch; random weights."""
+    network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(128, 128, 3))
+    images = faces.pixels[faces.rows("train")[:32]].astype("float32") / 255
+    seconds = timed(lambda: network.predict_on_batch(images), arguments.repeats)
+    return {"images_per_second": len(images) / statistics.median(seconds)}
+
+
+def plain_tuner(faces, arguments) -> dict:
+    """Keras Tuner as in its guide: files decoded by tf.data each epoch, the notebook's A."""
+    import keras_tuner
+    import tensorflow as tf
+
+    rows = faces.rows("train")[: arguments.faces]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/{row}.jpg" for row in rows]
+        for path, row in zip(paths, rows, strict=True):
+            Image.fromarray(faces.pixels[row]).save(path, quality=95)
+        augment = keras.Sequential(
+            [
+                keras.layers.RandomFlip("horizontal"),
+                keras.layers.RandomRotation(20 / 360),
+                keras.layers.RandomTranslation(0.1, 0.1),
+            ]
+        )
+
+        def decode(path, labels):
+            picture = tf.io.decode_jpeg(tf.io.read_file(path), 3)
+            return tf.cast(picture, tf.float32) / 255, labels
+
+        labels = (faces.age_years[rows][:, None], faces.gender[rows][:, None])
+        dataset = (
+            tf.data.Dataset.from_tensor_slices((paths, labels))
+            .shuffle(len(paths))
+            .map(decode, tf.data.AUTOTUNE)
+            .batch(32)
+            .map(lambda x, y: (augment(x, training=True), y), tf.data.AUTOTUNE)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+        def build(hp):
+            network = notebook.build_scratch()
+            rate = hp.Float("learning_rate", 3e-4, 3e-3, sampling="log")
+            network.compile(keras.optimizers.Adam(rate), loss=["mse", "binary_crossentropy"])
+            return network
+
+        tuner = keras_tuner.RandomSearch(
+            build, objective="loss", max_trials=2, seed=1, directory=folder
+        )
+        clock, started = EpochClock(), time.perf_counter()
+        # It copies callbacks for each trial; this one is shared on purpose.
+        EpochClock.__deepcopy__ = lambda self, memo: self
+        tuner.search(dataset, epochs=arguments.repeats + 1, callbacks=[clock], verbose=0)
+        seconds = time.perf_counter() - started
+    epochs = arguments.repeats + 1
+    steady = statistics.median(clock.seconds[1:epochs] + clock.seconds[epochs + 1 :])
+    return {
+        "images_per_second": len(rows) / steady,
+        "overhead_seconds_a_trial": seconds / 2 - epochs * steady,
+    }
+
+
+def ours(faces, arguments) -> dict:
+    """The same network, the same kinds of views, by `training.fit`."""
+    rows = faces.rows("train")[: arguments.faces]
+    history = training.fit(
+        models.for_training(notebook.build_scratch()),
+        faces.pixels,
+        faces.age_years,
+        faces.gender,
+        train_rows=rows,
+        validation_rows=rows[:0],
+        floors=trials.training_floors(faces),
+        epochs=arguments.repeats + 1,
+        batch_size=32,
+        optimizer="adam",
+        learning_rate=1e-3,
+        age_loss="mse",
+        augmentation=NOTEBOOK_VIEWS,
+    )
+    return {"images_per_second": len(rows) / history.seconds[1:].median()}
+
+
+def trial_cost(faces, arguments) -> dict:
+    """Trials of A by `search_family`: what each takes besides steady training."""
+    ends, count, epochs = [], 4, 3
+    settings = config.Settings(
+        algorithm="random", scratch=config.FamilySettings(count, epochs, epochs, 0.2, 0.3)
+    )
+
+    def report(line):
+        if " trial " in line and " of at most " in line:
+            ends.append(time.monotonic())
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tracking.connect(folder)
+        few = pixels.open_faces(
+            pixels.prepare(None, folder / "data", seed=0, generated_faces=arguments.faces)
+        )
+        families.search_family(
+            "A", few, settings, folder=folder / "search", cache=CACHE, report=report
+        )
+        runs = mlflow.search_runs(
+            experiment_names=[families.experiment(few)],
+            filter_string="tags.role = 'trial'",
+            output_format="list",
+        )
+        client = mlflow.MlflowClient()
+        seconds = [
+            [m.value for m in client.get_metric_history(run.info.run_id, "epochs/seconds")]
+            for run in sorted(runs, key=lambda run: run.info.start_time)[1:]
+        ]
+    walls = np.diff(ends)
+    in_epochs = [sum(one) for one in seconds]
+    steady = [epochs * min(one) for one in seconds]
+    return {
+        "overhead_seconds_a_trial": statistics.median(walls - steady),
+        "of_it_process_tuning_tracking_seconds": statistics.median(walls - in_epochs),
+        "of_it_first_epoch_seconds": statistics.median(np.subtract(in_epochs, steady)),
+    }
+
+
+def result(family: str, faces, arguments, epochs: int, **changes) -> dict:
+    """Train the defaults of one network until its validation meets the targets."""
+    settings = config.Settings(features_gigabytes=math.inf, **changes)
+    history = []
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        cache = Path(name)
+        (cache / "weights").symlink_to(trials.weights(CACHE))
+        trained = trials.train(
+            family,
+            faces,
+            {},
+            settings,
+            cache=cache,
+            fold=(faces.rows("train"), faces.rows("validation")),
+            epochs=epochs,
+            seed=settings.seed,
+            on_epoch=lambda row: history.append((time.monotonic() - started, row)),
+        )
+    found = {"epochs": epochs, "seconds": time.monotonic() - started} | trained.best_epoch
+    for years, accuracy in TARGETS[family]:
+        met = [
+            seconds
+            for seconds, row in history
+            if row["val_age_mae"] <= years and row["val_gender_accuracy"] >= accuracy
+        ]
+        found[f"seconds_to_{years}_{accuracy}"] = min(met, default=None)
+    return found
+
+
+def result_a(faces, arguments) -> dict:
+    """A's first trial, with the length that a last training has."""
+    return result("A", faces, arguments, arguments.epochs)
+
+
+def result_b(faces, arguments) -> dict:
+    """B's first trial: activations computed, head, and an epoch of fine-tuning."""
+    return result("B", faces, arguments, 1, views=2)
+
+
+def start_up(faces, arguments) -> dict:
+    """From typing `make tune`, with everything set up, to the start of the first trial."""
+    command = [sys.executable, "-m", "pipelines.run_all"]
+    command += ["--data", str(arguments.data.resolve())] if arguments.data else []
+    seconds = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / ".cache").mkdir()
+        for part in (".cache/data", ".cache/weights", "models"):
+            (folder / part).symlink_to(ROOT / part)
+        for _ in range(arguments.repeats + 1):
+            started = time.perf_counter()
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            # A trial's process makes the folder for its checkpoint first of all.
+            while not list(folder.glob(".cache/searches/*/A/checkpoints/*")):
+                if process.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}.")
+                time.sleep(0.02)
+            seconds.append(time.perf_counter() - started)
+            process.kill()
+            process.wait()
+            shutil.rmtree(folder / ".cache" / "searches")
+    # The first call makes the tracking store.
+    return {"seconds_to_the_first_trial": statistics.median(seconds[1:])}
+
+
+def prediction(faces, arguments) -> dict:
+    """The released models: milliseconds for one image, and for each of 64."""
+    found = {}
+    images = export.golden_images(64).astype("float32") / 255
+    for path in sorted((ROOT / "models").glob("*.h5")):
+        network = export.load_h5(path)
+        for count in (1, 64):
+            seconds = timed(lambda n=network, c=count: n.predict_on_batch(images[:c]), 20)
+            found[f"{path.stem}_batch_{count}_milliseconds_an_image"] = (
+                1000 * statistics.median(seconds) / count
+            )
+    return found
+
+
+MEASUREMENTS = (
+    *(matrix_peak, parts, notebook_way, plain_tuner, ours, notebook_b, trial_cost, start_up),
+    *(prediction, result_b, result_a),
+)
+
+
+def measure(name: str, arguments) -> dict:
+    """Run one measurement in this process; return what it found and the most memory it took."""
+    if name in ("parts", "ours", "prediction", "result_a", "result_b"):
+        training.prepare_backend()  # as in every command; not what others do
+    folder = pixels.prepare(arguments.data, CACHE / "data", seed=0)
+    function = next(function for function in MEASUREMENTS if function.__name__ == name)
+    found = function(pixels.open_faces(folder), arguments)
+    most = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return found | {"peak_gigabytes": most * (1 if sys.platform == "darwin" else 1024) / 1e9}
+
+
+def derive(found: dict, faces) -> dict:
+    """Return the ratios that the measurements make, the notebook's way extrapolated."""
+    ratios, count = {}, len(faces.rows("train", "validation"))
+    rates = {
+        name: found[name]["images_per_second"]
+        for name in ("notebook_way", "plain_tuner", "ours")
+        if name in found
+    }
+    if "ours" in rates:
+        ratios |= {f"ours_to_{n}": rates["ours"] / rate for n, rate in rates.items() if n != "ours"}
+    for family, way in (("A", "notebook_way"), ("B", "notebook_b")):
+        if way not in found:
+            continue
+        seconds = NOTEBOOK_EPOCHS[family] * count / found[way]["images_per_second"]
+        ratios[f"notebook_{family}_seconds_extrapolated"] = seconds
+        years, accuracy = TARGETS[family][0]
+        reached = found.get(f"result_{family.lower()}", {}).get(f"seconds_to_{years}_{accuracy}")
+        if reached:
+            ratios[f"times_sooner_{family}"] = seconds / reached
+    if {"matrix_peak", "parts"} <= found.keys():
+        for name in ("notebook_A", "A"):
+            done = found["parts"][f"training_gigaflops_an_image_{name}"]
+            done *= found["parts"][f"network_{name}_images_per_second"]
+            peak = found["matrix_peak"]["gigaflops_per_second"]
+            ratios[f"share_of_matrix_peak_{name}"] = done / peak
+    if {"trial_cost", "result_a"} <= found.keys():
+        cost = found["trial_cost"]
+        ratios["share_of_a_minute"] = cost["of_it_process_tuning_tracking_seconds"] / 60
+        trial_seconds = found["result_a"]["seconds"] / found["result_a"]["epochs"]
+        trial_seconds *= config.Settings().scratch.epochs
+        ratios["settings_of_A_an_hour"] = 3600 / (trial_seconds + cost["overhead_seconds_a_trial"])
+    return ratios
+
+
+@matplotlib.rc_context(figures.STYLE)
+def draw(found: dict) -> matplotlib.figure.Figure:
+    """Draw images/s on the notebook's A, and the time to its results."""
+    figure, (left, right) = figures.blank(10, 3.2, 1, 2)
+    names = {
+        "notebook_way": "the notebook's way",
+        "plain_tuner": "plain Keras Tuner",
+        "ours": "agegender",
+    }
+    names = {name: title for name, title in names.items() if name in found}
+    bars = left.barh(
+        [*names.values()],
+        [found[name]["images_per_second"] for name in names],
+        color=[figures.GREY, figures.GREY, figures.BLUE][-len(names) :],
+    )
+    left.bar_label(bars, fmt="%.0f", padding=3)
+    left.invert_yaxis()
+    left.set(title="The notebook's A in training: images/s")
+    bars = {}
+    for family in "AB":
+        years, accuracy = TARGETS[family][0]
+        reached = found.get(f"result_{family.lower()}", {}).get(f"seconds_to_{years}_{accuracy}")
+        guess = found["ratios"].get(f"notebook_{family}_seconds_extrapolated")
+        if reached and guess:
+            title = f"{family} to {years} / {accuracy}"
+            bars[f"{title},\nthe notebook's way*"] = guess / 60
+            bars[f"{title},\nagegender"] = reached / 60
+    drawn = right.barh([*bars], [*bars.values()], color=[figures.GREY, figures.BLUE] * 2)
+    right.bar_label(drawn, fmt="%.1f", padding=3)
+    right.invert_yaxis()
+    right.set(
+        xscale="log" if bars else "linear", title="Minutes (* its published epochs at its images/s)"
+    )
+    return figure
+
+
+def main() -> None:
+    """Run the measurements one after another, or one here."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--faces", type=int, default=1280, help="of the training split, for rates")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=14, help="of A's way to its target")
+    names = [function.__name__ for function in MEASUREMENTS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.here:
+        print(json.dumps(measure(arguments.only[0], arguments)))
+        return
+    faces = pixels.open_faces(pixels.prepare(arguments.data, CACHE / "data", seed=0))
+    out = ROOT / "reports" / "bench"
+    found = {}
+    for number, name in enumerate(arguments.only, start=1):
+        print(f"{number} of {len(arguments.only)}: {name}", flush=True)
+        command = [sys.executable, "-m", "tests.bench.bench", "--here", "--only", name]
+        for flag in ("data", "faces", "repeats", "epochs"):
+            if getattr(arguments, flag) is not None:
+                command += [f"--{flag}", str(getattr(arguments, flag))]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+        for key, value in found[name].items():
+            print(f"  {key}: {value if value is None else f'{value:.4g}'}", flush=True)
+    found["ratios"] = derive(found, faces)
+    for key, value in found["ratios"].items():
+        print(f"{key}: {value:.3g}")
+    found["machine"] = {"cores": os.cpu_count(), "faces": len(faces.manifest), "kind": faces.kind}
+    disk.write(out / "bench.json", json.dumps(found, indent=1))
+    draw(found).savefig(out / "bench.png")
+    print(f"Written: {out}/bench.json and bench.png")
+
+
+if __name__ == "__main__":
+    main()
