@@ -31,7 +31,7 @@ from PIL import Image
 from agegender import config, disk
 from agegender.data import pixels
 from agegender.evidence import figures
-from agegender.networks import export, models, notebook, training
+from agegender.networks import backbones, export, models, notebook, training
 from agegender.registry import tracking
 from tuning import families, spaces, trials
 
@@ -40,6 +40,7 @@ CACHE = ROOT / ".cache"
 # Years and accuracy, in validation: the notebook's A, its B, and what B should reach in 3 minutes.
 TARGETS = {"A": [(7.48, 0.869)], "B": [(8.19, 0.853), (5.5, 0.925)]}
 NOTEBOOK_EPOCHS = {"A": 40, "B": 66}  # as published; the targets are what they came to
+LOSSES = ["mse", "binary_crossentropy"]  # compiled without XLA, which halves the speed of a CPU
 NOTEBOOK_VIEWS = {
     "rotation": 20 / 360,
     "shift": 0.1,
@@ -107,7 +108,7 @@ def parts(faces, arguments) -> dict:
     )
     found = {}
     for name, network in (("notebook_A", notebook.build_scratch()), ("A", build_a())):
-        network.compile("adam", loss=["mse", "binary_crossentropy"])
+        network.compile("adam", loss=LOSSES)
         images = (pictures / 255).astype("float32")
         both = [targets["age"], targets["gender"]]
 
@@ -150,7 +151,7 @@ def notebook_way(faces, arguments) -> dict:
     )
     clock = EpochClock()
     network = notebook.build_scratch()
-    network.compile(keras.optimizers.Adam(1e-3), loss=["mse", "binary_crossentropy"])
+    network.compile(keras.optimizers.Adam(1e-3), loss=LOSSES, jit_compile=False)
     network.fit(
         ((x, (y[:, :1], y[:, 1:])) for x, y in flow),
         steps_per_epoch=len(flow),
@@ -204,7 +205,7 @@ def plain_tuner(faces, arguments) -> dict:
         def build(hp):
             network = notebook.build_scratch()
             rate = hp.Float("learning_rate", 3e-4, 3e-3, sampling="log")
-            network.compile(keras.optimizers.Adam(rate), loss=["mse", "binary_crossentropy"])
+            network.compile(keras.optimizers.Adam(rate), loss=LOSSES, jit_compile=False)
             return network
 
         tuner = keras_tuner.RandomSearch(
@@ -359,26 +360,40 @@ def start_up(faces, arguments) -> dict:
 def prediction(faces, arguments) -> dict:
     """The released models: milliseconds for one image, and for each of 64."""
     found = {}
-    images = export.golden_images(64).astype("float32") / 255
     for path in sorted((ROOT / "models").glob("*.h5")):
         network = export.load_h5(path)
         for count in (1, 64):
-            seconds = timed(lambda n=network, c=count: n.predict_on_batch(images[:c]), 20)
-            found[f"{path.stem}_batch_{count}_milliseconds_an_image"] = (
-                1000 * statistics.median(seconds) / count
-            )
+            found[f"{path.stem}_batch_{count}_milliseconds_an_image"] = milliseconds(network, count)
+    return found
+
+
+def milliseconds(network: keras.Model, count: int) -> float:
+    """Return how long a prediction takes for each of `count` images at once."""
+    images = export.golden_images(count).astype("float32") / 255
+    return 1000 * statistics.median(timed(lambda: network.predict_on_batch(images), 20)) / count
+
+
+def pretrained(faces, arguments) -> dict:
+    """B on each backbone at hand, by the size inside: parameters, milliseconds for one image."""
+    found = {}
+    for name in backbones.available(trials.weights(CACHE)):
+        for size in (128, 160, 192):
+            backbone = backbones.load(name, 128, trials.weights(CACHE), internal_size_pixels=size)
+            network = models.build_pretrained(backbone)
+            found[f"{name}_{size}_milliseconds"] = milliseconds(network, 1)
+        found[f"{name}_parameters"] = network.count_params()
     return found
 
 
 MEASUREMENTS = (
     *(matrix_peak, parts, notebook_way, plain_tuner, ours, notebook_b, trial_cost, start_up),
-    *(prediction, result_b, result_a),
+    *(prediction, pretrained, result_b, result_a),
 )
 
 
 def measure(name: str, arguments) -> dict:
     """Run one measurement in this process; return what it found and the most memory it took."""
-    if name in ("parts", "ours", "prediction", "result_a", "result_b"):
+    if name in ("parts", "ours", "prediction", "pretrained", "result_a", "result_b"):
         training.prepare_backend()  # as in every command; not what others do
     folder = pixels.prepare(arguments.data, CACHE / "data", seed=0)
     function = next(function for function in MEASUREMENTS if function.__name__ == name)
