@@ -46,8 +46,8 @@ class Settings:
     tier: str = "short"
     preset: str = "laptop"
     generated_faces: int = 3600
-    scratch: FamilySettings = FamilySettings(12, 6, 60, search_share=0.22, final_share=0.38)
-    pretrained: FamilySettings = FamilySettings(12, 4, 8, search_share=0.18, final_share=0.22)
+    scratch: FamilySettings = FamilySettings(12, 4, 60, search_share=0.2, final_share=0.44)
+    pretrained: FamilySettings = FamilySettings(12, 2, 8, search_share=0.18, final_share=0.18)
     # The frozen part of B is run once for so many views of each face: fewer where there are many.
     views: int = 4
     most_views: int = 20_000

@@ -61,7 +61,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
         "batch_size": choice("batch_size", [32, 64, 128], 64),
     }
     # One strength short of time, every one of its own in the full space.
-    strength = real("augmentation_strength", 0.2, 1.5, 0.7, short=True) if tier == "short" else 1.0
+    strength = real("augmentation_strength", 0.1, 1.5, 0.25, short=True) if tier == "short" else 1.0
     augmentation = {
         "rotation": strength * real("rotation", 0.0, 0.1, 0.04),
         "zoom": strength * real("zoom", 0.0, 0.25, 0.12),

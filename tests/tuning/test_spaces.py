@@ -17,7 +17,7 @@ SEARCHED_IN_SHORT_TIME = {
         "trunk_dropout": 0.2,
         "gender_weight": 1.2,
         "learning_rate": 2e-3,
-        "augmentation_strength": 0.7,
+        "augmentation_strength": 0.25,
     },
     "B": {
         "age_dropout": 0.3,
