@@ -107,7 +107,8 @@ def parts(faces, arguments) -> dict:
         lambda: [views.predict_on_batch(pictures) for _ in range(steps)], arguments.repeats
     )
     found = {}
-    for name, network in (("notebook_A", notebook.build_scratch()), ("A", build_a())):
+    first_trial = models.build_scratch(**spaces.arguments("A", {}, "short", [])["build"])
+    for name, network in (("notebook_A", notebook.build_scratch()), ("A", first_trial)):
         network.compile("adam", loss=LOSSES)
         images = (pictures / 255).astype("float32")
         both = [targets["age"], targets["gender"]]
@@ -124,16 +125,6 @@ def parts(faces, arguments) -> dict:
         for name, values in seconds.items()
     }
     return found | rates
-
-
-def build_a() -> keras.Model:
-    """Return A with the defaults of its space."""
-    return models.build_scratch(**a_arguments()["build"])
-
-
-def a_arguments() -> dict:
-    """Return the arguments of A's first trial."""
-    return spaces.arguments("A", {}, "short", [])
 
 
 def notebook_way(faces, arguments) -> dict:
