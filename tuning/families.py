@@ -7,6 +7,7 @@ what made it). `checkpoints/` holds what interrupted trainings go on from, and n
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -22,7 +23,7 @@ import pandas as pd
 from agegender import config, disk
 from agegender.data import pixels
 from agegender.evidence import figures
-from agegender.networks import backbones, export, training
+from agegender.networks import backbones, export, models, training
 from agegender.registry import stored_checkpoints, tracking
 from tuning import cluster, search, spaces, trials, workers
 
@@ -294,12 +295,12 @@ def train_release(
 ) -> Path:
     """Train a model of config.RELEASES on training and validation faces; return its folder.
 
-    All is fixed before: the defaults of the full space with the release's own changes, epochs and
-    seed; the last epoch is kept. A shorter training without the validation faces, in a child run,
-    gives their predictions, on which age intervals and abstention are calibrated; it errs more, so
-    they are wide: in the first releases 94.7 % of the test for A, 89.8 % for B. The folder is as
-    `train_finalists` leaves it, with these predictions in HELD_OUT. Nothing is done where it is
-    complete.
+    All is fixed before: the defaults of the full space with the release's own changes, epochs,
+    seeds, members and restarts; the last epoch is kept. A shorter training without the validation
+    faces, in a child run, gives their predictions, on which age intervals and abstention are
+    calibrated; it errs more, so they are wide: in the first releases 94.7 % of the test for A,
+    89.8 % for B. The folder is as `train_finalists` leaves it, with these predictions in HELD_OUT.
+    Nothing is done where it is complete.
     """
     release = config.RELEASES[name]
     family, candidate = release.family, folder / "candidate"
@@ -313,7 +314,6 @@ def train_release(
     handover, checkpoints = folder / "release.json", folder / "checkpoints"
     rows = {"train": faces.rows("train"), "validation": faces.rows("validation")}
     every_row = faces.rows("train", "validation")
-    results = {}
     with tracking.run(
         f"release {name}",
         experiment=experiment(faces),
@@ -323,15 +323,14 @@ def train_release(
         description=f"{TITLES[family]}, trained on training and validation faces for models/.",
     ) as parent_run_id:
         disk.write(handover, json.dumps({"run_id": parent_run_id}))
-        for part, epochs, fold in (
-            ("calibration", release.calibration_epochs, tuple(rows.values())),
-            ("final", release.epochs, (every_row, every_row[:0])),
-        ):
+
+        def train(part, epochs, fold, *, restart=0, **more):
             report(f"Release {name}, {part}: {epochs} epochs on {len(fold[0]):,} faces.")
-            results[part] = train_and_log(
+            rate = values["learning_rate"] / 2**restart
+            return train_and_log(
                 family,
                 faces,
-                values,
+                values | {"learning_rate": rate},
                 settings,
                 name=f"release {name}, {part}",
                 role="release",
@@ -343,13 +342,34 @@ def train_release(
                 stop_at=math.inf,
                 report=report,
                 checkpoint=checkpoints / part,
+                **more,
             )
-    (calibration, calibrated), (final, trained) = results.values()
+
+        calibration, calibrated = train(
+            "calibration", release.calibration_epochs, tuple(rows.values())
+        )
+        networks, seeds = [], itertools.count(release.seed)
+        for member in range(release.members):
+            start = None
+            for restart in range(1 + release.restarts):
+                final, trained = train(
+                    f"network {member}" + f", restart {restart}" * bool(restart),
+                    release.epochs,
+                    (every_row, every_row[:0]),
+                    restart=restart,
+                    seed=next(seeds),
+                    start=start,
+                )
+                start = trained.network.get_weights()
+            networks.append(trained.network)
+        if len(networks) > 1:
+            trained = dataclasses.replace(trained, network=models.average(networks))
     record = {
         "family": family,
         "run_id": final.run_id,
         "values": values,
-        "epochs": release.epochs,
+        "epochs": release.epochs * (1 + release.restarts),
+        "members": release.members,
         "seed": release.seed,
         "data": faces.digest,
         "backbone": _backbone(family, values),
@@ -400,6 +420,7 @@ def train_and_log(
     stop_at,
     report,
     seed=None,
+    start=None,
     params=None,
     checkpoint=None,
     keep_in_store=False,
@@ -407,9 +428,10 @@ def train_and_log(
 ):
     """Train one setting on each fold in one MLflow run; return its Trial and the last network.
 
-    params: which of the values the run shows; None: all of them. checkpoint: a folder for what an
-    interrupted call goes on from, in the same run; keep_in_store: also among the run's artifacts,
-    for a call on another machine. alive: called whenever something is done.
+    start: as of `trials.train`. params: which of the values the run shows; None: all of them.
+    checkpoint: a folder for what an interrupted call goes on from, in the same run; keep_in_store:
+    also among the run's artifacts, for a call on another machine. alive: called whenever something
+    is done.
     """
     run_id = None
     if checkpoint:
@@ -472,6 +494,7 @@ def train_and_log(
                 fold=fold,
                 epochs=epochs,
                 seed=settings.seed if seed is None else seed,
+                start=start,
                 stop_at=stop_at,
                 on_epoch=on_epoch,
                 on_progress=on_progress,
