@@ -83,8 +83,8 @@ class Release:
 
     calibration_epochs: of a training without the validation faces, on which intervals are fitted.
     members: networks, each of a seed of its own, whose answers the released one averages (deep
-    ensembles, Lakshminarayanan et al. 2017). restarts: so many times, training begins again from
-    where it ended, with the next seed and half the learning rate (SGDR, Loshchilov & Hutter 2017).
+    ensembles, Lakshminarayanan et al. 2017). restarts: for so many epochs each, training begins
+    again where it ended, with the next seed and half the rate (SGDR, Loshchilov & Hutter 2017).
     """
 
     family: str
@@ -94,14 +94,14 @@ class Release:
     views: int = 4
     seed: int = 0
     members: int = 1
-    restarts: int = 0
+    restarts: tuple[int, ...] = ()
 
 
 # A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
 RELEASES = {
-    "A": Release("A", 50, 15, {"width": 24}, members=3),
+    "A": Release("A", 40, 12, {"width": 24}, members=3),
     "B": Release("B", 8, 4),
-    "A_full": Release("A", 18, 6, restarts=1),
+    "A_full": Release("A", 18, 4, restarts=(12,)),
     "B_full": Release("B", 4, 1, views=2),
 }
 

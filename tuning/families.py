@@ -351,10 +351,10 @@ def train_release(
         networks, seeds = [], itertools.count(release.seed)
         for member in range(release.members):
             start = None
-            for restart in range(1 + release.restarts):
+            for restart, epochs in enumerate((release.epochs, *release.restarts)):
                 final, trained = train(
                     f"network {member}" + f", restart {restart}" * bool(restart),
-                    release.epochs,
+                    epochs,
                     (every_row, every_row[:0]),
                     restart=restart,
                     seed=next(seeds),
@@ -368,7 +368,7 @@ def train_release(
         "family": family,
         "run_id": final.run_id,
         "values": values,
-        "epochs": release.epochs * (1 + release.restarts),
+        "epochs": release.epochs + sum(release.restarts),
         "members": release.members,
         "seed": release.seed,
         "data": faces.digest,
