@@ -6,8 +6,13 @@ A second call with the same arguments goes on where the first was stopped, or sh
 
 import time
 
-from agegender.registry import tracking, versions
-from pipelines import command_line, evaluate_models, promote_models, search_models, train_finalists
+from tuning import fork_server
+
+if __name__ == "__main__":
+    fork_server.start()  # before what takes seconds to import
+
+from agegender.registry import tracking, versions  # noqa: E402
+from pipelines import command_line, evaluate_models, promote_models, search_models, train_finalists  # noqa: E402
 
 
 def run_all(work: command_line.Work) -> None:

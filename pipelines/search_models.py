@@ -1,7 +1,12 @@
 """Search both families: `make search` (the first two steps of `make tune` after the faces)."""
 
-from pipelines import command_line
-from tuning import families
+from tuning import fork_server
+
+if __name__ == "__main__":
+    fork_server.start()  # before what takes seconds to import
+
+from pipelines import command_line  # noqa: E402
+from tuning import families  # noqa: E402
 
 
 def search(work: command_line.Work) -> None:

@@ -5,7 +5,6 @@ trial pays for no import; where forking is not safe (macOS), each imports for it
 """
 
 import contextlib
-import multiprocessing
 import multiprocessing.connection
 import os
 import queue
@@ -18,10 +17,9 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from agegender import disk
-from tuning import search
+from tuning import fork_server, search
 
 ATTEMPTS = 3
 POLL_SECONDS = 0.5
@@ -37,10 +35,7 @@ class Processes:
     """
 
     def __init__(self, count: int, silent_seconds: float):
-        self.context: Any = multiprocessing.get_context(
-            "forkserver" if sys.platform == "linux" else "spawn"
-        )
-        self.context.set_forkserver_preload(["tuning.families"])
+        self.context = fork_server.context()
         self.silent_seconds = silent_seconds
         self.stopping = threading.Event()
         self.places: queue.SimpleQueue[int] = queue.SimpleQueue()

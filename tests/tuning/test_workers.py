@@ -1,14 +1,17 @@
 """Processes of their own: what they return, how they die, what they may use."""
 
+import multiprocessing.forkserver
 import os
+import re
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from agegender.networks import training
-from tuning import search, workers
+from tuning import fork_server, search, workers
 
 
 def work(report, alive, *, way="return", marks=None, seconds=30):
@@ -50,6 +53,17 @@ def test_a_call_returns_from_another_process_and_reports(run):
     assert len({first["process"], second["process"], os.getpid()}) == 3
     assert first["cores"] == sorted(os.sched_getaffinity(0))
     assert lines == ["a line", "a line"]
+
+
+@pytest.mark.skipif(not fork_server.FORKS, reason="trials are forked on Linux alone")
+def test_the_server_of_forks_starts_early_and_leaves_ctrl_c_to_this_process():
+    before = signal.getsignal(signal.SIGINT)
+    fork_server.start()
+    assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN
+    server = multiprocessing.forkserver._forkserver._forkserver_pid
+    status = Path(f"/proc/{server}/status").read_text()
+    ignored = int(re.search(r"SigIgn:\s*(\w+)", status)[1], 16)
+    assert ignored & 1 << (signal.SIGINT - 1)
 
 
 def test_what_it_raises_is_raised_here_with_the_traceback_of_there(run):
