@@ -118,8 +118,8 @@ lint: $(ready) ## the part of check without the tests
 	$(PYTHON) -c 'from importlinter import cli; cli.lint_imports_command()'
 	$(PYTHON) -m mypy
 
-bench: $(ready) ## speed, beside the notebook's way and plain Keras Tuner (25 minutes)
-	$(PYTHON) -m tests.bench.bench $(if $(DATA),--data "$(DATA)")
+bench: $(ready) ## speed, beside the notebook's way and plain Keras Tuner (35 minutes, ONLY=one)
+	$(PYTHON) -m tests.bench.bench $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
 
 soak: $(ready) ## the long tests
 	$(PYTHON) -m pytest -m slow

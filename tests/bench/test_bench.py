@@ -9,7 +9,7 @@ import pytest
 
 from agegender import config
 from agegender.networks import notebook
-from tests.bench import bench
+from tests.bench import bench, levers
 
 
 def test_operations_of_a_network_that_can_be_counted_by_hand():
@@ -46,3 +46,16 @@ def test_ratios_are_of_what_was_measured_and_the_picture_shows_them(tmp_path):
     figure = bench.draw(found | {"ratios": ratios})
     figure.savefig(tmp_path / "bench.png")
     assert [t.get_text() for t in figure.axes[0].texts] == ["50", "75"]
+
+
+def test_growth_is_measured_on_repeated_images_and_ever_more_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
+    faces = types.SimpleNamespace(folder=tmp_path / "data", pixels=pictures)
+    faces.folder.mkdir()
+    monkeypatch.setattr(levers, "IMAGES", (10, 100))
+    monkeypatch.setattr(levers, "TRIALS", (10, 20))
+    found = levers.growth_of_images(faces, None) | levers.growth_of_trials(faces, None)
+    assert min(found.values()) > 0
+    assert {"input_of_100_images_per_second", "tracking_of_trial_20_milliseconds"} <= set(found)
+    assert [*tmp_path.iterdir()] == [faces.folder]
