@@ -518,8 +518,9 @@ def train_and_log(
         if "val_score" in trained.history:
             best_epoch = int(trained.history.val_score.idxmin())
             tracking.log_metrics(run_id, {"best_epoch": best_epoch})
-            curves = figures.learning_curves(trained.history)
-            tracking.log_figure(run_id, curves, "learning_curves.png")
+            if role != "trial":  # Those are drawn when the search has ended.
+                curves = figures.learning_curves(trained.history)
+                tracking.log_figure(run_id, curves, "learning_curves.png")
         lines: list[str] = []
         trained.network.summary(print_fn=lines.append, line_length=100)
         tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
@@ -601,12 +602,19 @@ def trial_table(done: list[search.Trial]) -> pd.DataFrame:
 
 
 def _summarise(run_id: str, done: list[search.Trial]) -> None:
-    """Put on the parent what one compares: the table of trials and its pictures."""
+    """Put on the parent what one compares, the table of trials and its pictures; draw each trial's.
+
+    Half a second a trial, which would otherwise be its own.
+    """
     table = trial_table(done)
     tracking.log_table(run_id, table, "trials.csv")
     leader = search.best(done)[0]
     tracking.log_metrics(run_id, leader.metrics | {"trials": len(done)})
     tracking.set_tags(run_id, {"best_trial": str(leader.number)})
+    for trial in done:
+        if trial.status == "COMPLETED":
+            curves = figures.learning_curves(tracking.history(trial.run_id))
+            tracking.log_figure(trial.run_id, curves, "learning_curves.png")
     completed = table[table.status == "COMPLETED"]
     varying = [name for name in completed.columns if name in leader.values]
     varying = [name for name in varying if completed[name].nunique() > 1]

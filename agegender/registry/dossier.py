@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 
-from agegender.registry import versions
+from agegender.registry import tracking, versions
 
 
 def read(model_name: str, which: str | int = "champion") -> dict:
@@ -26,7 +26,7 @@ def read(model_name: str, which: str | int = "champion") -> dict:
     if run and run.inputs.dataset_inputs:
         found["dataset"] = json.loads(run.inputs.dataset_inputs[0].dataset.profile or "{}")
     if run:
-        found["history"] = _history(run)
+        found["history"] = tracking.history(run.info.run_id)
     of_run = _content(run)
     return found | of_run | {"run_tags": of_run["tags"], "tags": tags, "search": _content(parent)}
 
@@ -56,16 +56,3 @@ def _files(run_id: str) -> dict[str, bytes]:
         root = Path(mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=folder))
         paths = [path for path in root.rglob("*") if path.is_file()]
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
-
-
-def _history(run: mlflow.entities.Run) -> pd.DataFrame:
-    client = mlflow.MlflowClient()
-    series = {
-        name.removeprefix("epochs/"): {
-            point.step - 1: point.value
-            for point in client.get_metric_history(run.info.run_id, name)
-        }
-        for name in run.data.metrics
-        if name.startswith("epochs/")
-    }
-    return pd.DataFrame(series).sort_index().rename_axis("epoch").reset_index()

@@ -323,6 +323,19 @@ def log_epoch(run_id: str, row: dict[str, float]) -> None:
     of_run.append(_writer.submit(_write_epoch, run_id, metrics, of_run[0]))
 
 
+def history(run_id: str) -> pd.DataFrame:
+    """Return what `log_epochs` and `log_epoch` wrote, a row an epoch; empty where nothing was."""
+    client = mlflow.MlflowClient()
+    series = {
+        name.removeprefix("epochs/"): {
+            point.step - 1: point.value for point in client.get_metric_history(run_id, name)
+        }
+        for name in client.get_run(run_id).data.metrics
+        if name.startswith("epochs/")
+    }
+    return pd.DataFrame(series).sort_index().rename_axis("epoch").reset_index()
+
+
 def _last_step(run_id: str, name: str) -> int:
     points = mlflow.MlflowClient().get_metric_history(run_id, name)
     return max((point.step for point in points), default=0)
