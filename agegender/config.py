@@ -84,7 +84,7 @@ class Release:
     calibration_epochs: of a training without the validation faces, on which intervals are fitted.
     members: networks, each of a seed of its own, whose answers the released one averages (deep
     ensembles, Lakshminarayanan et al. 2017). restarts: for so many epochs each, training begins
-    again where it ended, with the next seed and half the rate (SGDR, Loshchilov & Hutter 2017).
+    again where it ended, with another seed and half the rate (SGDR, Loshchilov & Hutter 2017).
     """
 
     family: str
@@ -99,7 +99,7 @@ class Release:
 
 # A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
 RELEASES = {
-    "A": Release("A", 40, 12, {"width": 24}, members=2),
+    "A": Release("A", 40, 12, {"width": 24}, members=2, restarts=(40,)),
     "B": Release("B", 8, 4),
     "A_full": Release("A", 18, 4, restarts=(12,)),
     "B_full": Release("B", 4, 1, views=2),

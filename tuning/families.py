@@ -7,7 +7,6 @@ what made it). `checkpoints/` holds what interrupted trainings go on from, and n
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -348,7 +347,7 @@ def train_release(
         calibration, calibrated = train(
             "calibration", release.calibration_epochs, tuple(rows.values())
         )
-        networks, seeds = [], itertools.count(release.seed)
+        networks = []
         for member in range(release.members):
             start = None
             for restart, epochs in enumerate((release.epochs, *release.restarts)):
@@ -357,7 +356,7 @@ def train_release(
                     epochs,
                     (every_row, every_row[:0]),
                     restart=restart,
-                    seed=next(seeds),
+                    seed=release.seed + member + restart * release.members,
                     start=start,
                 )
                 start = trained.network.get_weights()
