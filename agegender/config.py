@@ -99,7 +99,7 @@ class Release:
 
 # A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
 RELEASES = {
-    "A": Release("A", 40, 12, {"width": 24}, members=2, restarts=(40,)),
+    "A": Release("A", 40, 10),
     "B": Release("B", 8, 4),
     "A_full": Release("A", 18, 4, restarts=(12,)),
     "B_full": Release("B", 4, 1, views=2),
