@@ -82,8 +82,7 @@ class Release:
     """How a model in models/ is trained: the full space's defaults with `changes`, nothing chosen.
 
     calibration_epochs: of a training without the validation faces, on which intervals are fitted.
-    members: networks, each of a seed of its own, whose answers the released one averages (deep
-    ensembles, Lakshminarayanan et al. 2017). restarts: for so many epochs each, training begins
+    restarts: for so many epochs each, training begins
     again where it ended, with another seed and half the rate (SGDR, Loshchilov & Hutter 2017).
     """
 
@@ -93,7 +92,6 @@ class Release:
     changes: dict = dataclasses.field(default_factory=dict)
     views: int = 4
     seed: int = 0
-    members: int = 1
     restarts: tuple[int, ...] = ()
 
 

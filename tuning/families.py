@@ -22,7 +22,7 @@ import pandas as pd
 from agegender import config, disk
 from agegender.data import pixels
 from agegender.evidence import figures
-from agegender.networks import backbones, export, models, training
+from agegender.networks import backbones, export, training
 from agegender.registry import stored_checkpoints, tracking
 from tuning import cluster, search, spaces, trials, workers
 
@@ -295,7 +295,7 @@ def train_release(
     """Train a model of config.RELEASES on training and validation faces; return its folder.
 
     All is fixed before: the defaults of the full space with the release's own changes, epochs,
-    seeds, members and restarts; the last epoch is kept. A shorter training without the validation
+    seed and restarts; the last epoch is kept. A shorter training without the validation
     faces, in a child run, gives their predictions, on which age intervals and abstention are
     calibrated; it errs more, so they are wide: in the first releases 94.7 % of the test for A,
     89.8 % for B. The folder is as `train_finalists` leaves it, with these predictions in HELD_OUT.
@@ -347,28 +347,22 @@ def train_release(
         calibration, calibrated = train(
             "calibration", release.calibration_epochs, tuple(rows.values())
         )
-        networks = []
-        for member in range(release.members):
-            start = None
-            for restart, epochs in enumerate((release.epochs, *release.restarts)):
-                final, trained = train(
-                    f"network {member}" + f", restart {restart}" * bool(restart),
-                    epochs,
-                    (every_row, every_row[:0]),
-                    restart=restart,
-                    seed=release.seed + member + restart * release.members,
-                    start=start,
-                )
-                start = trained.network.get_weights()
-            networks.append(trained.network)
-        if len(networks) > 1:
-            trained = dataclasses.replace(trained, network=models.average(networks))
+        start = None
+        for restart, epochs in enumerate((release.epochs, *release.restarts)):
+            final, trained = train(
+                "final" + f", restart {restart}" * bool(restart),
+                epochs,
+                (every_row, every_row[:0]),
+                restart=restart,
+                seed=release.seed + restart,
+                start=start,
+            )
+            start = trained.network.get_weights()
     record = {
         "family": family,
         "run_id": final.run_id,
         "values": values,
         "epochs": release.epochs + sum(release.restarts),
-        "members": release.members,
         "seed": release.seed,
         "data": faces.digest,
         "backbone": _backbone(family, values),

@@ -50,7 +50,7 @@ def blocks(table: pd.DataFrame) -> pd.DataFrame:
     """
     groups: dict[str, list] = {}
     for layer in table[~table["kind"].str.contains("Padding")].itertuples():
-        branch = [name for name in BRANCHES if re.match(rf"(member_\d+_)?{name}(_|$)", layer.name)]
+        branch = [name for name in BRANCHES if re.match(f"{name}(_|$)", layer.name)]
         size = f"{layer.shape[0]} x {layer.shape[1]}" if len(layer.shape) == 3 else "vector"
         groups.setdefault(branch[0] if branch else size, []).append(layer)
     return pd.DataFrame(

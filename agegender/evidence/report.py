@@ -86,12 +86,9 @@ def _metrics(record: dict, evidence: dict) -> str:
     test, val = record["test"], record["val"]
     lines = ["| metric | value [95 % interval] |", "|---|---|"]
     lines += [f"| {METRICS[name]} | {_number(test[name])} |" for name in METRICS if name in test]
-    epochs = f"{record['epochs']} epochs"
-    if record.get("members", 1) > 1:
-        epochs += f" of each of {record['members']} networks, averaged"
     lines.append(
         f"\nn = {test['n']} faces of data {record['data']}, seed {record['seed']}, "
-        f"{epochs}. Score {test['score']:.3f} (1 is trivial, 0 perfect); in "
+        f"{record['epochs']} epochs. Score {test['score']:.3f} (1 is trivial, 0 perfect); in "
         f"validation {val['val_score']:.3f}: {val['val_age_mae']:.2f} years, "
         f"{val['val_gender_accuracy']:.3f}."
     )

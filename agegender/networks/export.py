@@ -321,11 +321,7 @@ def _check(config: dict) -> None:
                 f"The outputs must be the layers age and gender, in order; got {names}."
             )
     # Of a mirrored network, the one inside.
-    ends = ["gender"]
-    if layers["gender"]["class_name"] == "Average":  # over what `models.average` put together
-        parts = _objects(layers["gender"]["inbound_nodes"])
-        ends = [tensor["config"]["keras_history"][0] for tensor in parts]
-    if any(layers[name]["config"].get("activation") != "sigmoid" for name in ends):
+    if layers["gender"]["config"].get("activation") != "sigmoid":
         raise ExportError("The layer gender must end in a sigmoid.")
     for name, layer in layers.items():
         if layer["class_name"] == "Dense":

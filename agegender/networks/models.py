@@ -146,27 +146,6 @@ def build_pretrained(
     return keras.Model(backbone.input, head(x, **head_arguments), name="B")
 
 
-def average(networks: list[keras.Model]) -> keras.Model:
-    """Return one network whose age and gender are the means of those of several, copied into it."""
-    images = keras.Input(networks[0].input_shape[1:], name="image")
-    answers = []
-    for number, network in enumerate(networks, start=1):
-        copy = keras.models.clone_model(
-            network,
-            input_tensors=images,
-            clone_function=lambda layer, number=number: type(layer).from_config(
-                layer.get_config() | {"name": f"member_{number}_{layer.name}"}
-            ),
-        )
-        copy.set_weights(network.get_weights())
-        answers.append(copy.outputs)
-    outputs = [
-        keras.layers.Average(dtype="float32", name=name)(parts)
-        for name, parts in zip(("age", "gender"), zip(*answers, strict=True), strict=True)
-    ]
-    return keras.Model(images, outputs, name=networks[0].name)
-
-
 def for_training(network: keras.Model, inputs: keras.KerasTensor | None = None) -> keras.Model:
     """Return the network, or its part from the tensor `inputs` on, with what only training sees.
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from agegender.networks import export, models
+from agegender.networks import export
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -337,16 +337,6 @@ def test_another_network_around_a_network_is_refused(kind, mirrored, tmp_path):
     edit_config(path, edit)
     with pytest.raises(export.ExportError, match="only model with a network inside"):
         export.inspect_h5(path)
-
-
-def test_an_average_of_networks_is_exported_and_each_member_keeps_the_contract(tmp_path):
-    path = tmp_path / "average.h5"
-    ensemble = models.average([network(), network()])
-    export.export_h5(export.with_mirror(ensemble), path, export.golden_images())
-    assert export.verify_h5(path)["images"] == 8
-    bad = models.average([network(), network(gender_activation="tanh")])
-    with pytest.raises(export.ExportError, match="sigmoid"):
-        export.export_h5(bad, path, export.golden_images())
 
 
 def test_the_network_inside_a_mirror_keeps_the_contract(mirrored, tmp_path):

@@ -49,15 +49,3 @@ def test_map_before_the_first_dense_layer_stays_small():
         scratch(stages=2)
     with pytest.raises(ValueError, match="age_head must be one of"):
         scratch(age_head="guess")
-
-
-def test_an_average_answers_with_the_mean_of_its_members_and_is_one_flat_network():
-    networks = [scratch() for _ in range(3)]
-    ensemble = models.average(networks)
-    answers = zip(*(network.predict_on_batch(PICTURES) for network in networks), strict=True)
-    for mean, parts in zip(ensemble.predict_on_batch(PICTURES), answers, strict=True):
-        assert np.ptp(parts, axis=0).max() > 1e-3
-        np.testing.assert_allclose(mean, np.mean(parts, axis=0), rtol=1e-5)
-    assert ensemble.output_names == ["age", "gender"]
-    assert ensemble.count_params() == sum(network.count_params() for network in networks)
-    assert not any(isinstance(layer, keras.Model) for layer in ensemble.layers)
