@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -429,7 +429,19 @@ def log_dataset(
         ),
     )
     tag = mlflow.entities.InputTag("mlflow.data.context", context)
-    mlflow.MlflowClient().log_inputs(run_id, [mlflow.entities.DatasetInput(dataset, [tag])])
+    inputs = [mlflow.entities.DatasetInput(dataset, [tag])]
+    _twice(mlflow.MlflowClient().log_inputs, run_id, inputs)
+
+
+def _twice(write: Callable, *arguments) -> None:
+    """Call again what failed: where two processes make the same row at once, the store refuses one.
+
+    Now it is there, to be replaced or linked to.
+    """
+    try:
+        write(*arguments)
+    except mlflow.MlflowException:
+        write(*arguments)
 
 
 def read_text(run_id: str, name: str) -> str | None:
@@ -466,11 +478,7 @@ def save_view(
 
 
 def _set_experiment_tag(experiment_id: str, name: str, value: str) -> None:
-    client = mlflow.MlflowClient()
-    try:
-        client.set_experiment_tag(experiment_id, name, value)
-    except mlflow.MlflowException:  # Two processes made it at once; now it is there to be replaced.
-        client.set_experiment_tag(experiment_id, name, value)
+    _twice(mlflow.MlflowClient().set_experiment_tag, experiment_id, name, value)
 
 
 def views(experiment_id: str | None = None) -> dict[tuple[str, str], str]:

@@ -11,10 +11,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent import futures
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 
 from agegender.registry import team_server, tracking
@@ -102,6 +105,7 @@ def connected(server, monkeypatch):
 
 SEARCH = """
 import dataclasses, sys
+from concurrent import futures
 from pathlib import Path
 from agegender import config
 from agegender.data import pixels
@@ -115,6 +119,24 @@ prepared = pixels.prepare(None, root / "data", seed=0, generated_faces=100)
 faces = pixels.open_faces(prepared)
 families.search_family("A", faces, settings, folder=root / "search", cache=root)
 """
+
+
+def test_runs_that_begin_at_once_link_to_one_dataset(connected):
+    manifest = pd.DataFrame({"split": ["train", "test"]})
+    at_once = threading.Barrier(8)
+
+    def link(run_id, digest):
+        at_once.wait()
+        tracking.log_dataset(
+            run_id, manifest, name="faces", digest=digest, source="manifest.csv", context="trial"
+        )
+        return connected.get_run(run_id).inputs.dataset_inputs[0].dataset.digest
+
+    experiment_id = connected.create_experiment("datasets")
+    with futures.ThreadPoolExecutor(8) as pool:
+        for digest in "abcde":
+            run_ids = [connected.create_run(experiment_id).info.run_id for _ in range(8)]
+            assert list(pool.map(link, run_ids, [digest] * 8)) == [digest] * 8
 
 
 def test_two_searches_at_once_leave_everything_in_one_store(server, connected, tmp_path):
