@@ -24,6 +24,9 @@ from agegender.networks import models
 
 # How a history is read everywhere: one row an epoch, these columns (and val_ of the first five).
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
+# What an accelerator keeps of a set's pixels, and how many steps it is sent at once.
+RESIDENT_GIGABYTES = 8.0
+STEPS_PER_EXECUTION = 16
 
 
 class TrainingDivergedError(RuntimeError):
@@ -150,6 +153,20 @@ class RandomView(keras.layers.Layer):
         return input_shape
 
 
+class ResidentPictures(keras.layers.Layer):
+    """Rows int32 (N, 1) to the pictures uint8 (N, S, S, 3) of a set that stays on the device."""
+
+    def __init__(self, pictures: np.ndarray):
+        super().__init__(trainable=False)
+        self.pictures = self.add_weight(
+            pictures.shape, lambda shape, dtype: pictures, "uint8", trainable=False
+        )
+
+    def call(self, rows):
+        """Return the pictures of these rows."""
+        return keras.ops.take(self.pictures, rows[:, 0], axis=0)
+
+
 class Batches(keras.utils.PyDataset):
     """Batches of an array that may be a memory map, with labels for each of a network's outputs.
 
@@ -271,6 +288,7 @@ def fit(
     stop_at: float = math.inf,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     checkpoint: Path | None = None,
+    resident: bool | None = None,
 ) -> pd.DataFrame:
     """Train in place and leave the weights of the epoch with the lowest val_score.
 
@@ -283,6 +301,8 @@ def fit(
     gets each epoch's row as it ends. checkpoint: a file that holds all that the next epoch depends
     on, replaced after each; where it is there, training goes on from it, to the same end as without
     the interruption, to the bit on the same machine, and on_epoch gets the earlier rows again.
+    resident: keep all pixels on the device and send it their rows alone, several steps at a time;
+    None: where there is an accelerator and they take up to RESIDENT_GIGABYTES.
     Return the history, one row an epoch. TrainingDivergedError where a loss is no longer finite;
     CheckpointError for a checkpoint that cannot be read or was left by a training with other
     arguments.
@@ -292,9 +312,17 @@ def fit(
     outputs = sorted(network.output)
     age_layers = set(outputs) & set(models.AGE_LAYERS.values())
     trained = network
+    if resident is None:
+        accelerated = not keras.distribution.list_devices()[0].lower().startswith("cpu")
+        small = inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
+        resident = accelerated and small and augmentation is not None
     if augmentation is not None:
-        pixels = keras.Input(network.input.shape[1:], dtype="uint8")
-        trained = keras.Model(pixels, network(RandomView(seed=seed, **augmentation)(pixels)))
+        fed = pixels = keras.Input(inputs.shape[1:], dtype="uint8")
+        if resident:
+            fed = keras.Input((1,), dtype="int32")
+            pixels = ResidentPictures(inputs)(fed)
+            inputs = np.arange(len(inputs), dtype="int32")[:, None]
+        trained = keras.Model(fed, network(RandomView(seed=seed, **augmentation)(pixels)))
     losses = {
         "age": AGE_LOSSES[age_loss],
         "gender": keras.losses.BinaryCrossentropy(),
@@ -311,6 +339,7 @@ def fit(
             "age": [keras.metrics.MeanAbsoluteError(name="mae")],
             "gender": [keras.metrics.BinaryAccuracy(name="accuracy")],
         },
+        steps_per_execution=STEPS_PER_EXECUTION if resident else 1,
     )
     # A first step that makes variables, of the optimizer, the losses or the metrics, TensorFlow
     # traces twice: that was two thirds of the time until it ended.
@@ -425,7 +454,9 @@ def _restore(path, trained, network, identity):
 
 
 def _state(trained):
-    return [*trained.variables, *trained.optimizer.variables]
+    # All but the pixels that stay on a device.
+    variables = [variable for variable in trained.variables if variable.dtype != "uint8"]
+    return [*variables, *trained.optimizer.variables]
 
 
 def predict(

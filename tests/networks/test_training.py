@@ -129,6 +129,22 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(toy, tmp_path, valid
         pd.testing.assert_frame_equal(history.drop(columns=timing), joined.drop(columns=timing))
 
 
+def test_pictures_that_stay_on_the_device_train_the_same(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "STEPS_PER_EXECUTION", 3)  # of 4 an epoch
+    arguments = {"epochs": 3, "augmentation": {"erasing": 0.5}}
+    network, history = fit(toy, **arguments, resident=False)
+    path = tmp_path / "checkpoint.npz"
+    with pytest.raises(Killed):
+        fit(toy, **arguments, resident=True, checkpoint=path, on_epoch=kill_after(1))
+    with np.load(path) as file:
+        assert not any(array.shape == toy[0].shape for array in file.values())
+    resident, joined = fit(toy, **arguments, resident=True, checkpoint=path)
+    measured = [name for name in history if "second" not in name]
+    np.testing.assert_allclose(joined[measured], history[measured], rtol=1e-4)
+    for kept, sent in zip(resident.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_allclose(kept, sent, rtol=1e-3, atol=1e-5)
+
+
 def test_a_checkpoint_that_is_torn_or_of_another_training_is_named(toy, tmp_path):
     path = tmp_path / "checkpoint.npz"
     fit(toy, checkpoint=path)
