@@ -69,6 +69,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
         "brightness": strength * real("brightness", 0.0, 0.3, 0.2),
         "contrast": strength * real("contrast", 0.0, 0.5, 0.3),
         "erasing": strength * real("erasing", 0.0, 0.5, 0.0),
+        "mixing": real("mixing", 0.0, 0.5, 0.0),
     }
     return {"build": build, "fit": fit, "augmentation": augmentation}
 

@@ -172,16 +172,28 @@ class Batches(keras.utils.PyDataset):
 
     inputs (M, ...) or, with several views of each face, (M, views, ...): training picks a view at
     random, validation takes view 0. The order depends on the seed and the epoch alone; `epoch` is
-    how many have gone before.
+    how many have gone before. With mixing > 0 (mixup, Zhang et al. 2018), a picture of training is
+    the mean of two, the first with a share of 1/2 to 1 from a Beta distribution with mixing for
+    both parameters; labels are then (N, 3): the first's, the other's, the share.
     """
 
     def __init__(
-        self, inputs, age_years, gender, rows, outputs, batch_size, views, seed=None, epoch=0
+        self,
+        inputs,
+        age_years,
+        gender,
+        rows,
+        outputs,
+        batch_size,
+        views,
+        seed=None,
+        epoch=0,
+        mixing=0.0,
     ):
         super().__init__()
         self.inputs, self.rows, self.views, self.batch_size = inputs, rows, views, batch_size
         self.labels = {name: gender if name == "gender" else age_years for name in outputs}
-        self.seed, self.epoch = seed, epoch - 1
+        self.seed, self.epoch, self.mixing = seed, epoch - 1, mixing
         self.on_epoch_begin()
 
     def on_epoch_begin(self):
@@ -192,6 +204,10 @@ class Batches(keras.utils.PyDataset):
             generator = np.random.default_rng((self.seed, self.epoch))
             self.order = generator.permutation(self.rows)
             self.view = generator.integers(0, self.views or 1, len(self.rows))
+            if self.mixing:
+                self.partners = generator.permutation(self.rows)
+                share = generator.beta(self.mixing, self.mixing, len(self.rows))
+                self.share = np.maximum(share, 1 - share).astype("float32")
 
     def __len__(self):
         return math.ceil(len(self.rows) / self.batch_size)
@@ -207,7 +223,33 @@ class Batches(keras.utils.PyDataset):
         if inputs.dtype == np.float16:  # What is stored in half is not to be computed in half.
             inputs = inputs.astype("float32")
         labels = {name: values[rows][:, None] for name, values in self.labels.items()}
+        if self.mixing:
+            partners, share = rows, np.ones(len(rows), np.float32)
+            if self.seed is not None:
+                partners, share = self.partners[part], self.share[part]
+                own = share[:, None, None, None]
+                inputs = np.rint(own * inputs + (1 - own) * self.inputs[partners]).astype("uint8")
+            labels = {
+                name: np.stack([values[rows], values[partners], share], axis=1)
+                for name, values in self.labels.items()
+            }
         return inputs, labels
+
+
+def mixed(loss: Callable) -> Callable:
+    """Return the loss of pictures that are mixed of two, with the labels of Batches."""
+
+    def of_both(labels, predicted):
+        share = labels[:, 2]
+        first, second = (loss(labels[:, k : k + 1], predicted) for k in (0, 1))
+        return share * first + (1 - share) * second
+
+    return of_both
+
+
+def first_of_two(name: str, function: Callable) -> keras.metrics.Metric:
+    """Return a metric by the label that a mixed picture has most of."""
+    return keras.metrics.MeanMetricWrapper(lambda y, p: function(y[:, :1], p), name=name)
 
 
 def age_distribution_loss(deviation_years: float) -> Callable:
@@ -295,19 +337,22 @@ def fit(
     Without validation_rows nothing is validated and the last epoch's weights are left.
 
     network: as `models.for_training` returns it. inputs: pixels uint8 (M, S, S, 3) with
-    `augmentation` (strengths of RandomView), or activations (M, ...) or (M, views, ...); age_years
-    and gender float32 (M,); rows index all three. floors turn MAE and accuracy into val_score.
+    `augmentation` (strengths of RandomView; mixing, as of Batches), or activations (M, ...) or
+    (M, views, ...); age_years and gender float32 (M,); rows index all three. floors turn MAE and
+    accuracy into val_score.
     stop_at, on time.monotonic()'s clock, ends training after the epoch in which it passes. on_epoch
     gets each epoch's row as it ends. checkpoint: a file that holds all that the next epoch depends
     on, replaced after each; where it is there, training goes on from it, to the same end as without
     the interruption, to the bit on the same machine, and on_epoch gets the earlier rows again.
     resident: keep all pixels on the device and send it their rows alone, several steps at a time;
-    None: where there is an accelerator and they take up to RESIDENT_GIGABYTES.
+    not with mixing; None: where there is an accelerator and they take up to RESIDENT_GIGABYTES.
     Return the history, one row an epoch. TrainingDivergedError where a loss is no longer finite;
     CheckpointError for a checkpoint that cannot be read or was left by a training with other
     arguments.
     """
     keras.utils.set_random_seed(seed)
+    view = dict(augmentation or {})
+    mixing = view.pop("mixing", 0.0)
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
     outputs = sorted(network.output)
     age_layers = set(outputs) & set(models.AGE_LAYERS.values())
@@ -315,17 +360,17 @@ def fit(
     if resident is None:
         accelerated = not keras.distribution.list_devices()[0].lower().startswith("cpu")
         small = inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
-        resident = accelerated and small and augmentation is not None
+        resident = accelerated and small and augmentation is not None and not mixing
     if augmentation is not None:
         fed = pixels = keras.Input(inputs.shape[1:], dtype="uint8")
         if resident:
             fed = keras.Input((1,), dtype="int32")
             pixels = ResidentPictures(inputs)(fed)
             inputs = np.arange(len(inputs), dtype="int32")[:, None]
-        trained = keras.Model(fed, network(RandomView(seed=seed, **augmentation)(pixels)))
+        trained = keras.Model(fed, network(RandomView(seed=seed, **view)(pixels)))
     losses = {
         "age": AGE_LOSSES[age_loss],
-        "gender": keras.losses.BinaryCrossentropy(),
+        "gender": keras.losses.binary_crossentropy,
         "age_distribution": age_distribution_loss(age_deviation_years),
         "age_exceedance": age_exceedance_loss,
     }
@@ -333,11 +378,11 @@ def fit(
     steps = epochs * math.ceil(len(train_rows) / batch_size)
     trained.compile(
         make_optimizer(optimizer, learning_rate, schedule, steps, warmup, weight_decay),
-        loss={name: losses[name] for name in outputs},
+        loss={name: mixed(losses[name]) if mixing else losses[name] for name in outputs},
         loss_weights=weights,
         metrics={
-            "age": [keras.metrics.MeanAbsoluteError(name="mae")],
-            "gender": [keras.metrics.BinaryAccuracy(name="accuracy")],
+            "age": [first_of_two("mae", keras.losses.mean_absolute_error)],
+            "gender": [first_of_two("accuracy", keras.metrics.binary_accuracy)],
         },
         steps_per_execution=STEPS_PER_EXECUTION if resident else 1,
     )
@@ -345,7 +390,7 @@ def fit(
     # traces twice: that was two thirds of the time until it ended.
     trained.optimizer.build(trained.trainable_variables)
     answers = {n: keras.ops.zeros((1, *network.output[n].shape[1:])) for n in outputs}
-    labels = {name: keras.ops.zeros((1, 1)) for name in outputs}
+    labels = {name: keras.ops.zeros((1, 3 if mixing else 1)) for name in outputs}
     trained.compute_loss(y=labels, y_pred=answers)
     trained.compute_metrics(None, labels, answers)
     history: list[dict[str, float]] = []
@@ -395,7 +440,16 @@ def fit(
 
     def batches(rows, seed=None):
         return Batches(
-            inputs, age_years, gender, rows, outputs, batch_size, views, seed, first_epoch
+            inputs,
+            age_years,
+            gender,
+            rows,
+            outputs,
+            batch_size,
+            views,
+            seed,
+            first_epoch,
+            mixing,
         )
 
     if first_epoch < epochs:

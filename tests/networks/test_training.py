@@ -212,6 +212,34 @@ def test_batches_hold_every_row_once_with_its_own_labels():
     assert not np.array_equal(*orders)
 
 
+def test_mixed_pictures_are_the_means_of_two_with_both_labels(toy):
+    pictures, age_years, gender = toy
+    batches = training.Batches(*toy, np.arange(64), ["age", "gender"], 16, 0, seed=0, mixing=0.4)
+    inputs, labels = batches[1]
+    first = batches.order[16:32]
+    own, other, share = labels["age"].T
+    np.testing.assert_array_equal(own, age_years[first])
+    np.testing.assert_array_equal(labels["gender"][:, 0], gender[first])
+    assert share.min() >= 0.5 and share.max() <= 1 and len(set(share)) == 16
+    second = [int(np.flatnonzero(age_years == age)[0]) for age in other]
+    assert set(second) <= set(range(64)) and second != list(first)
+    expected = share[:, None, None, None] * pictures[first]
+    expected += (1 - share)[:, None, None, None] * pictures[second]
+    np.testing.assert_allclose(inputs, expected, atol=0.51)
+    plain, whole = training.Batches(*toy, np.arange(64), ["age"], 16, 0, mixing=0.4)[0]
+    np.testing.assert_array_equal(plain, pictures[:16])
+    np.testing.assert_array_equal(whole["age"][:, 2], 1)
+
+
+def test_the_loss_of_a_mixed_picture_is_shared(toy):
+    labels = np.array([[20.0, 60.0, 0.75]], "float32")
+    loss = training.mixed(training.AGE_LOSSES["mae"])(labels, np.array([[30.0]], "float32"))
+    assert float(loss[0]) == pytest.approx((0.75 * 10 + 0.25 * 30) / 20)
+    augmentation = {"brightness": 0.0, "contrast": 0.0, "mixing": 0.4}
+    _, history = fit(toy, epochs=8, learning_rate=5e-3, augmentation=augmentation)
+    assert history.val_score.min() < 0.9 * history.val_score.iloc[0]
+
+
 @pytest.fixture
 def small_pretrained():
     """A backbone with the layers that fine-tuning needs, of random weights."""

@@ -83,6 +83,7 @@ def test_every_setting_of_the_full_space_builds(seed):
         for name in ("learning_rate", "schedule", "warmup", "weight_decay")
     }
     training.make_optimizer(arguments["fit"]["optimizer"], steps=10, **optimizer)
+    assert 0 <= arguments["augmentation"].pop("mixing") <= 0.5
     training.RandomView(**arguments["augmentation"])
     keras.utils.clear_session(free_memory=False)
 
