@@ -97,7 +97,17 @@ class Release:
 
 # A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
 RELEASES = {
-    "A": Release("A", 40, 10),
+    "A": Release(
+        "A",
+        60,
+        8,
+        {
+            "internal_size_pixels": 128,
+            "activation": "swish",
+            "trunk_dropout": 0.4,
+            "mixing": 0.3,
+        },
+    ),
     "B": Release("B", 8, 4),
     "A_full": Release("A", 18, 4, restarts=(12,)),
     "B_full": Release("B", 4, 1, views=2),
