@@ -348,7 +348,7 @@ def fit(
     not with mixing; None: where there is an accelerator and they take up to RESIDENT_GIGABYTES.
     Return the history, one row an epoch. TrainingDivergedError where a loss is no longer finite;
     CheckpointError for a checkpoint that cannot be read or was left by a training with other
-    arguments.
+    arguments; ValueError for resident pixels with mixing.
     """
     keras.utils.set_random_seed(seed)
     view = dict(augmentation or {})
@@ -361,6 +361,8 @@ def fit(
         accelerated = not keras.distribution.list_devices()[0].lower().startswith("cpu")
         small = inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
         resident = accelerated and small and augmentation is not None and not mixing
+    if resident and mixing:
+        raise ValueError("Pixels that stay on the device cannot be mixed: set resident or mixing.")
     if augmentation is not None:
         fed = pixels = keras.Input(inputs.shape[1:], dtype="uint8")
         if resident:
@@ -438,19 +440,10 @@ def fit(
         started = time.monotonic()
         trained.stop_training = started > stop_at
 
+    arrays = inputs, age_years, gender
+
     def batches(rows, seed=None):
-        return Batches(
-            inputs,
-            age_years,
-            gender,
-            rows,
-            outputs,
-            batch_size,
-            views,
-            seed,
-            first_epoch,
-            mixing,
-        )
+        return Batches(*arrays, rows, outputs, batch_size, views, seed, first_epoch, mixing)
 
     if first_epoch < epochs:
         trained.fit(

@@ -238,6 +238,8 @@ def test_the_loss_of_a_mixed_picture_is_shared(toy):
     augmentation = {"brightness": 0.0, "contrast": 0.0, "mixing": 0.4}
     _, history = fit(toy, epochs=8, learning_rate=5e-3, augmentation=augmentation)
     assert history.val_score.min() < 0.9 * history.val_score.iloc[0]
+    with pytest.raises(ValueError, match="cannot be mixed"):
+        fit(toy, augmentation=augmentation, resident=True)
 
 
 @pytest.fixture

@@ -105,7 +105,6 @@ def connected(server, monkeypatch):
 
 SEARCH = """
 import dataclasses, sys
-from concurrent import futures
 from pathlib import Path
 from agegender import config
 from agegender.data import pixels
