@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from agegender import disk
-from agegender.networks import training
+from agegender.networks import batches
 
 
 def activations(
@@ -84,7 +84,7 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 def _write(part, pixels, rows, views, seed, batch_size, paths, headers, on_progress):
     """Write the .npy files piece by piece, not through a map, which would count as memory."""
-    augment = training.RandomView(seed=seed)
+    augment = batches.RandomView(seed=seed)
     with contextlib.ExitStack() as stack:
         # Not emptied on opening: the room for them is allocated.
         files = [stack.enter_context(path.open("r+b")) for path in paths]

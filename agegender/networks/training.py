@@ -8,7 +8,6 @@ import ctypes
 import io
 import json
 import math
-import mmap
 import time
 import zipfile
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import pandas as pd
 
 from agegender import disk
 from agegender.evidence import evaluation
-from agegender.networks import models
+from agegender.networks import batches, models
 
 # How a history is read everywhere: one row an epoch, these columns (and val_ of the first five).
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
@@ -73,171 +72,8 @@ def keep_freed_memory() -> None:
         library.mallopt(mmap_threshold, 2**30)
 
 
-@keras.saving.register_keras_serializable("agegender")
-class RandomView(keras.layers.Layer):
-    """uint8 pictures (N, S, S, 3) to float in [0, 1]; in training, each seen from a random view.
-
-    Mirror, rotation, zoom and shift are one affine map, so pictures are resampled once; then
-    contrast and brightness change and, with probability `erasing`, a random square of up to half
-    the side becomes grey (Zhong et al. 2020). Strengths: rotation in turns, zoom and shift as
-    fractions of the side, brightness and contrast as fractions of the range; 0 is off.
-    """
-
-    def __init__(
-        self,
-        rotation: float = 0.04,
-        zoom: float = 0.12,
-        shift: float = 0.08,
-        brightness: float = 0.2,
-        contrast: float = 0.3,
-        erasing: float = 0.0,
-        seed: int = 0,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.rotation, self.zoom, self.shift = rotation, zoom, shift
-        self.brightness, self.contrast, self.erasing = brightness, contrast, erasing
-        self.generator = keras.random.SeedGenerator(seed)
-
-    def call(self, images, training=False):
-        """Return the pictures as float; changed only where training is true."""
-        images = keras.ops.cast(images, self.compute_dtype) / 255
-        if not training:
-            return images
-        count, size = keras.ops.shape(images)[0], images.shape[1]
-
-        def uniform(strength, center=0.0):
-            draw = keras.random.uniform((count,), -1.0, 1.0, seed=self.generator)
-            return center + strength * draw
-
-        mirror = keras.ops.sign(uniform(1.0, center=1e-6))
-        angle, scale = uniform(2 * math.pi * self.rotation), uniform(self.zoom, center=1.0)
-        cosine, sine = scale * keras.ops.cos(angle), scale * keras.ops.sin(angle)
-        # The map runs from places in the output to places in the input, about the centre.
-        middle = (size - 1) / 2
-        columns = [mirror * cosine, -sine, mirror * sine, cosine]
-        offsets = [
-            middle * (1 - columns[0] - columns[1]) + uniform(self.shift * size),
-            middle * (1 - columns[2] - columns[3]) + uniform(self.shift * size),
-        ]
-        zero = keras.ops.zeros((count,))
-        transform = [*columns[:2], offsets[0], *columns[2:], offsets[1], zero, zero]
-        images = keras.ops.image.affine_transform(
-            images, keras.ops.stack(transform, axis=1), "bilinear", fill_mode="reflect"
-        )
-
-        def per_image(values):
-            return keras.ops.cast(values, images.dtype)[:, None, None, None]
-
-        mean = keras.ops.mean(images, axis=(1, 2), keepdims=True)
-        images = (images - mean) * per_image(uniform(self.contrast, center=1.0)) + mean
-        images = keras.ops.clip(images + per_image(uniform(self.brightness)), 0, 1)
-        if self.erasing > 0:
-            half_side = (
-                size
-                * (0.15 + uniform(0.1))
-                * keras.ops.cast(uniform(0.5, center=0.5) < self.erasing, "float32")
-            )
-            places = keras.ops.arange(size, dtype="float32")[None, :]
-            inside = [
-                keras.ops.abs(places - uniform(size / 2, center=size / 2)[:, None])
-                < half_side[:, None]
-                for _ in range(2)
-            ]
-            hole = keras.ops.logical_and(inside[0][:, :, None], inside[1][:, None, :])
-            images = keras.ops.where(hole[..., None], keras.ops.cast(0.5, images.dtype), images)
-        return images
-
-    def compute_output_shape(self, input_shape):
-        """Return the same shape as the input."""
-        return input_shape
-
-
-class ResidentPictures(keras.layers.Layer):
-    """Rows int32 (N, 1) to the pictures uint8 (N, S, S, 3) of a set that stays on the device."""
-
-    def __init__(self, pictures: np.ndarray):
-        super().__init__(trainable=False)
-        self.pictures = self.add_weight(
-            pictures.shape, lambda shape, dtype: pictures, "uint8", trainable=False
-        )
-
-    def call(self, rows):
-        """Return the pictures of these rows."""
-        return keras.ops.take(self.pictures, rows[:, 0], axis=0)
-
-
-class Batches(keras.utils.PyDataset):
-    """Batches of an array that may be a memory map, with labels for each of a network's outputs.
-
-    inputs (M, ...) or, with several views of each face, (M, views, ...): training picks a view at
-    random, validation takes view 0. The order depends on the seed and the epoch alone; `epoch` is
-    how many have gone before. With mixing > 0 (mixup, Zhang et al. 2018), a picture of training is
-    the mean of two, the first with a share of 1/2 to 1 from a Beta distribution with mixing for
-    both parameters; labels are then (N, 3): the first's, the other's, the share.
-    """
-
-    def __init__(
-        self,
-        inputs,
-        age_years,
-        gender,
-        rows,
-        outputs,
-        batch_size,
-        views,
-        seed=None,
-        epoch=0,
-        mixing=0.0,
-    ):
-        super().__init__()
-        self.inputs, self.rows, self.views, self.batch_size = inputs, rows, views, batch_size
-        self.labels = {name: gender if name == "gender" else age_years for name in outputs}
-        self.seed, self.epoch, self.mixing = seed, epoch - 1, mixing
-        self.on_epoch_begin()
-
-    def on_epoch_begin(self):
-        """Shuffle, where there is a seed."""
-        self.epoch += 1
-        self.order, self.view = self.rows, np.zeros(len(self.rows), int)
-        if self.seed is not None:
-            generator = np.random.default_rng((self.seed, self.epoch))
-            self.order = generator.permutation(self.rows)
-            self.view = generator.integers(0, self.views or 1, len(self.rows))
-            if self.mixing:
-                self.partners = generator.permutation(self.rows)
-                share = generator.beta(self.mixing, self.mixing, len(self.rows))
-                self.share = np.maximum(share, 1 - share).astype("float32")
-
-    def __len__(self):
-        return math.ceil(len(self.rows) / self.batch_size)
-
-    def __getitem__(self, index):
-        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        rows = self.order[part]
-        inputs = self.inputs[rows, self.view[part]] if self.views else self.inputs[rows]
-        if isinstance(self.inputs.base, mmap.mmap):
-            # What was read of a mapped file counts as this process's memory until it is let go; the
-            # system still has it cached.
-            self.inputs.base.madvise(mmap.MADV_DONTNEED)
-        if inputs.dtype == np.float16:  # What is stored in half is not to be computed in half.
-            inputs = inputs.astype("float32")
-        labels = {name: values[rows][:, None] for name, values in self.labels.items()}
-        if self.mixing:
-            partners, share = rows, np.ones(len(rows), np.float32)
-            if self.seed is not None:
-                partners, share = self.partners[part], self.share[part]
-                own = share[:, None, None, None]
-                inputs = np.rint(own * inputs + (1 - own) * self.inputs[partners]).astype("uint8")
-            labels = {
-                name: np.stack([values[rows], values[partners], share], axis=1)
-                for name, values in self.labels.items()
-            }
-        return inputs, labels
-
-
 def mixed(loss: Callable) -> Callable:
-    """Return the loss of pictures that are mixed of two, with the labels of Batches."""
+    """Return the loss of pictures that are mixed of two, with the labels of `batches.Batches`."""
 
     def of_both(labels, predicted):
         share = labels[:, 2]
@@ -337,18 +173,18 @@ def fit(
     Without validation_rows nothing is validated and the last epoch's weights are left.
 
     network: as `models.for_training` returns it. inputs: pixels uint8 (M, S, S, 3) with
-    `augmentation` (strengths of RandomView; mixing, as of Batches), or activations (M, ...) or
-    (M, views, ...); age_years and gender float32 (M,); rows index all three. floors turn MAE and
-    accuracy into val_score.
-    stop_at, on time.monotonic()'s clock, ends training after the epoch in which it passes. on_epoch
-    gets each epoch's row as it ends. checkpoint: a file that holds all that the next epoch depends
-    on, replaced after each; where it is there, training goes on from it, to the same end as without
-    the interruption, to the bit on the same machine, and on_epoch gets the earlier rows again.
-    resident: keep all pixels on the device and send it their rows alone, several steps at a time;
-    not with mixing; None: where there is an accelerator and they take up to RESIDENT_GIGABYTES.
+    `augmentation` (strengths of `batches.RandomView`; mixing, as of `batches.Batches`), or
+    activations (M, ...) or (M, views, ...); age_years and gender float32 (M,); rows index all
+    three. floors turn MAE and accuracy into val_score. stop_at, on time.monotonic()'s clock, ends
+    training after the epoch in which it passes. on_epoch gets each epoch's row as it ends.
+    checkpoint: a file that holds all that the next epoch depends on, replaced after each; where it
+    is there, training goes on from it, to the same end as without the interruption, to the bit on
+    the same machine, and on_epoch gets the earlier rows again. resident: keep all pixels on the
+    device and send it their rows alone, several steps at a time; None: where there is an
+    accelerator and they take up to RESIDENT_GIGABYTES.
     Return the history, one row an epoch. TrainingDivergedError where a loss is no longer finite;
     CheckpointError for a checkpoint that cannot be read or was left by a training with other
-    arguments; ValueError for resident pixels with mixing.
+    arguments.
     """
     keras.utils.set_random_seed(seed)
     view = dict(augmentation or {})
@@ -360,16 +196,14 @@ def fit(
     if resident is None:
         accelerated = not keras.distribution.list_devices()[0].lower().startswith("cpu")
         small = inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
-        resident = accelerated and small and augmentation is not None and not mixing
-    if resident and mixing:
-        raise ValueError("Pixels that stay on the device cannot be mixed: set resident or mixing.")
+        resident = accelerated and small and augmentation is not None
     if augmentation is not None:
         fed = pixels = keras.Input(inputs.shape[1:], dtype="uint8")
         if resident:
-            fed = keras.Input((1,), dtype="int32")
-            pixels = ResidentPictures(inputs)(fed)
+            fed = keras.Input((3,)) if mixing else keras.Input((1,), dtype="int32")
+            pixels = batches.ResidentPictures(inputs)(fed)
             inputs = np.arange(len(inputs), dtype="int32")[:, None]
-        trained = keras.Model(fed, network(RandomView(seed=seed, **view)(pixels)))
+        trained = keras.Model(fed, network(batches.RandomView(seed=seed, **view)(pixels)))
     losses = {
         "age": AGE_LOSSES[age_loss],
         "gender": keras.losses.binary_crossentropy,
@@ -442,13 +276,13 @@ def fit(
 
     arrays = inputs, age_years, gender
 
-    def batches(rows, seed=None):
-        return Batches(*arrays, rows, outputs, batch_size, views, seed, first_epoch, mixing)
+    def fed_with(rows, seed=None):
+        return batches.Batches(*arrays, rows, outputs, batch_size, views, seed, first_epoch, mixing)
 
     if first_epoch < epochs:
         trained.fit(
-            batches(train_rows, seed),
-            validation_data=batches(validation_rows) if validated else None,
+            fed_with(train_rows, seed),
+            validation_data=fed_with(validation_rows) if validated else None,
             initial_epoch=first_epoch,
             epochs=epochs,
             shuffle=False,

@@ -32,7 +32,7 @@ from PIL import Image
 from agegender import config, disk
 from agegender.data import pixels
 from agegender.evidence import figures
-from agegender.networks import backbones, export, models, notebook, training
+from agegender.networks import backbones, batches, export, models, notebook, training
 from agegender.registry import tracking
 from tests.bench import levers
 from tuning import families, spaces, trials
@@ -99,12 +99,12 @@ def parts(faces, arguments) -> dict:
     """Input alone, augmentation alone, and a step of each A alone, images/s."""
     rows = faces.rows("train")[: arguments.faces]
     labels = faces.age_years, faces.gender
-    batches = training.Batches(faces.pixels, *labels, rows, ["age", "gender"], 64, 0, seed=0)
-    seconds = {"input": timed(lambda: [batches[n] for n in range(len(batches))], arguments.repeats)}
-    pictures, targets = batches[0]
+    fed = batches.Batches(faces.pixels, *labels, rows, ["age", "gender"], 64, 0, seed=0)
+    seconds = {"input": timed(lambda: [fed[n] for n in range(len(fed))], arguments.repeats)}
+    pictures, targets = fed[0]
     inputs = keras.Input(pictures.shape[1:], dtype="uint8")
-    views = keras.Model(inputs, training.RandomView(seed=0)(inputs, training=True))
-    steps = len(batches)
+    views = keras.Model(inputs, batches.RandomView(seed=0)(inputs, training=True))
+    steps = len(fed)
     seconds["augmentation"] = timed(
         lambda: [views.predict_on_batch(pictures) for _ in range(steps)], arguments.repeats
     )

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from agegender import config
-from agegender.networks import backbones, models, training
+from agegender.networks import backbones, batches, models, training
 from agegender.registry import tracking
 from tuning import spaces
 from tuning import trials as training_of
@@ -108,19 +108,19 @@ def growth_of_images(faces, arguments) -> dict:
                     file.write(faces.pixels[: count - first].tobytes())
             pixels = np.memmap(f"{folder}/pixels", np.uint8, "r", shape=(count, *size))
             labels = np.zeros(count, np.float32)
-            batches = training.Batches(
+            fed = batches.Batches(
                 pixels, labels, labels, np.arange(count), ["age", "gender"], 64, 0, seed=0
             )
-            steps, started = min(len(batches), 400), time.perf_counter()
+            steps, started = min(len(fed), 400), time.perf_counter()
             for step in range(steps):
-                batches[step]
+                fed[step]
             seconds = time.perf_counter() - started
             found[f"input_of_{count}_images_per_second"] = min(64 * steps, count) / seconds
             status = Path("/proc/self/status")  # of Linux
             if status.exists():
                 kilobytes = int(status.read_text().split("RssAnon:")[1].split()[0])
                 found[f"input_of_{count}_memory_gigabytes"] = kilobytes * 1024 / 1e9
-            del pixels, batches
+            del pixels, fed
     return found
 
 

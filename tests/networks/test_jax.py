@@ -38,7 +38,7 @@ def run_trial(trial):
         history = training.fit(
             models.for_training(network), pictures, age_years, gender, train_rows=np.arange(32),
             validation_rows=np.arange(32, 48), floors=evaluation.floors(age_years, gender),
-            epochs=1, augmentation={}, batch_size=16, resident=resident)
+            epochs=1, augmentation={"mixing": 0.4}, batch_size=16, resident=resident)
         losses.append(history.loss[0])
     np.testing.assert_allclose(*losses, rtol=1e-4)
     export.export_h5(network, Path(sys.argv[1]), export.golden_images(2))

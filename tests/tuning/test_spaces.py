@@ -7,7 +7,7 @@ import keras_tuner
 import pytest
 
 from agegender import config
-from agegender.networks import models, training
+from agegender.networks import batches, models, training
 from tuning import spaces
 
 AT_HAND = ["faceres_mobilenet", "efficientnet_lite0"]
@@ -84,7 +84,7 @@ def test_every_setting_of_the_full_space_builds(seed):
     }
     training.make_optimizer(arguments["fit"]["optimizer"], steps=10, **optimizer)
     assert 0 <= arguments["augmentation"].pop("mixing") <= 0.5
-    training.RandomView(**arguments["augmentation"])
+    batches.RandomView(**arguments["augmentation"])
     keras.utils.clear_session(free_memory=False)
 
 
