@@ -72,6 +72,33 @@ def keep_freed_memory() -> None:
         library.mallopt(mmap_threshold, 2**30)
 
 
+class ManySteps(keras.Model):
+    """With JAX: a network for which what it is fed at once is several batches, a step for each.
+
+    One dispatch for all of them (lax.scan); Keras' own `steps_per_execution` dispatches each.
+    """
+
+    batch_size: int
+
+    def train_step(self, state, data):
+        """Return the last step's logs and the state after it; the last batch may be smaller."""
+        import jax  # Keras has no step that is scanned.
+
+        count = data[0].shape[0]
+        whole = count - count % self.batch_size
+        logs = None
+        if whole:
+            batches_of = jax.tree.map(
+                lambda a: a[:whole].reshape(-1, self.batch_size, *a.shape[1:]), data
+            )
+            step = super().train_step
+            state, logs = jax.lax.scan(lambda *s: step(*s)[::-1], state, batches_of)
+            logs = jax.tree.map(lambda a: a[-1], logs)
+        if whole < count:
+            logs, state = super().train_step(state, jax.tree.map(lambda a: a[whole:], data))
+        return logs, state
+
+
 def mixed(loss: Callable) -> Callable:
     """Return the loss of pictures that are mixed of two, with the labels of `batches.Batches`."""
 
@@ -192,7 +219,7 @@ def fit(
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
     outputs = sorted(network.output)
     age_layers = set(outputs) & set(models.AGE_LAYERS.values())
-    trained = network
+    trained, at_once = network, batch_size
     if resident is None:
         accelerated = not keras.distribution.list_devices()[0].lower().startswith("cpu")
         small = inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
@@ -203,7 +230,11 @@ def fit(
             fed = keras.Input((3,)) if mixing else keras.Input((1,), dtype="int32")
             pixels = batches.ResidentPictures(inputs)(fed)
             inputs = np.arange(len(inputs), dtype="int32")[:, None]
-        trained = keras.Model(fed, network(batches.RandomView(seed=seed, **view)(pixels)))
+        viewed = network(batches.RandomView(seed=seed, **view)(pixels))
+        trained = keras.Model(fed, viewed)
+        if resident and keras.backend.backend() == "jax":
+            trained, at_once = ManySteps(fed, viewed), STEPS_PER_EXECUTION * batch_size
+            trained.batch_size = batch_size
     losses = {
         "age": AGE_LOSSES[age_loss],
         "gender": keras.losses.binary_crossentropy,
@@ -220,7 +251,7 @@ def fit(
             "age": [first_of_two("mae", keras.losses.mean_absolute_error)],
             "gender": [first_of_two("accuracy", keras.metrics.binary_accuracy)],
         },
-        steps_per_execution=STEPS_PER_EXECUTION if resident else 1,
+        steps_per_execution=STEPS_PER_EXECUTION if resident and at_once == batch_size else 1,
     )
     # A first step that makes variables, of the optimizer, the losses or the metrics, TensorFlow
     # traces twice: that was two thirds of the time until it ended.
@@ -276,13 +307,13 @@ def fit(
 
     arrays = inputs, age_years, gender
 
-    def fed_with(rows, seed=None):
-        return batches.Batches(*arrays, rows, outputs, batch_size, views, seed, first_epoch, mixing)
+    def fed_with(rows, size, seed=None):
+        return batches.Batches(*arrays, rows, outputs, size, views, seed, first_epoch, mixing)
 
     if first_epoch < epochs:
         trained.fit(
-            fed_with(train_rows, seed),
-            validation_data=fed_with(validation_rows) if validated else None,
+            fed_with(train_rows, at_once, seed),
+            validation_data=fed_with(validation_rows, batch_size) if validated else None,
             initial_epoch=first_epoch,
             epochs=epochs,
             shuffle=False,
