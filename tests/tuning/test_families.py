@@ -1,16 +1,37 @@
-"""A release, as it is trained: restarts, calibration."""
+"""What is trained again after a search, and a release: restarts, calibration."""
 
 import json
 
 import keras
 import mlflow
+import pytest
 
 from agegender import config
 from agegender.data import pixels
 from agegender.registry import tracking
-from tuning import families
+from tuning import families, search
 
 SMALL = {"width": 16, "stem_filters": 16, "internal_size_pixels": 64, "stages": 3}
+
+
+def trial(number, val_score):
+    if val_score is None:
+        return search.Trial(number, {}, "FAILED")
+    return search.Trial(number, {}, "COMPLETED", {"val_score": val_score})
+
+
+@pytest.mark.parametrize(
+    ("scores", "count", "expected"),
+    [
+        ([0.9, 0.5, 0.6, 0.7], 3, [2, 3, 1]),
+        ([0.5, 0.9, 0.6, 0.7], 3, [1, 3, 4]),
+        ([0.9, 0.5, 0.6, 0.7], 1, [2]),
+        ([None, 0.5, 0.6, 0.7], 2, [2, 3]),
+    ],
+)
+def test_the_defaults_are_trained_again_beside_the_best(scores, count, expected):
+    done = [trial(number, score) for number, score in enumerate(scores, start=1)]
+    assert [one.number for one in families.to_train_again(done, count)] == expected
 
 
 def test_a_release_goes_on_from_where_it_was_at_half_the_rate(tmp_path, monkeypatch):
