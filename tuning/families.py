@@ -282,18 +282,20 @@ def _plan(family, faces, settings, done, best, stop_at):
     trainings = [(trial.number, fold) for fold in range(work.folds) for trial in best]
     if not math.isfinite(stop_at):
         return trainings, work.final_epochs
-    epoch_seconds = statistics.mean(trial.metrics["epoch_seconds"] for trial in best)
+    epoch_seconds = {trial.number: trial.metrics["epoch_seconds"] for trial in best}
     # What a training costs besides: the head, compiling; the quickest trial found it cached.
     completed = [trial for trial in done if trial.status == "COMPLETED"]
     short = trial_epochs(work, faces)
     other_seconds = min(t.seconds - short * t.metrics["epoch_seconds"] for t in completed)
     seconds = 0.9 * (stop_at - time.monotonic())
-    while len(trainings) > 1 and (
-        (seconds / len(trainings) - other_seconds) / epoch_seconds < 0.75 * work.final_epochs
-    ):
+
+    def affordable():
+        an_epoch = statistics.mean(epoch_seconds[number] for number, _ in trainings)
+        return (seconds / len(trainings) - other_seconds) / an_epoch
+
+    while len(trainings) > 1 and affordable() < 0.75 * work.final_epochs:
         trainings.pop()
-    affordable = (seconds / len(trainings) - other_seconds) / epoch_seconds
-    return trainings, int(min(work.final_epochs, max(short, affordable)))
+    return trainings, int(min(work.final_epochs, max(short, affordable())))
 
 
 def train_release(
