@@ -53,7 +53,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     truth = test.age_years.to_numpy(), test.gender.to_numpy()
     held_out, mirror = folder / families.HELD_OUT, {}
     if held_out.exists():
-        # A release: trained on its validation faces, and averaging over views itself.
+        # A release: trained on its validation faces, and averaging over the mirror image itself.
         validation = pd.read_csv(held_out, keep_default_na=False)
     else:
         validation = predictions(network, faces, "validation")

@@ -386,8 +386,8 @@ def train_release(
         "history": calibrated.history.to_dict("records"),
         "faces": len(every_row),
     }
-    export_networks(family, trained, candidate, mirror_images=True, shifted=True)
-    averaged = export.with_mirror(calibrated.network, shifted=True)
+    export_networks(family, trained, candidate, mirror_images=True)
+    averaged = export.with_mirror(calibrated.network)
     table = faces.manifest.iloc[rows["validation"]][["name", "age_years", "gender", "race"]]
     age, gender = training.predict(averaged, faces.pixels, rows["validation"])
     table.assign(age_predicted=age, gender_probability=gender).to_csv(
@@ -399,24 +399,16 @@ def train_release(
 
 
 def export_networks(
-    family: str,
-    trained: trials.Trained,
-    folder: Path,
-    *,
-    mirror_images: bool,
-    shifted: bool = False,
+    family: str, trained: trials.Trained, folder: Path, *, mirror_images: bool
 ) -> None:
-    """Write a trained network's .h5 and, of B, that of the same head before fine-tuning.
-
-    mirror_images: with `export.with_mirror`, shifted as there.
-    """
+    """Write a trained network's .h5 and, of B, that of the same head before fine-tuning."""
     golden = export.golden_images()
     networks = {f"age_gender_{family}": trained.network}
     if trained.frozen_weights:
         networks["frozen_features"] = keras.models.clone_model(trained.network)
         networks["frozen_features"].set_weights(trained.frozen_weights)
     for name, network in networks.items():
-        exported = export.with_mirror(network, shifted=shifted) if mirror_images else network
+        exported = export.with_mirror(network) if mirror_images else network
         export.export_h5(exported, folder / f"{name}.h5", golden)
 
 

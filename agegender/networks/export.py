@@ -29,8 +29,6 @@ import numpy as np
 
 IMAGE_SIZE_PIXELS = 128
 OUTPUTS = ["age", "gender"]
-# How far a picture is moved where its views are averaged.
-SHIFT_PIXELS = 6
 # The map that enters the first fully connected layer must be smaller than this on both sides.
 MAP_LIMIT_PIXELS = 10
 # Largest difference from the golden predictions in years and in probability: on the backend that
@@ -88,50 +86,28 @@ def golden_images(count: int = 8, seed: int = 0) -> np.ndarray:
     return images
 
 
-def with_mirror(network: keras.Model, *, shifted: bool = False) -> keras.Model:
+def with_mirror(network: keras.Model) -> keras.Model:
     """Return a network whose age and gender are the means over the picture and its mirror image.
 
-    shifted: instead of the picture, over four that are moved up, down, left and right by
-    SHIFT_PIXELS (the edge is reflected), and over their mirror images. Its input is that of
-    `network`, which it calls for each and shares. Of standard layers only: columns and rows are put
-    in another order by fixed fully connected layers over them, see `_orders`.
+    Its input is that of `network`, which it calls twice and shares. Of standard layers only: the
+    columns are reversed by a fixed fully connected layer over them, "mirror_image".
     """
     images = keras.Input(network.input_shape[1:], name="image")
-    orders = _orders(images.shape[1])
-    ordering = {
-        name: keras.layers.Dense(
-            len(order), use_bias=False, trainable=False, dtype="float32", name=name
-        )
-        for name, order in orders.items()
-    }
-
-    def permute(dims, name):
-        return keras.layers.Permute(dims, dtype="float32", name=name)
-
-    columns_last, mirrored = permute((1, 3, 2), "columns_last"), permute((1, 3, 2), "mirrored")
-    views = [images]
-    if shifted:
-        rows_last, rows_first = permute((3, 2, 1), "rows_last"), permute((3, 2, 1), "rows_first")
-        views = [rows_first(ordering[name](rows_last(images))) for name in ("down", "up")]
-        # What moves rows down moves columns, once they are last, to the right.
-        views += [mirrored(ordering[name](columns_last(images))) for name in ("down", "up")]
-    views += [mirrored(ordering["mirror_image"](columns_last(view))) for view in views]
-    for name, layer in ordering.items():
-        if layer.built:
-            layer.set_weights([orders[name]])
-    answers = zip(*map(network, views), strict=True)
+    width = images.shape[2]
+    mirror = keras.layers.Dense(
+        width, use_bias=False, trainable=False, dtype="float32", name="mirror_image"
+    )
+    columns_last = keras.layers.Permute((1, 3, 2), dtype="float32", name="columns_last")(images)
+    mirrored = keras.layers.Permute((1, 3, 2), dtype="float32", name="mirrored")(
+        mirror(columns_last)
+    )
+    mirror.set_weights([np.eye(width)[::-1]])
+    pairs = zip(network(images), network(mirrored), strict=True)
     outputs = [
-        keras.layers.Average(dtype="float32", name=name)(answer)
-        for name, answer in zip(OUTPUTS, answers, strict=True)
+        keras.layers.Average(dtype="float32", name=name)(pair)
+        for name, pair in zip(OUTPUTS, pairs, strict=True)
     ]
     return keras.Model(images, outputs, name=f"{network.name}_with_mirror")
-
-
-def _orders(size: int) -> dict[str, np.ndarray]:
-    """Return the kernels, float (size, size), by which `with_mirror` orders columns or rows."""
-    places = np.pad(np.arange(size), SHIFT_PIXELS, "symmetric")
-    moved = {"down": places[:size], "up": places[-size:], "mirror_image": np.arange(size)[::-1]}
-    return {name: np.eye(size)[:, order] for name, order in moved.items()}
 
 
 def export_h5(network: keras.Model, path: Path, golden_images: np.ndarray) -> None:
@@ -213,10 +189,11 @@ def load_h5(path: Path) -> keras.Model:
         raise ExportError(f"Keras cannot load {path}: {error}") from error
     # A file may lie about the shapes between its layers; the built network cannot.
     _check({"class_name": "Functional", "config": json.loads(network.to_json())["config"]})
-    orders = _orders(IMAGE_SIZE_PIXELS) if _nested(network.get_config()) else {}
-    for name in orders.keys() & {layer.name for layer in network.layers}:
-        if not np.array_equal(network.get_layer(name).get_weights()[0], orders[name]):
-            raise ExportError(f"The layer {name} of {path} does not do what its name says.")
+    for layer in network.layers:
+        if layer.name == "mirror_image":
+            (kernel,) = layer.get_weights()
+            if not np.array_equal(kernel, np.eye(len(kernel))[::-1]):
+                raise ExportError(f"The layer mirror_image of {path} does not mirror.")
     return network
 
 
@@ -324,9 +301,9 @@ def _check(config: dict) -> None:
     for part in _objects(config):
         _check_object(part)
     graph = config["config"]
-    nested = _nested(graph)
-    graphs = [graph, *nested]
-    if nested and _form(graph) not in _mirror_forms(nested[0]["name"]):
+    nested = [layer for layer in graph["layers"] if layer["class_name"] == "Functional"]
+    graphs = [graph, *(layer["config"] for layer in nested)]
+    if nested and _form(graph) != _mirror_form(nested[0]["config"]["name"]):
         raise ExportError("The only model with a network inside is what `with_mirror` returns.")
     for graph in graphs:
         layers = {layer["config"]["name"]: layer for layer in graph["layers"]}
@@ -381,13 +358,8 @@ def _check_object(part: dict) -> None:
             raise ExportError(f"{title} has the {key} {value!r}, which {kind.__name__} lacks.")
 
 
-def _nested(graph: dict) -> list[dict]:
-    """Return the networks that are layers of a graph, as Keras stores them."""
-    return [layer["config"] for layer in graph["layers"] if layer["class_name"] == "Functional"]
-
-
 def _form(graph: dict) -> dict:
-    """Return a graph's layers by name: class, what it does, and what each call reads.
+    """Return a graph's layers by name: class, what `_mirror_form` prescribes, and what each reads.
 
     What a layer reads is, call by call, (layer, its call, its output).
     """
@@ -405,14 +377,19 @@ def _form(graph: dict) -> dict:
     }
 
 
-def _mirror_forms(network: str) -> list[dict]:
+def _mirror_form(network: str) -> dict:
     """Return the `_form` of what `with_mirror` makes of a network of this name."""
-    images = keras.Input((IMAGE_SIZE_PIXELS, IMAGE_SIZE_PIXELS, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(images)
-    answers = [keras.layers.Dense(1, name=name)(pooled) for name in OUTPUTS]
-    inside = keras.Model(images, answers, name=network)
-    made = (with_mirror(inside, shifted=shifted) for shifted in (False, True))
-    return [_form(json.loads(model.to_json())["config"]) for model in made]
+    size = IMAGE_SIZE_PIXELS
+    dense = {"units": size, "use_bias": False, "activation": "linear"}
+    return {
+        "image": ("InputLayer", {}, []),
+        "columns_last": ("Permute", {"dims": [1, 3, 2]}, [("image", 0, 0)]),
+        "mirror_image": ("Dense", dense, [("columns_last", 0, 0)]),
+        "mirrored": ("Permute", {"dims": [1, 3, 2]}, [("mirror_image", 0, 0)]),
+        network: ("Functional", {}, [("image", 0, 0), ("mirrored", 0, 0)]),
+        "age": ("Average", {}, [(network, 0, 0), (network, 1, 0)]),
+        "gender": ("Average", {}, [(network, 0, 1), (network, 1, 1)]),
+    }
 
 
 def _check_maps(name: str, layers: dict[str, dict]) -> None:

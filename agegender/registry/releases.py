@@ -96,7 +96,7 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
                 tracking.log_figure(run_id, figure, f"test/{drawing}.png")
             lines: list[str] = []
             network = export.load_h5(folder / f"{title}.h5")
-            # Not the passes over views of the picture, but what makes them.
+            # Not the two passes over the picture and its mirror image, but what makes them.
             inside = [layer for layer in network.layers if isinstance(layer, keras.Model)]
             network = inside[0] if inside else network
             network.summary(print_fn=lines.append, line_length=100)
