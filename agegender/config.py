@@ -97,7 +97,7 @@ class Release:
 
 # A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
 RELEASES = {
-    "A": Release("A", 60, 8),
+    "A": Release("A", 60, 30),
     "B": Release("B", 8, 4),
     "A_full": Release(
         "A",
