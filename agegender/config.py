@@ -99,13 +99,7 @@ class Release:
 RELEASES = {
     "A": Release("A", 60, 30),
     "B": Release("B", 8, 4),
-    "A_full": Release(
-        "A",
-        18,
-        4,
-        {"internal_size_pixels": 96, "activation": "relu", "trunk_dropout": 0.2, "mixing": 0.0},
-        restarts=(12,),
-    ),
+    "A_full": Release("A", 36, 6, {"mixing": 0.1}),
     "B_full": Release("B", 4, 1, views=2),
 }
 
