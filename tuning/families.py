@@ -213,7 +213,7 @@ def train_finalists(
         finalist, trained = train_and_log(
             family,
             faces,
-            trial.values,
+            spaces.for_epochs(family, trial.values, epochs),
             settings,
             name=f"{family} finalist {trial.number:03d} fold {fold}",
             role="finalist",

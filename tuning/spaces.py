@@ -10,6 +10,9 @@ settings of the student notebook. Names are the arguments' own.
 import keras_tuner
 
 TIERS = ("short", "full", "notebook")
+# From so many epochs on, A over-fits with the weak augmentation that pays in a few.
+LONG_EPOCHS = 40
+MIXING = 0.3
 
 
 def _choose(hp: keras_tuner.HyperParameters, tier: str):
@@ -74,7 +77,7 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
         "brightness": strength * real("brightness", 0.0, 0.3, 0.2),
         "contrast": strength * real("contrast", 0.0, 0.5, 0.3),
         "erasing": strength * real("erasing", 0.0, 0.5, 0.0),
-        "mixing": real("mixing", 0.0, 0.5, 0.3 if full else 0.0),
+        "mixing": real("mixing", 0.0, 0.5, MIXING if full else 0.0),
     }
     return {"build": build, "fit": fit, "augmentation": augmentation}
 
@@ -157,6 +160,18 @@ def notebook(family: str, hp: keras_tuner.HyperParameters, at_hand: list[str]) -
     backbone = {"name": name, "internal_size_pixels": 128, "unfrozen_share": 0.0}
     fit |= {"head_learning_rate": 1e-4, "head_weight_decay": 0.0}
     return {"backbone": backbone, "fit": fit, "augmentation": None}
+
+
+def for_epochs(family: str, values: dict, epochs: int) -> dict:
+    """Return a search's values for a training of so many epochs.
+
+    The short tier's trials of A are too short to show what strong augmentation and mixing are worth
+    in LONG_EPOCHS, so they are not asked: there, both are what the full space begins with.
+    """
+    if family == "A" and epochs >= LONG_EPOCHS and "augmentation_strength" in values:
+        strength = max(1.0, values["augmentation_strength"])
+        return values | {"augmentation_strength": strength, "mixing": MIXING}
+    return values
 
 
 def searched(family: str, tier: str, at_hand: list[str]) -> tuple[list[str], dict]:
