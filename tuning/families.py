@@ -213,7 +213,7 @@ def train_finalists(
         finalist, trained = train_and_log(
             family,
             faces,
-            spaces.for_epochs(family, trial.values, epochs),
+            spaces.for_epochs(trial.values, epochs),
             settings,
             name=f"{family} finalist {trial.number:03d} fold {fold}",
             role="finalist",

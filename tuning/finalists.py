@@ -139,7 +139,7 @@ def leaderboard(
         family,
         faces,
         settings,
-        {trial.number: trial.values for trial in best},
+        {trial.number: spaces.for_epochs(trial.values, epochs or 0) for trial in best},
         {trial.number: f"setting {trial.number}" for trial in best},
         seeds=seeds,
         epochs=epochs,

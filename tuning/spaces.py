@@ -12,6 +12,7 @@ import keras_tuner
 TIERS = ("short", "full", "notebook")
 # From so many epochs on, A over-fits with the weak augmentation that pays in a few.
 LONG_EPOCHS = 40
+# What the released A was trained with.
 MIXING = 0.3
 
 
@@ -162,13 +163,13 @@ def notebook(family: str, hp: keras_tuner.HyperParameters, at_hand: list[str]) -
     return {"backbone": backbone, "fit": fit, "augmentation": None}
 
 
-def for_epochs(family: str, values: dict, epochs: int) -> dict:
+def for_epochs(values: dict, epochs: int) -> dict:
     """Return a search's values for a training of so many epochs.
 
     The short tier's trials of A are too short to show what strong augmentation and mixing are worth
     in LONG_EPOCHS, so they are not asked: there, both are what the full space begins with.
     """
-    if family == "A" and epochs >= LONG_EPOCHS and "augmentation_strength" in values:
+    if epochs >= LONG_EPOCHS and "augmentation_strength" in values:
         strength = max(1.0, values["augmentation_strength"])
         return values | {"augmentation_strength": strength, "mixing": MIXING}
     return values

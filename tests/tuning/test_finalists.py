@@ -1,5 +1,6 @@
 """The statistics of retrained settings: known letters, intervals that cover, verdicts."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from agegender import config
 from agegender.data import pixels
-from tuning import finalists
+from agegender.registry import tracking
+from tuning import finalists, search, spaces
 
 
 def trainings(*scores):
@@ -141,6 +143,20 @@ def test_finished_trainings_are_taken_and_none_is_started_out_of_time(tmp_path):
     assert table[["trial", "seed", "val_score"]].values.tolist() == [[4, 0, 0.3]]
     # Of another length, or with other values, it is another training.
     assert said[-1].endswith("A setting 005 seed 0, A setting 004 seed 1, A setting 005 seed 1.")
+
+
+def test_settings_are_compared_as_their_search_trained_them_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(spaces, "LONG_EPOCHS", 1)
+    tracking.connect(tmp_path)
+    faces = pixels.open_faces(pixels.prepare(None, tmp_path / "data", seed=0, generated_faces=100))
+    values = {"width": 16, "stem_filters": 16, "internal_size_pixels": 64, "stages": 3}
+    values |= {"augmentation_strength": 0.25, "mixing": 0.0}
+    done = search.Trial(1, values, "COMPLETED", {"val_score": 0.5})
+    (tmp_path / "trials.json").write_text(json.dumps([dataclasses.asdict(done)]))
+    arguments = {"folder": tmp_path, "cache": tmp_path, "seeds": 1, "epochs": 1}
+    finalists.leaderboard("A", faces, config.Settings(), **arguments)
+    (row,) = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert row["values"] == values | {"augmentation_strength": 1.0, "mixing": spaces.MIXING}
 
 
 def test_a_released_version_names_the_command_that_trains_it_again():

@@ -93,14 +93,14 @@ def test_every_setting_of_the_full_space_builds(seed):
 
 def test_a_long_training_in_the_short_tier_mixes_and_augments_strongly():
     values = declare("A", "short")[0].values | {"augmentation_strength": 0.2}
-    assert spaces.for_epochs("A", values, spaces.LONG_EPOCHS - 1) == values
-    long = spaces.for_epochs("A", values, spaces.LONG_EPOCHS)
+    assert spaces.for_epochs(values, spaces.LONG_EPOCHS - 1) == values
+    long = spaces.for_epochs(values, spaces.LONG_EPOCHS)
     augmentation = spaces.arguments("A", long, "short", AT_HAND)["augmentation"]
     full = spaces.arguments("A", spaces.defaults("A", AT_HAND), "full", AT_HAND)["augmentation"]
     assert augmentation == full
     for family, tier in (("A", "full"), ("B", "short"), ("A", "notebook")):
         values = declare(family, tier)[0].values
-        assert spaces.for_epochs(family, values, 1000) == values
+        assert spaces.for_epochs(values, 1000) == values
 
 
 def test_an_unknown_tier_is_named():
