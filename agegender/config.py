@@ -82,8 +82,6 @@ class Release:
     """How a model in models/ is trained: the full space's defaults with `changes`, nothing chosen.
 
     calibration_epochs: of a training without the validation faces, on which intervals are fitted.
-    restarts: for so many epochs each, training begins
-    again where it ended, with another seed and half the rate (SGDR, Loshchilov & Hutter 2017).
     """
 
     family: str
@@ -92,7 +90,6 @@ class Release:
     changes: dict = dataclasses.field(default_factory=dict)
     views: int = 4
     seed: int = 0
-    restarts: tuple[int, ...] = ()
 
 
 # A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.

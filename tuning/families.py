@@ -309,12 +309,12 @@ def train_release(
 ) -> Path:
     """Train a model of config.RELEASES on training and validation faces; return its folder.
 
-    All is fixed before: the defaults of the full space with the release's own changes, epochs,
-    seed and restarts; the last epoch is kept. A shorter training without the validation
-    faces, in a child run, gives their predictions, on which age intervals and abstention are
-    calibrated; it errs more, so they are wide: in the first releases 94.7 % of the test for A,
-    89.8 % for B. The folder is as `train_finalists` leaves it, with these predictions in HELD_OUT.
-    Nothing is done where it is complete.
+    All is fixed before: the defaults of the full space with the release's own changes, epochs and
+    seed; the last epoch is kept. A shorter training without the validation faces, in a child run,
+    gives their predictions, on which age intervals and abstention are calibrated; it errs more, so
+    they are wide: in the first releases 94.7 % of the test for A, 89.8 % for B. The folder is as
+    `train_finalists` leaves it, with these predictions in HELD_OUT. Nothing is done where it is
+    complete.
     """
     release = config.RELEASES[name]
     family, candidate = release.family, folder / "candidate"
@@ -338,13 +338,12 @@ def train_release(
     ) as parent_run_id:
         disk.write(handover, json.dumps({"run_id": parent_run_id}))
 
-        def train(part, epochs, fold, *, restart=0, **more):
+        def train(part, epochs, fold):
             report(f"Release {name}, {part}: {epochs} epochs on {len(fold[0]):,} faces.")
-            rate = values["learning_rate"] / 2**restart
             return train_and_log(
                 family,
                 faces,
-                values | {"learning_rate": rate},
+                values,
                 settings,
                 name=f"release {name}, {part}",
                 role="release",
@@ -356,28 +355,17 @@ def train_release(
                 stop_at=math.inf,
                 report=report,
                 checkpoint=checkpoints / part,
-                **more,
             )
 
         calibration, calibrated = train(
             "calibration", release.calibration_epochs, tuple(rows.values())
         )
-        start = None
-        for restart, epochs in enumerate((release.epochs, *release.restarts)):
-            final, trained = train(
-                "final" + f", restart {restart}" * bool(restart),
-                epochs,
-                (every_row, every_row[:0]),
-                restart=restart,
-                seed=release.seed + restart,
-                start=start,
-            )
-            start = trained.network.get_weights()
+        final, trained = train("final", release.epochs, (every_row, every_row[:0]))
     record = {
         "family": family,
         "run_id": final.run_id,
         "values": values,
-        "epochs": release.epochs + sum(release.restarts),
+        "epochs": release.epochs,
         "seed": release.seed,
         "data": faces.digest,
         "backbone": _backbone(family, values),
@@ -428,7 +416,6 @@ def train_and_log(
     stop_at,
     report,
     seed=None,
-    start=None,
     params=None,
     checkpoint=None,
     keep_in_store=False,
@@ -436,10 +423,9 @@ def train_and_log(
 ):
     """Train one setting on each fold in one MLflow run; return its Trial and the last network.
 
-    start: as of `trials.train`. params: which of the values the run shows; None: all of them.
-    checkpoint: a folder for what an interrupted call goes on from, in the same run; keep_in_store:
-    also among the run's artifacts, for a call on another machine. alive: called whenever something
-    is done.
+    params: which of the values the run shows; None: all of them. checkpoint: a folder for what an
+    interrupted call goes on from, in the same run; keep_in_store: also among the run's artifacts,
+    for a call on another machine. alive: called whenever something is done.
     """
     run_id = None
     if checkpoint:
@@ -502,7 +488,6 @@ def train_and_log(
                 fold=fold,
                 epochs=epochs,
                 seed=settings.seed if seed is None else seed,
-                start=start,
                 stop_at=stop_at,
                 on_epoch=on_epoch,
                 on_progress=on_progress,

@@ -78,7 +78,6 @@ def train(
     fold: tuple[np.ndarray, np.ndarray],
     epochs: int,
     seed: int,
-    start: list[np.ndarray] | None = None,
     stop_at: float = math.inf,
     on_epoch: Callable[[dict], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -86,9 +85,8 @@ def train(
 ) -> Trained:
     """Build and train a network of family "A" or "B" with a search's values on a fold's rows.
 
-    cache: the folder that holds fetched weights and cached activations. start: the weights that A
-    begins with, of a network of the same values; B begins with its backbone's. checkpoint: a folder
-    in which each epoch's end is kept, and from which an interrupted training goes on.
+    cache: the folder that holds fetched weights and cached activations. checkpoint: a folder in
+    which each epoch's end is kept, and from which an interrupted training goes on.
     """
     keras.utils.set_random_seed(seed)
     arguments = spaces.arguments(family, values, settings.tier, backbones.available(weights(cache)))
@@ -112,8 +110,6 @@ def train(
             if as_in_notebook
             else models.build_scratch(**arguments["build"])
         )
-        if start:
-            network.set_weights(start)
         history = training.fit(
             models.for_training(network),
             faces.pixels,

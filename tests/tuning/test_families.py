@@ -1,13 +1,16 @@
-"""What is trained again after a search, and a release: restarts, calibration."""
+"""What is trained again after a search, and a release: training, calibration."""
 
 import json
 
 import keras
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 
 from agegender import config
 from agegender.data import pixels
+from agegender.networks import training
 from agegender.registry import tracking
 from tuning import families, search
 
@@ -34,17 +37,28 @@ def test_the_defaults_are_trained_again_beside_the_best(scores, count, expected)
     assert [one.number for one in families.to_train_again(done, count)] == expected
 
 
-def test_a_release_goes_on_from_where_it_was_at_half_the_rate(tmp_path, monkeypatch):
-    release = config.Release("A", 2, 1, SMALL, restarts=(1,))
-    monkeypatch.setitem(config.RELEASES, "A", release)
+def test_a_release_learns_from_validation_too_and_calibrates_without_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(config.RELEASES, "A", config.Release("A", 2, 1, SMALL))
     monkeypatch.chdir(tmp_path)
     tracking.connect(tmp_path)
     faces = pixels.open_faces(pixels.prepare(None, tmp_path / "data", seed=0, generated_faces=300))
-    candidate = families.train_release(
-        "A", faces, config.Settings(), folder=tmp_path / "A", cache=tmp_path, report=print
-    )
+    lines: list[str] = []
+
+    def release():
+        return families.train_release(
+            "A",
+            faces,
+            config.Settings(),
+            folder=tmp_path / "A",
+            cache=tmp_path,
+            report=lines.append,
+        )
+
+    candidate = release()
     record = json.loads((candidate / "candidate.json").read_text())
-    assert record["epochs"] == 3
+    learned = len(faces.rows("train", "validation"))
+    assert (record["epochs"], record["faces"]) == (2, learned)
+    assert lines[-1] == f"Release A, final: 2 epochs on {learned} faces."
 
     runs = {
         run.info.run_name.removeprefix("release A, "): run
@@ -54,15 +68,19 @@ def test_a_release_goes_on_from_where_it_was_at_half_the_rate(tmp_path, monkeypa
             output_format="list",
         )
     }
-    parts = ["final", "final, restart 1"]
-    assert set(runs) == {"calibration", *parts}
-    rates = [float(runs[name].data.params["learning_rate"]) for name in parts]
-    assert rates[1] == rates[0] / 2
+    assert set(runs) == {"calibration", "final"}
+    assert "val_age_mae" in runs["calibration"].data.metrics
+    assert "val_age_mae" not in runs["final"].data.metrics
     client = mlflow.MlflowClient()
-    losses = [
-        [m.value for m in client.get_metric_history(runs[name].info.run_id, "epochs/loss")]
-        for name in parts
-    ]
-    assert [len(of_part) for of_part in losses] == [2, 1]
-    assert losses[1][0] < losses[0][0]
-    keras.models.load_model(candidate / "age_gender_A.h5")
+    losses = client.get_metric_history(runs["final"].info.run_id, "epochs/loss")
+    assert len(losses) == 2 and losses[1].value < losses[0].value
+
+    held_out = pd.read_csv(candidate / families.HELD_OUT)
+    rows = faces.rows("validation")
+    assert list(held_out.name) == list(faces.manifest.name.iloc[rows])
+    released = keras.models.load_model(candidate / "age_gender_A.h5")
+    age, _ = training.predict(released, faces.pixels, rows)
+    assert np.abs(age - held_out.age_predicted).max() > 0.1
+
+    assert release() == candidate
+    assert lines[-1] == f"A is trained: {candidate}."
