@@ -108,6 +108,7 @@ ABLATIONS = {
             ("rotation", "zoom", "shift", "brightness", "contrast", "mixing"), 0.0
         ),
         "no normalization": {"normalization": "none"},
+        "faces not mixed": {"mixing": 0.0},
     },
     "B": {
         "backbone stays frozen": {"unfrozen_share": 0.0},
