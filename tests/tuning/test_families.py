@@ -58,7 +58,10 @@ def test_a_release_learns_from_validation_too_and_calibrates_without_it(tmp_path
     record = json.loads((candidate / "candidate.json").read_text())
     learned = len(faces.rows("train", "validation"))
     assert (record["epochs"], record["faces"]) == (2, learned)
-    assert lines[-1] == f"Release A, final: 2 epochs on {learned} faces."
+    assert [line for line in lines if line.startswith("Release")] == [
+        f"Release A, calibration: 1 epochs on {len(faces.rows('train'))} faces.",
+        f"Release A, final: 2 epochs on {learned} faces.",
+    ]
 
     runs = {
         run.info.run_name.removeprefix("release A, "): run
