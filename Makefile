@@ -7,16 +7,34 @@ server: PORT ?= 5002
 
 ifdef PYTHON
 ready :=
+ready_dev :=
 else
 PYTHON := .venv/bin/python
 # The backend that .venv was made for stays until another is asked for.
-made_for := $(patsubst .venv/ready-%,%,$(wildcard .venv/ready-*))
-BACKEND ?= $(or $(KERAS_BACKEND),$(made_for),tensorflow)
+made_for := $(patsubst .venv/ready-%,%,$(filter-out %-dev,$(wildcard .venv/ready-*)))
+BACKEND ?= $(or $(KERAS_BACKEND),$(firstword $(made_for)),tensorflow)
 ready := .venv/ready-$(BACKEND)
+ready_dev := $(ready)-dev
 endif
 ifdef BACKEND
 export KERAS_BACKEND := $(BACKEND)
 endif
+
+# Running it shows that it is there: a version manager's shim may stand for nothing.
+find_python = for python in python3 python3.12 python3.11; do $$python -c 'import sys; \
+  sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$python && break; done
+
+.venv/ready-%: requirements.lock pyproject.toml
+	@$(or $(shell $(find_python)),$(error Python 3.11 or 3.12 is needed, and none of python3, \
+	  python3.12 and python3.11 is one. Install one, or name an environment that has everything: \
+	  make ... PYTHON=/path/to/python)) -m pipelines.set_up $*
+
+setup: $(ready) ## make .venv from the lock (BACKEND=jax: without TensorFlow)
+
+lock: $(ready_dev) ## resolve pyproject.toml into requirements.lock anew
+	$(PYTHON) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --fork-strategy fewest --no-annotate --custom-compile-command "make lock" --upgrade \
+	  --quiet --output-file requirements.lock
 
 data_flags := $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 flags := $(strip $(data_flags) $(if $(PRESET),--preset $(PRESET)) \
@@ -44,7 +62,7 @@ tune: $(ready) ## the whole job: faces, two searches, test, registry, exports (1
 smoke: $(ready) ## the same on a few generated faces (2 minutes)
 	$(PYTHON) -m pipelines.run_all $(flags) --preset smoke
 
-test: $(ready) ## unit tests and the pipeline on a small preset
+test: $(ready_dev) ## unit tests and the pipeline on a small preset
 	$(PYTHON) -m pytest
 
 check: lint test ## format, lint, import contracts, types, tests
@@ -76,7 +94,7 @@ promote: $(ready) ## one stage alone: into the registry, through the gate, champ
 report: $(ready) ## the champions in one HTML page and a PDF, in reports/ (GENERATED=1 FACES=1)
 	$(PYTHON) -m pipelines.write_report $(strip $(if $(GENERATED),--generated) $(if $(FACES),--faces))
 
-notebook: $(ready) ## the coursework's steps in a notebook, run and kept in reports/
+notebook: $(ready_dev) ## the coursework's steps in a notebook, run and kept in reports/
 	$(PYTHON) -m pipelines.run_notebook $(data_flags)
 
 rollback: $(ready) ## the previous champion back (MODEL=B)
@@ -112,19 +130,19 @@ reproduce: $(ready) ## train a registered version again and judge the result (MO
 	$(PYTHON) -m pipelines.reproduce $(version_flags) $(if $(DATA),--data "$(DATA)") \
 	  $(if $(SEEDS),--seeds $(SEEDS))
 
-lint: $(ready) ## the part of check without the tests
+lint: $(ready_dev) ## the part of check without the tests
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -c 'from importlinter import cli; cli.lint_imports_command()'
 	$(PYTHON) -m mypy
 
-bench: $(ready) ## speed, beside the notebook's way and plain Keras Tuner (35 minutes, ONLY=one)
+bench: $(ready_dev) ## speed, beside the notebook's way and plain Keras Tuner (35 minutes, ONLY=one)
 	$(PYTHON) -m tests.bench.bench $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
 
-soak: $(ready) ## the long tests
+soak: $(ready_dev) ## the long tests
 	$(PYTHON) -m pytest -m slow
 
-format: $(ready) ## format the code and mend what lint can mend
+format: $(ready_dev) ## format the code and mend what lint can mend
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
@@ -136,14 +154,3 @@ clean: ## remove working files; keeps mlruns/, exports/, reports/, data/, fetche
 	rm -rf .cache/data .cache/features .cache/searches .pytest_cache .ruff_cache .import_linter_cache \
 	  .mypy_cache
 	find agegender tuning pipelines tests -name __pycache__ -prune -exec rm -rf {} +
-
-setup: $(ready) ## make .venv from the lock (BACKEND=jax: without TensorFlow)
-
-lock: $(ready) ## resolve pyproject.toml into requirements.lock anew
-	$(PYTHON) -m pip install --quiet uv
-	$(PYTHON) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
-	  --fork-strategy fewest --no-annotate --custom-compile-command "make lock" --upgrade \
-	  --quiet --output-file requirements.lock
-
-.venv/ready-%: requirements.lock pyproject.toml
-	python3 -m pipelines.set_up --backend $*

@@ -1,84 +1,76 @@
-"""Make `.venv` from the committed lock; make runs this before the first target that needs it.
+"""Fill `.venv` from the lock with uv; make runs this before the first target that needs it.
 
-    python3 -m pipelines.set_up [--backend jax]    # 75 s on two cores where the registry is quick
+    python3 -m pipelines.set_up tensorflow-dev    # or tensorflow, jax, jax-dev
 
-Standard library only, and any Python 3 will do: it looks for 3.11 or 3.12 itself. On a machine
-with an NVIDIA GPU it takes TensorFlow's CUDA build. JAX comes without TensorFlow.
+Standard library only. "-dev" adds what the tests and checks need. Where nvidia-smi lists a GPU,
+TensorFlow comes with CUDA; JAX comes without TensorFlow.
 """
 
-from __future__ import annotations
-
-import argparse
 import fcntl
-import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-VENV = ROOT / ".venv"
-VERSIONS = ((3, 11), (3, 12))
+LEVELS = ("tensorflow", "tensorflow-dev", "jax", "jax-dev")
+SOURCES = (Path("requirements.lock"), Path("pyproject.toml"))
+EXPLANATIONS = {
+    r"No space left": "the disk is full. It takes 2.7 GB, for developers 3.7 GB",
+    r"error sending request|[Cc]onnection|timed out": "the package index cannot be reached. "
+    "Check the network and the proxy, then try again",
+    r"ensurepip": "Python lacks pip. On Debian and Ubuntu: apt install python3-venv",
+}
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Make or renew `.venv`, unless it is newer than the lock; exit status 1 where pip fails."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow")
-    backend = parser.parse_args(argv).backend
-    if sys.version_info[:2] not in VERSIONS:
-        start_again_with_a_fitting_python()
-    os.chdir(ROOT)
+def main(level: str) -> None:
+    """Make or renew `.venv` for one of LEVELS, unless it is newer than the lock."""
+    if level not in LEVELS:
+        sys.exit(f"BACKEND is tensorflow or jax, not {level.removesuffix('-dev')}.")
+    stamp = Path(".venv", f"ready-{level}")
     Path(".cache").mkdir(exist_ok=True)
-    with open(".cache/set_up.lock", "w") as lock:
+    with open(".cache/set_up.lock", "w") as lock:  # macOS has no flock command
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("Waiting: another make is setting up .venv.", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        ready = VENV / f"ready-{backend}"
-        sources = [ROOT / "requirements.lock", ROOT / "pyproject.toml"]
-        newest = max(source.stat().st_mtime for source in sources)
-        if not ready.exists() or ready.stat().st_mtime < newest:
-            install(backend)
-            ready.touch()
+        if not stamp.exists() or stamp.stat().st_mtime < max(p.stat().st_mtime for p in SOURCES):
+            install(*level.split("-"))
+            stamp.with_name(stamp.name.removesuffix("-dev")).touch()
+            stamp.touch()
 
 
-def install(backend: str) -> None:
-    """Fill `.venv` with what the lock pins for one backend, then fetch the pretrained weights."""
-    extra = "cuda" if backend == "tensorflow" and has_nvidia_gpu() else backend
-    what = {"cuda": "TensorFlow with CUDA, for the GPU that nvidia-smi shows"}.get(extra, backend)
-    version = ".".join(map(str, sys.version_info[:2]))
-    print(f"Setting up .venv (Python {version}, {what}): once, one to two minutes.", flush=True)
-    python = str(VENV / "bin" / "python")
-    commands = [
-        [python, "-m", "pip", "install", "-qq", "--constraint", "requirements.lock"]
-        + requirements(extra, "dev"),
-        [python, "-m", "pipelines.fetch_backbones"],
-    ]
-    made_for = list(VENV.glob("ready-*"))
-    for stamp in made_for:
+def install(backend: str, dev: str = "") -> None:
+    """Install what the lock pins for a backend; begin anew where an earlier set-up was stopped."""
+    extras = ["pipelines", *["dev", "jax", "ray", "server"] * bool(dev)]
+    extras += ["jax"] * (backend == "jax") + ["cuda"] * (backend != "jax" and has_nvidia_gpu())
+    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    print(f"Setting up .venv ({python}, {backend}, {' '.join(extras)}) ...", flush=True)
+    uv = shutil.which("uv")
+    stamps = list(Path(".venv").glob("ready-*"))
+    for stamp in stamps:
         stamp.unlink()
-    if not made_for:
-        # Without a stamp an earlier set-up may have been stopped half way: begin anew.
-        commands.insert(0, [sys.executable, "-m", "venv", "--clear", str(VENV)])
-    for command in commands:
-        # TensorFlow greets on stderr whenever it is imported: kept for the case of a failure.
-        stderr = subprocess.PIPE if "pipelines.fetch_backbones" in command else None
-        surroundings = os.environ | {"KERAS_BACKEND": backend}
-        done = subprocess.run(command, env=surroundings, stderr=stderr, text=True)
-        if done.returncode:
-            hint = " Debian and Ubuntu: apt install python3-venv." if "venv" in command else ""
-            sys.exit(f"{done.stderr or ''}Set-up stopped at: {' '.join(command[:4])} ...{hint}")
+    if not stamps:
+        run(sys.executable, "-m", "venv", "--clear", ".venv", *["--without-pip"] * bool(uv))
+    if not uv:
+        uv = ".venv/bin/uv"
+        run(".venv/bin/pip", "install", "-q", "--constraint", "requirements.lock", "uv")
+    command = [uv, "pip", "install", "-q", "--python", ".venv", "--constraint", "requirements.lock"]
+    command += ["--requirement", "pyproject.toml", *(f"--extra={extra}" for extra in extras)]
+    # The package needs TensorFlow unless told that no Python does.
+    no_tensorflow = "tensorflow; python_version < '0'" if backend == "jax" else ""
+    run(*command, "--override", "/dev/stdin", given=no_tensorflow)
 
 
-def requirements(*extras: str) -> list[str]:
-    """Return the direct dependencies as pyproject.toml states them, with those of some extras."""
-    import tomllib  # not in the older Pythons that only look for another
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = project["optional-dependencies"]
-    return project["dependencies"] + [line for extra in extras for line in optional[extra]]
+def run(*command: str, given: str = "") -> None:
+    """Run a command; where it fails, exit with one line that says why."""
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
+    if done.returncode:
+        output = done.stderr + done.stdout
+        why = next((why for seen, why in EXPLANATIONS.items() if re.search(seen, output)), None)
+        sys.exit(f"Set-up stopped: {why or ' '.join(output.split()) or command[0]}.")
 
 
 def has_nvidia_gpu() -> bool:
@@ -89,21 +81,6 @@ def has_nvidia_gpu() -> bool:
     return listed.returncode == 0 and "GPU" in listed.stdout
 
 
-def start_again_with_a_fitting_python() -> None:
-    """Replace this process by the same command under Python 3.12 or 3.11, if there is one."""
-    for major, minor in reversed(VERSIONS):
-        name = f"python{major}.{minor}"
-        # Running it shows that it is there: a version manager's shim may stand for nothing.
-        if (path := shutil.which(name)) and not subprocess.run(
-            [path, "-c", ""], capture_output=True
-        ).returncode:
-            os.execv(path, [path, "-m", "pipelines.set_up", *sys.argv[1:]])
-    sys.exit(
-        f"Python 3.11 or 3.12 is needed; python3 is {sys.version.split()[0]} and neither "
-        "python3.11 nor python3.12 is on the PATH. Install one, or name an environment that has "
-        "everything: make ... PYTHON=/path/to/python"
-    )
-
-
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # make says that it was interrupted
+    main(*sys.argv[1:])
