@@ -1,25 +1,18 @@
-"""What lies on the disk, why, and what removes it; files that a crash leaves whole.
-
-Standard library only, so that it can be listed in a clone where nothing has been installed.
-"""
+"""Room on the disk, and files that a crash leaves whole. Standard library only."""
 
 import contextlib
 import errno
 import fcntl
-import json
 import math
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 KEY = "key.json"  # beside activations: what they depend on
 TEMPORARY = ".being-written-"
-CLEAN = "make clean"
-BY_HAND = "only you"
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -135,8 +128,8 @@ def full(error: BaseException | None, place: Path) -> str | None:
             disk = next(folder for folder in (where, *where.parents) if folder.exists())
             return (
                 f"{(lines or [text])[0]}: the disk of {where} has {in_units(_free(disk))} free. "
-                "`make disk` lists what is kept and what removes it. Nothing finished is lost: the "
-                "same command goes on."
+                "`du -sh .cache/* mlruns` shows what is kept, `make clean` removes what can be "
+                "made again. Nothing finished is lost: the same command goes on."
             )
         error = error.__cause__ or error.__context__
     return None
@@ -151,65 +144,6 @@ def in_units(count: float) -> str:
     return f"{count / 1000:.0f} kB"
 
 
-def kept(root: Path, features_gigabytes: float) -> list[tuple[Path, str, str]]:
-    """Return (path, why it is kept, what removes it) of all that is made in a clone, by place."""
-    cache, store = root / ".cache", root / "mlruns"
-    rows = []
-    for folder in _folders(cache / "data"):
-        rows.append((folder, _prepared(folder), CLEAN))
-    room = f"itself, the least used first, over {features_gigabytes:g} GB; {CLEAN}"
-    for folder in _folders(cache / "features"):
-        if "-" in folder.name:
-            rows.append((folder, "being computed, or left by a killed process", "the next search"))
-        else:
-            rows.append((folder, _activations(folder), room))
-    for search in _folders(cache / "searches"):
-        for folder in _folders(search):
-            why = "candidate" if any(folder.rglob("candidate.json")) else "finished trials"
-            if running := len(_folders(folder / "checkpoints")):
-                why += f", {running} running or interrupted"
-            rows.append((folder, f"{why}: the same command goes on from here", CLEAN))
-    rows.append((cache / "weights", "pretrained weights, fetched once", BY_HAND))
-    rows.append((store / "mlflow.db", "runs, metrics, registry", BY_HAND))
-    for folder in _folders(store / "artifacts"):
-        why = f"{len(_folders(folder))} runs' models and figures"
-        rows.append((folder, why, "deleting runs in `make ui`, then `mlflow gc`"))
-    for name, why in (
-        ("data", "the real faces, as downloaded"),
-        ("exports", "the champions' .h5"),
-        ("reports", "pages for readers"),
-        ("predictions", "marked photos"),
-        (".venv", "the environment, from the lock"),
-    ):
-        rows.append((root / name, why, "only you; `make setup`" if name == ".venv" else BY_HAND))
-    return [row for row in rows if row[0].exists()]
-
-
-def table(root: Path, features_gigabytes: float) -> str:
-    """Return the listing of `make disk`: place, size, last use, reason, what removes it; a sum."""
-    rows = [("SIZE", "TOUCHED", "WHERE", "WHY", "GOES BY")]
-    total = 0
-    for path, why, goes in kept(root, features_gigabytes):
-        total += (count := size(path))
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
-        where = f"{path.relative_to(root)}{' (a link)' if path.is_symlink() else ''}"
-        rows.append((in_units(count), used, where, why, goes))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    store = "sqlite:///mlruns/mlflow.db"
-    features = size(root / ".cache" / "features")
-    return "\n".join(
-        [
-            *lines,
-            f"{in_units(total)} in all; activations {in_units(features)} of {features_gigabytes:g} "
-            f"GB (FEATURES_GIGABYTES=); {in_units(_free(root))} free on this disk.",
-            f"`{CLEAN}` removes .cache/data, .cache/features and .cache/searches; all three can be "
-            "made again. Of runs deleted in `make ui` the artifacts go by",
-            f"MLFLOW_TRACKING_URI={store} .venv/bin/mlflow gc --backend-store-uri {store}",
-        ]
-    )
-
-
 def _free(place: Path) -> int:
     return shutil.disk_usage(place).free
 
@@ -220,20 +154,3 @@ def _folders(place: Path) -> list[Path]:
 
 def _sets(cache: Path) -> list[Path]:
     return [folder for folder in _folders(cache) if "-" not in folder.name]
-
-
-def _prepared(folder: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        record = json.loads((folder / "prepared.json").read_text())
-        return f"pixels of {record['counts']['kept']:,} {record['kind']} faces, decoded once"
-    return "faces being prepared, or left by a killed process"
-
-
-def _activations(folder: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        key = json.loads((folder / KEY).read_text())
-        return (
-            f"{key['backbone']} at {key['internal_size_pixels']} px up to {key['cut']}, "
-            f"{key['views']} views of {key['faces']:,} faces: for every trial of B"
-        )
-    return "activations of B's backbone, for every trial"

@@ -1,12 +1,9 @@
 """A page to try the champions on a photo or the camera: `make app [PORT=7860] [GENERATED=1]`.
 
-    python -m pipelines.app [--port 7860] [--generated]
-
 On this machine only; nothing is stored. In an empty registry the released models become champions.
 Ends with Ctrl-C; exit status 2 where there is no model or the port is taken.
 """
 
-import argparse
 import contextlib
 import socket
 from pathlib import Path
@@ -20,29 +17,18 @@ from agegender.registry import champions, releases, tracking
 MOST_CONNECTIONS = 16  # More of them get 503: photos of 1 GiB in memory at the most.
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Load the models and serve the page until interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
-    parser.add_argument("--generated", action="store_true", help="by models of generated faces")
-    arguments = parser.parse_args(argv)
+def serve(*, port: int = 7860, generated: bool = False) -> None:
+    """Load the models and serve the page until interrupted; port 0 takes a free one."""
     with contextlib.ExitStack() as stack:
-        try:
-            listener = stack.enter_context(socket.create_server(("127.0.0.1", arguments.port)))
-            training.prepare_backend()
-            tracking.connect(Path.cwd())
-            if not arguments.generated:
-                releases.register(Path.cwd() / "models", full=True)
-            models = champions.models_for_prediction(arguments.generated)
-            app = page.application(detection.load_detector(), models)
-        except (ValueError, OSError, OverflowError) as error:
-            parser.exit(2, f"agegender: {error}\n")
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        training.prepare_backend()
+        tracking.connect(Path.cwd())
+        if not generated:
+            releases.register(Path.cwd() / "models", full=True)
+        models = champions.models_for_prediction(generated)
+        app = page.application(detection.load_detector(), models)
         print(f"By {' and '.join(model.title for model in models.values())}")
         print(f"Open http://127.0.0.1:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         uvicorn.Server(config).run(sockets=[listener])
-
-
-if __name__ == "__main__":
-    main()

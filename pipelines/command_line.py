@@ -1,12 +1,9 @@
-"""What every stage does first: flags, tracking store, faces, the folder of this search."""
+"""What a stage that works on a search does first: tracking store, faces, the search's folder."""
 
-import argparse
 import dataclasses
 import hashlib
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,46 +47,9 @@ class Work:
         return self.started + share * seconds
 
 
-def settings_from(arguments: argparse.Namespace) -> config.Settings:
-    """Return the preset with what the flags override."""
-    settings = config.PRESETS[arguments.preset]
-    changes = {
-        name: getattr(arguments, name)
-        for name in ("seed", "minutes", "algorithm", "tier", "mirror_images", *HOW_TRIALS_RUN)
-        if getattr(arguments, name) is not None
-    }
-    if arguments.trials is not None:
-        for family in families.FAMILIES.values():
-            changes[family] = dataclasses.replace(
-                getattr(settings, family), trials=arguments.trials
-            )
-        # TRIALS alone asks for just so many; MINUTES beside it ends the same list earlier.
-        changes.setdefault("minutes", None)
-    return dataclasses.replace(settings, **changes)
-
-
-def start(description: str, argv: list[str] | None) -> Work:
-    """Parse the flags, open the store, prepare the faces (nothing to do where they are)."""
+def start(settings: config.Settings, data: Path | None) -> Work:
+    """Open the store and prepare the faces (nothing to do where they are)."""
     started = time.monotonic()
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, help="folder, .zip or .tar.gz of UTKFace pictures")
-    parser.add_argument("--preset", choices=config.PRESETS, default="laptop")
-    parser.add_argument("--seed", type=_at_least(int, 0))
-    parser.add_argument("--minutes", type=_at_least(float, 1), help="wall time of the whole")
-    parser.add_argument("--trials", type=_at_least(int, 1), help="settings to try in each search")
-    parser.add_argument("--workers", type=_at_least(int, 1), help="settings to try side by side")
-    parser.add_argument("--trial-cpus", type=_at_least(float, 0), help="for each, of a Ray cluster")
-    parser.add_argument("--trial-gpus", type=_at_least(float, 0), help="for each, of a Ray cluster")
-    parser.add_argument("--algorithm", choices=search.ALGORITHMS)
-    parser.add_argument("--tier", choices=("short", "full"), help="how much of the space")
-    parser.add_argument(
-        "--mirror-images", action="store_true", default=None, help="average with the mirror image"
-    )
-    parser.add_argument(
-        "--features-gigabytes", type=_at_least(float, 0), help="of B's activations kept on disk"
-    )
-    arguments = parser.parse_args(argv)
-    settings = settings_from(arguments)
     root = Path.cwd()
     device = training.prepare_backend()
     store = tracking.connect(root)
@@ -97,7 +57,7 @@ def start(description: str, argv: list[str] | None) -> Work:
     if ray := os.environ.get("RAY_ADDRESS"):
         print(f"Trials run on the Ray cluster {ray}, {settings.workers} at once (WORKERS=).")
     prepared = pixels.prepare(
-        arguments.data,
+        data,
         root / ".cache" / "data",
         seed=settings.seed,
         generated_faces=settings.generated_faces,
@@ -118,30 +78,17 @@ def start(description: str, argv: list[str] | None) -> Work:
     return Work(settings, faces, root, root / ".cache" / "searches" / name, started)
 
 
-def run(description: str, stage: Callable[[Work], object], argv: list[str] | None = None) -> None:
-    """Run a stage, alone on its search; turn what a user can mend into a line and exit status 2."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def run(
+    stage: Callable[..., None],
+    settings: config.Settings,
+    data: Path | None = None,
+    **options: object,
+) -> None:
+    """Call stage(work, **options), alone on its search; ValueError for what its user can mend."""
     try:
-        work = start(description, argv)
+        work = start(settings, data)
         with search.hold(work.folder):
             disk.remove_leftovers(work.cache / "features", work.folder)
-            stage(work)
-    except KeyboardInterrupt:
-        print("\nStopped; finished trials are kept: the same command goes on.", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        full = disk.full(error, Path.cwd())
-        if not full and not isinstance(error, search.SearchError | ValueError | OSError):
-            raise
-        print(f"agegender: {full or error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _at_least(kind: type, low: float) -> Callable[[str], float]:
-    def number(text):
-        value = kind(text)
-        if not value >= low:
-            raise argparse.ArgumentTypeError(f"must be {low} or more; got {text}")
-        return value
-
-    return number
+            stage(work, **options)
+    except search.SearchError as error:
+        raise ValueError(str(error)) from error

@@ -24,8 +24,8 @@ FOLDER_DIGEST = "7ec195e8b1201031a87e6870b491907ca6284146a9b51ac608912978a08b7d2
 ARCHIVE_FACES = 23_708
 
 
-def main() -> None:
-    """Fetch and verify both sets; exit status 1 and one line for each that is not to be had."""
+def download() -> int:
+    """Fetch and verify both sets; return 1 with one line for each that is not to be had."""
     print("UTKFace: for non-commercial research only. The pictures belong to their owners.")
     DATA.mkdir(exist_ok=True)
     fetched = [
@@ -42,7 +42,7 @@ def main() -> None:
             "https://susanqq.github.io/UTKFace ('Aligned&Cropped Faces')",
         ),
     ]
-    sys.exit(0 if all(fetched) else 1)
+    return 0 if all(fetched) else 1
 
 
 def obtain(
@@ -123,7 +123,3 @@ def check_archive(archive: Path) -> None:
         count = sum(member.isfile() and member.name.endswith(".jpg") for member in members)
     if count != ARCHIVE_FACES:
         raise ValueError(f"expected {ARCHIVE_FACES:,} faces, found {count:,}")
-
-
-if __name__ == "__main__":
-    main()

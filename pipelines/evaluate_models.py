@@ -166,7 +166,3 @@ def verdict(pair: dict) -> str:
         f"{told[not mae['low'] <= 0 <= mae['high']]}; gender: {gender['only_a']} faces right only "
         f"here, {gender['only_b']} only there, p = {gender['p']:.2g}, {told[gender['p'] < 0.05]}"
     )
-
-
-if __name__ == "__main__":
-    command_line.run(__doc__, evaluate)

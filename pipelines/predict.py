@@ -1,20 +1,13 @@
 """Ages and genders of the faces in photos: `make predict PHOTO=photo.jpg`.
 
-    python -m pipelines.predict [--out predictions] [--generated] PHOTO [PHOTO ...]
-
 A PHOTO is a file, a folder with all below it, a pattern, or several of these in one quoted text.
 With the registry's champions; in an empty registry the released models become that. Prints a table
 and writes predictions.json, predictions.csv and each photo with its faces marked. Exit status 2
 where no photo could be read.
 """
 
-import argparse
 import collections
-import glob
 import json
-import os
-import shlex
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,54 +22,39 @@ from agegender.registry import champions, releases, tracking
 PHOTOS_AT_ONCE = 8
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Predict, print, write; exit status 2 where nothing could be read."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder, a pattern")
-    parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder to write to")
-    parser.add_argument("--generated", action="store_true", help="by models of generated faces")
-    arguments = parser.parse_args(argv)
-    try:
-        paths = predictor.list_photos(named(arguments.photos))
-        if not paths:
-            raise ValueError("No photo: name one, or a folder that holds some (PHOTO=photo.jpg).")
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        training.prepare_backend()
-        tracking.connect(Path.cwd())
-        if not arguments.generated:
-            releases.register(Path.cwd() / "models", full=True)
-        models = champions.models_for_prediction(arguments.generated)
-        detector = detection.load_detector()
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"agegender: {error}\n")
+def predict(*, photo: list[Path], out: Path = Path("predictions"), generated: bool = False) -> int:
+    """Predict, print, write to the folder `out`; return the exit status, 2 where nothing was read.
+
+    photo: files and folders; generated: by models of generated faces.
+    """
+    paths = predictor.list_photos(photo)
+    if not paths:
+        raise ValueError("No photo: name one, or a folder that holds some (PHOTO=photo.jpg).")
+    out.mkdir(parents=True, exist_ok=True)
+    training.prepare_backend()
+    tracking.connect(Path.cwd())
+    if not generated:
+        releases.register(Path.cwd() / "models", full=True)
+    models = champions.models_for_prediction(generated)
+    detector = detection.load_detector()
     titles = {name: model.title for name, model in models.items()}
     print(f"By {' and '.join(titles.values())}", flush=True)
     started, records = time.monotonic(), []
-    for record in answers(detector, models, paths, arguments.out):
+    for record in answers(detector, models, paths, out):
         print(text(record), flush=True)
         records.append(record)
     seconds = time.monotonic() - started
-    write(arguments.out, titles, records)
+    write(out, titles, records)
     rejected = collections.Counter(record["reason"] for record in records if record["reason"])
     faces = sum(record["faces"] for record in records)
     print(
         f"{len(records) - rejected.total()} of {len(records)} photos read, {faces} faces, in "
         f"{seconds:.1f} s ({len(records) / seconds:.1f} photos and {faces / seconds:.1f} faces a "
-        f"second); all in {arguments.out.resolve()}"
+        f"second); all in {out.resolve()}"
     )
     for reason, count in rejected.items():
         print(f"not read: {count} ({reason})")
-    if rejected.total() == len(records):
-        sys.exit(2)
-
-
-def named(texts: list[str]) -> Iterator[Path]:
-    """Yield the paths that texts name: one as it stands, else several, quoted as for a shell."""
-    for text in texts:
-        text = os.path.expanduser(text)
-        for part in [text] if os.path.exists(text) else shlex.split(text):
-            found = [] if os.path.exists(part) else sorted(glob.glob(part, recursive=True))
-            yield from map(Path, found or [part])
+    return 2 if rejected.total() == len(records) else 0
 
 
 def answers(
@@ -138,7 +116,3 @@ def write(out: Path, titles: dict[str, str], records: list[dict]) -> None:
     columns = ["photo", *predictor.COLUMNS, "note"]
     table = pd.DataFrame(rows, columns=columns).astype({"face": "Int64"})  # Where there is one.
     table.to_csv(out / "predictions.csv", index=False)
-
-
-if __name__ == "__main__":
-    main()

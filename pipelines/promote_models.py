@@ -126,7 +126,3 @@ def summary(record: dict) -> str:
         f"test MAE {interval('mae', 2)} years, CS@5 {interval('cs5', 3)}, gender accuracy "
         f"{interval('gender_accuracy', 3)} (95 % intervals, n = {test['n']}, seed {record['seed']})"
     )
-
-
-if __name__ == "__main__":
-    command_line.run(__doc__, promote)

@@ -1,13 +1,10 @@
 """Train a model for models/ with settings fixed before: `make release MODEL=A DATA=train_val`.
 
-    python -m pipelines.release_models --model A|B|A_full|B_full --data PATH
-
 Trains on training and validation faces, looks once at the locked test and writes the model, its
 card, its record and its predictions to models/, unless the one that is there is as good: the gate
 of the registry decides. A and B take the 5,000, the others all of UTKFace. Hours on two cores.
 """
 
-import argparse
 import dataclasses
 
 import pandas as pd
@@ -19,38 +16,30 @@ from pipelines import command_line, evaluate_models, promote_models
 from tuning import families
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train and judge one release."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--model", choices=config.RELEASES, required=True)
-    arguments, flags = parser.parse_known_args(argv)
-    name = arguments.model
-
-    def release(work: command_line.Work) -> None:
-        full = name.endswith(releases.FULL)
-        if work.faces.kind != "utkface" or full != (len(work.faces.manifest) > releases.FULL_FACES):
-            expected = "all of UTKFace" if full else "the coursework's 5,000 faces"
-            raise ValueError(
-                f"{name} is trained on {expected}; DATA has {len(work.faces.manifest):,} "
-                f"{work.faces.kind} faces."
-            )
-        family = config.RELEASES[name].family
-        work = dataclasses.replace(work, folder=work.folder / f"release-{name}")
-        families.train_release(
-            name, work.faces, work.settings, folder=work.folder / family, cache=work.cache
+def release(work: command_line.Work, *, model: str) -> None:
+    """Train and judge one release, a name of config.RELEASES."""
+    full = model.endswith(releases.FULL)
+    if work.faces.kind != "utkface" or full != (len(work.faces.manifest) > releases.FULL_FACES):
+        expected = "all of UTKFace" if full else "the coursework's 5,000 faces"
+        raise ValueError(
+            f"{model} is trained on {expected}; DATA has {len(work.faces.manifest):,} "
+            f"{work.faces.kind} faces."
         )
-        record = work.candidate(family)
-        if "evidence" not in record:
-            tracking.record_test_look(
-                record["run_id"],
-                purpose="release",
-                details={"data": work.faces.digest, "family": family, "release": name},
-            )
-            evaluate_models.evaluate_candidate(work, family, record)
-        print(f"{name}: {promote_models.summary(record)}", flush=True)
-        publish(work, name, family, record)
-
-    command_line.run(__doc__, release, flags)
+    family = config.RELEASES[model].family
+    work = dataclasses.replace(work, folder=work.folder / f"release-{model}")
+    families.train_release(
+        model, work.faces, work.settings, folder=work.folder / family, cache=work.cache
+    )
+    record = work.candidate(family)
+    if "evidence" not in record:
+        tracking.record_test_look(
+            record["run_id"],
+            purpose="release",
+            details={"data": work.faces.digest, "family": family, "release": model},
+        )
+        evaluate_models.evaluate_candidate(work, family, record)
+    print(f"{model}: {promote_models.summary(record)}", flush=True)
+    publish(work, model, family, record)
 
 
 def publish(work: command_line.Work, name: str, family: str, record: dict) -> None:
@@ -71,7 +60,3 @@ def publish(work: command_line.Work, name: str, family: str, record: dict) -> No
     card, metrics, tags = promote_models.describe(work, record)
     releases.write(folder, title, candidate, record, card, metrics, tags)
     print(f"Written: {folder / title}.h5, .json, .md and .csv", flush=True)
-
-
-if __name__ == "__main__":
-    main()

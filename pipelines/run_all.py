@@ -1,18 +1,13 @@
 """The whole job, `make tune`: faces, two searches, two candidates, the test, the registry, exports.
 
-About 15 minutes on two cores (MINUTES=), two with `make smoke`. Ends with a table of both models.
+About 15 minutes on two cores (MINUTES=). Ends with a table of both models.
 A second call with the same arguments goes on where the first was stopped, or shows its result.
 """
 
 import time
 
-from tuning import fork_server
-
-if __name__ == "__main__":
-    fork_server.start()  # before what takes seconds to import
-
-from agegender.registry import tracking, versions  # noqa: E402
-from pipelines import command_line, evaluate_models, promote_models, search_models, train_finalists  # noqa: E402
+from agegender.registry import tracking, versions
+from pipelines import command_line, evaluate_models, promote_models, search_models, train_finalists
 
 
 def run_all(work: command_line.Work) -> None:
@@ -34,7 +29,3 @@ def run_all(work: command_line.Work) -> None:
     if work.faces.kind == "generated":
         print("These faces are generated: the numbers say nothing about people.")
     print(f"{(time.monotonic() - work.started) / 60:.1f} minutes. Compare the runs: make ui")
-
-
-if __name__ == "__main__":
-    command_line.run(__doc__, run_all)

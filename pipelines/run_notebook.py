@@ -1,14 +1,11 @@
 """Run the coursework's notebook on given faces: `make notebook [DATA=...]`.
 
-    python -m pipelines.run_notebook [--data PATH] [--seed 0] [--to reports]
-
 Executes pipelines/age_gender_submit.ipynb: with drawn faces 24 minutes where others held both
 cores, less on a free machine. The executed copy is written to reports/ and logged to MLflow, in the
 experiment "pages"; of real faces it is for your own eyes. The repository's copy is the one of
-drawn faces: `python -m pipelines.run_notebook --to pipelines` renews it.
+drawn faces: `make notebook TO=pipelines` renews it.
 """
 
-import argparse
 from pathlib import Path
 
 import nbclient
@@ -19,16 +16,9 @@ from agegender.registry import tracking
 NOTEBOOK = Path(__file__).with_name("age_gender_submit.ipynb")
 
 
-def main(argv: list[str] | None = None) -> Path:
-    """Execute a copy, log it, return where it is; status 2 with the error of a cell that failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder, .zip or .tar.gz of UTKFace pictures")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--to", type=Path, default=Path("reports"))
-    arguments = parser.parse_args(argv)
-    notebook = with_parameters(
-        nbformat.read(NOTEBOOK, as_version=4), arguments.data, arguments.seed
-    )
+def run(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports")) -> None:
+    """Execute a copy and log it; ValueError with the error of a cell that failed."""
+    notebook = with_parameters(nbformat.read(NOTEBOOK, as_version=4), data, seed)
     tracking.connect(Path.cwd())
     client = nbclient.NotebookClient(
         notebook,
@@ -39,8 +29,8 @@ def main(argv: list[str] | None = None) -> Path:
             f"cell {cell_index + 1} of {len(notebook.cells)}", flush=True
         ),
     )
-    arguments.to.mkdir(parents=True, exist_ok=True)
-    path = arguments.to / NOTEBOOK.name
+    to.mkdir(parents=True, exist_ok=True)
+    path = to / NOTEBOOK.name
     try:
         tags = {"role": "notebook"}
         with tracking.run("notebook", experiment=tracking.PAGES, tags=tags) as run_id:
@@ -48,9 +38,8 @@ def main(argv: list[str] | None = None) -> Path:
             nbformat.write(without_notices(notebook), path)
             tracking.log_file(run_id, path)
     except nbclient.exceptions.CellExecutionError as error:
-        parser.exit(2, f"agegender: {error}\n")
+        raise ValueError(str(error)) from error
     print(f"{path} (run {run_id})")
-    return path
 
 
 def with_parameters(
@@ -72,7 +61,3 @@ def without_notices(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook
-
-
-if __name__ == "__main__":
-    main()

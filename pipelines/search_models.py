@@ -1,12 +1,7 @@
 """Search both families: `make search` (the first two steps of `make tune` after the faces)."""
 
-from tuning import fork_server
-
-if __name__ == "__main__":
-    fork_server.start()  # before what takes seconds to import
-
-from pipelines import command_line  # noqa: E402
-from tuning import families  # noqa: E402
+from pipelines import command_line
+from tuning import families
 
 
 def search(work: command_line.Work) -> None:
@@ -22,7 +17,3 @@ def search(work: command_line.Work) -> None:
             cache=work.cache,
             stop_at=work.stop_at(share),
         )
-
-
-if __name__ == "__main__":
-    command_line.run(__doc__, search)

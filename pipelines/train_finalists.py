@@ -21,7 +21,3 @@ def train(work: command_line.Work) -> None:
             cache=work.cache,
             stop_at=work.stop_at(share),
         )
-
-
-if __name__ == "__main__":
-    command_line.run(__doc__, train)

@@ -1,28 +1,23 @@
 """Write the report on the champions, HTML and PDF: `make report`, under a minute.
 
-    python -m pipelines.write_report [--generated] [--faces] [--to reports]
-
 Reads the tracking store alone: no data, no network. Where no model of real faces is registered, or
-with --generated, it is about the models of generated faces. Pictures of real faces stay out unless
---faces asks for them; what a version lacks is left out and named. Both files are logged to MLflow.
+with GENERATED=1, it is about the models of generated faces. Pictures of real faces stay out unless
+FACES=1 asks for them; what a version lacks is left out and named. Both files are logged to MLflow.
 """
 
-import argparse
 from pathlib import Path
 
 from agegender.evidence import champions, pages
 from agegender.registry import dossier, tracking, versions
 
 
-def main(argv: list[str] | None = None) -> list[Path]:
-    """Write both files, log them, return where they are; status 2 where there is no champion."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--generated", action="store_true", help="models of generated faces")
-    parser.add_argument("--faces", action="store_true", help="show the real faces that runs keep")
-    parser.add_argument("--to", type=Path, default=Path("reports"))
-    arguments = parser.parse_args(argv)
+def report(*, generated: bool = False, faces: bool = False, to: Path = Path("reports")) -> None:
+    """Write both files and log them; ValueError where there is no champion.
+
+    faces: show the real faces that runs keep.
+    """
     tracking.connect(Path.cwd())
-    for kind in ("generated",) if arguments.generated else ("utkface", "generated"):
+    for kind in ("generated",) if generated else ("utkface", "generated"):
         names = {family: versions.full_name(family, kind == "generated") for family in "AB"}
         models = {
             family: dossier.read(name)
@@ -32,15 +27,12 @@ def main(argv: list[str] | None = None) -> list[Path]:
         if models:
             break
     else:
-        parser.exit(2, "agegender: no champion is registered: run `make tune` first.\n")
+        raise ValueError("No champion is registered: run `make tune` first.")
     parts = champions.parts(
-        models,
-        tracking.test_looks(),
-        data_kind=kind,
-        faces=arguments.faces or kind == "generated",
+        models, tracking.test_looks(), data_kind=kind, faces=faces or kind == "generated"
     )
-    arguments.to.mkdir(parents=True, exist_ok=True)
-    paths = [arguments.to / f"report-{kind}.{ending}" for ending in ("html", "pdf")]
+    to.mkdir(parents=True, exist_ok=True)
+    paths = [to / f"report-{kind}.{ending}" for ending in ("html", "pdf")]
     paths[0].write_text(pages.to_html(parts))
     pages.to_pdf(parts, paths[1])
     tags = {f"version.{family}": model["tags"]["version"] for family, model in models.items()}
@@ -49,8 +41,3 @@ def main(argv: list[str] | None = None) -> list[Path]:
         for path in paths:
             tracking.log_file(run_id, path)
     print(f"{paths[0]} and {paths[1]} (run {run_id})")
-    return paths
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,6 @@
-"""The disk: room is made before anything is computed; what is kept can be listed anywhere."""
+"""The disk: room is made before anything is computed."""
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -142,60 +141,4 @@ def test_a_full_disk_is_known_behind_any_error(error, said, tmp_path):
     wrapped.__cause__ = error
     for seen in (error, wrapped):
         line = disk.full(seen, tmp_path)
-        assert (line is None) if said is None else (said in line and "make disk" in line)
-
-
-def test_lists_what_is_kept_and_why(tmp_path):
-    def file(path, text="x" * 2000):
-        path = tmp_path / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    key = {"backbone": "vgg16", "internal_size_pixels": 96, "cut": "block3_pool", "views": 4}
-    file(".cache/features/0123abcd/key.json", json.dumps(key | {"faces": 4000}))
-    file(".cache/features/0123abcd/0.npy", "x" * 1_700_000)
-    file(".cache/features/0123abcd-tmp/complete/0.npy")
-    record = {"counts": {"kept": 5000}, "kind": "utkface"}
-    file(".cache/data/faces-1/prepared.json", json.dumps(record))
-    file(".cache/searches/utkface-laptop/B/trials.json")
-    file(".cache/searches/utkface-laptop/B/checkpoints/007/state.keras")
-    file("mlruns/artifacts/age-gender/run1/artifacts/a.png")
-    file(".venv/lib/a.py")
-    lines = disk.table(tmp_path, 20).splitlines()
-
-    def line(where):
-        (found,) = [line for line in lines if where in line.split()]
-        return found
-
-    activations = line(".cache/features/0123abcd")
-    assert activations.startswith("1.7 MB")
-    assert "vgg16 at 96 px up to block3_pool, 4 views of 4,000 faces" in activations
-    assert "over 20 GB" in activations
-    assert "killed" in line(".cache/features/0123abcd-tmp")
-    assert "5,000 utkface faces" in line(".cache/data/faces-1")
-    assert "1 running or interrupted" in line(".cache/searches/utkface-laptop/B")
-    assert "1 runs" in line("mlruns/artifacts/age-gender")
-    assert "make setup" in line(".venv")
-    (total,) = [line for line in lines if " in all" in line]
-    assert total.startswith("1.7 MB") and "free on this disk" in total
-
-
-def test_make_disk_works_where_nothing_has_been_made(tmp_path):
-    shutil.copy(REPOSITORY / "Makefile", tmp_path)
-    for name in ("__init__.py", "config.py", "disk.py"):
-        (tmp_path / "agegender").mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / "agegender" / name, tmp_path / "agegender")
-    (tmp_path / "pipelines").mkdir()
-    for name in ("__init__.py", "show_disk.py"):
-        shutil.copy(REPOSITORY / "pipelines" / name, tmp_path / "pipelines")
-    before = sorted(tmp_path.rglob("[!_]*.*"))
-    done = subprocess.run(
-        ["make", "--no-print-directory", "disk", "FEATURES_GIGABYTES=3"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "0 kB in all" in done.stdout and "of 3 GB" in done.stdout
-    assert sorted(tmp_path.rglob("[!_]*.*")) == before
+        assert (line is None) if said is None else (said in line and "make clean" in line)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-FLAGS = ["-m", "pipelines.search_models", "--preset", "smoke", "--seed", "0"]
+FLAGS = ["-m", "pipelines", "search", "--preset", "smoke", "--seed", "0"]
 
 
 def mount(*arguments):
@@ -91,7 +91,7 @@ def test_a_full_disk_stops_the_search_and_with_room_it_goes_on(clone, record_pro
     status, out, said = end(process)
     assert status == 2, out + said
     last = said.splitlines()[-1]  # before it, MLflow's logger may show what SQLite said
-    assert last.startswith("agegender: ") and "`make disk`" in last
+    assert last.startswith("agegender: ") and "`make clean`" in last
     assert "No space left on device" in last or "disk is full" in last
     assert finished(folder, "A") == first and len(first) == 1
     assert first[0]["status"] == "COMPLETED"

@@ -1,6 +1,7 @@
 """The notebook: the kept copy can be read with its outputs; another is run with its parameters."""
 
 import re
+from pathlib import Path
 
 import mlflow
 import nbformat
@@ -56,17 +57,16 @@ def only_run():
 
 def test_a_run_takes_its_parameters_and_is_kept(small, tmp_path):
     small("import sys\nprint(data, seed)\nprint('notice', file=sys.stderr)")
-    path = run_notebook.main(["--data", "my faces", "--seed", "3", "--to", "out"])
-    executed = nbformat.read(path, as_version=4)
+    run_notebook.run(data=Path("my faces"), seed=3, to=Path("out"))
+    executed = nbformat.read(tmp_path / "out" / "small.ipynb", as_version=4)
     assert [output.text for output in executed.cells[1].outputs] == ["my faces 3\n"]
     assert only_run().info.status == "FINISHED"
     assert len(list(tmp_path.glob("mlruns/artifacts/pages/*/artifacts/small.ipynb"))) == 1
 
 
-def test_a_cell_that_fails_is_said_and_leaves_no_copy(small, tmp_path, capfd):
+def test_a_cell_that_fails_is_said_and_leaves_no_copy(small, tmp_path):
     small("raise ValueError('no such faces')")
-    with pytest.raises(SystemExit) as stop:
-        run_notebook.main(["--to", "out"])
-    assert stop.value.code == 2 and "no such faces" in capfd.readouterr().err
+    with pytest.raises(ValueError, match="no such faces"):
+        run_notebook.run(to=Path("out"))
     assert not list((tmp_path / "out").iterdir())
     assert only_run().info.status == "FAILED"

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 FLAGS = ["--preset", "smoke", "--seed", "0"]
 
 
-def run(folder, *flags, module="pipelines.run_all", **changes):
+def run(folder, *flags, stage="tune", **changes):
     environment = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
@@ -24,7 +24,7 @@ def run(folder, *flags, module="pipelines.run_all", **changes):
         **changes,
     }
     return subprocess.run(
-        [sys.executable, "-m", module, *flags],
+        [sys.executable, "-m", "pipelines", stage, *flags],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -35,7 +35,7 @@ def run(folder, *flags, module="pipelines.run_all", **changes):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """An empty folder in which `make smoke` got Ctrl-C in its second trial and was begun again."""
+    """An empty folder in which `make tune` got Ctrl-C in its second trial and was begun again."""
     folder = tmp_path_factory.mktemp("clone")
     weights = REPOSITORY / ".cache" / "weights"
     if weights.exists():
@@ -43,7 +43,7 @@ def place(tmp_path_factory):
         (folder / ".cache" / "weights").symlink_to(weights)
     with open(folder / "interrupted.txt", "w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.run_all", *FLAGS],
+            [sys.executable, "-m", "pipelines", "tune", *FLAGS],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": ""},
             stdout=output,
@@ -156,18 +156,18 @@ def test_leaves_evidence_card_and_predictions_with_each_model(place):
 def test_pulls_the_champion_and_has_nothing_to_roll_back_to(place):
     folder, _ = place
     flags = ["--model", "B", "--generated"]
-    pulled = run(folder, *flags, "--to", "B.h5", module="pipelines.pull_model")
+    pulled = run(folder, *flags, "--to", "B.h5", stage="pull")
     assert pulled.returncode == 0, pulled.stderr
     champion = folder / "exports" / "age_gender_B.h5"
     assert (folder / "B.h5").read_bytes() == champion.read_bytes()
-    refused = run(folder, *flags, module="pipelines.roll_back")
+    refused = run(folder, *flags, stage="rollback")
     assert refused.returncode == 2
     assert "no previous champion" in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_the_report_holds_what_the_store_holds(place):
     folder, _ = place
-    done = run(folder, module="pipelines.write_report")
+    done = run(folder, stage="report")
     assert done.returncode == 0, done.stderr
     text = (folder / "reports" / "report-generated.html").read_text()
     for family in "AB":
@@ -183,27 +183,19 @@ def test_the_report_holds_what_the_store_holds(place):
     assert len(list(folder.glob("mlruns/artifacts/pages/*/artifacts/report-generated.*"))) == 2
 
 
-def test_drawn_faces_make_no_release(place):
-    folder, _ = place
-    refused = run(folder, "--model", "A", *FLAGS, module="pipelines.release_models")
-    assert refused.returncode == 2 and "Traceback" not in refused.stderr
-    assert "A is trained on the coursework's 5,000 faces; DATA has 500 gen" in refused.stderr
-    assert not (folder / "models").exists()
-
-
 @pytest.mark.slow
 def test_a_version_reproduces_itself(place):
     folder, _ = place
     flags = ["--model", "A", "--version", "1", "--generated"]
-    done = run(folder, *flags, module="pipelines.reproduce")
+    done = run(folder, *flags, stage="reproduce")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "reproduced, to the digit" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["pipelines.run_all", "pipelines.prepare_data"])
-def test_a_wrong_folder_is_one_clear_line(tmp_path, module):
+@pytest.mark.parametrize("stage", ["tune", "prepare"])
+def test_a_wrong_folder_is_one_clear_line(tmp_path, stage):
     (tmp_path / "empty").mkdir()
     for source in ("empty", "missing"):
-        done = run(tmp_path, "--data", source, module=module)
+        done = run(tmp_path, "--data", source, stage=stage)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr and source in done.stderr

@@ -1,4 +1,4 @@
-"""Set-up: the lock, pyproject.toml and environment.yml say the same; make does what it lists."""
+"""Set-up: the lock, pyproject.toml and environment.yml say the same."""
 
 import fcntl
 import os
@@ -16,7 +16,6 @@ from packaging.utils import canonicalize_name
 from pipelines import set_up
 
 ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT / ".." / "shared" / "data"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -155,89 +154,3 @@ def test_a_gpu_is_what_nvidia_smi_lists(tmp_path, monkeypatch):
 
 def test_lock_names_no_host():
     assert not re.search(r"://|--|@ ", LOCK)
-
-
-def make(*arguments, folder=ROOT):
-    """Run make as from a bare shell: what the outer make was given must not reach this one."""
-    command = ["make", "--no-print-directory", "--directory", str(folder), *arguments]
-    surroundings = {"PATH": os.environ["PATH"]}
-    return subprocess.run(
-        command, env=surroundings, capture_output=True, text=True, check=True
-    ).stdout
-
-
-def dry_run(*arguments):
-    return make("--dry-run", "PYTHON=python", *arguments).splitlines()
-
-
-def test_make_passes_only_the_variables_given():
-    assert dry_run("tune") == ["python -m pipelines.run_all "]
-    assert dry_run("tune", "SEED=0", "DATA=my faces", "MINUTES=30", "TRIALS=3") == [
-        'python -m pipelines.run_all --data "my faces" --seed 0 --minutes 30 --trials 3'
-    ]
-    assert dry_run("smoke", "SEED=2") == ["python -m pipelines.run_all --seed 2 --preset smoke"]
-
-
-def test_every_stage_that_make_names_exists():
-    makefile = (ROOT / "Makefile").read_text()
-    stages = re.findall(r"-m (pipelines\.\w+)", makefile)
-    assert len(stages) >= 8
-    for stage in stages:
-        assert (ROOT / stage.replace(".", "/")).with_suffix(".py").is_file(), stage
-
-
-def test_make_alone_lists_the_targets_that_the_readme_names():
-    listed = set(re.findall(r"^  ([a-z]+) ", make(), re.M))
-    assert {"tune", "smoke", "test", "check", "ui", "data", "setup", "clean"} <= listed
-    readme = ROOT / "README.md"
-    if readme.exists():
-        named = set(re.findall(r"(?:^|`|\$ |&& )make ([a-z]+)\b", readme.read_text(), re.M))
-        assert named <= listed, f"README.md names {named - listed}, which make does not know"
-
-
-def test_clean_keeps_the_tracking_store_the_weights_and_the_exports(tmp_path):
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    for folder in ("agegender", "tuning", "pipelines", "tests"):
-        (tmp_path / folder / "__pycache__").mkdir(parents=True)
-    kept = [tmp_path / name for name in ("mlruns/mlflow.db", ".cache/weights/w", "exports/a.h5")]
-    gone = [tmp_path / name for name in (".cache/data/k/pixels.npy", ".cache/searches/s")]
-    for path in kept + gone:
-        path.parent.mkdir(parents=True)
-        path.touch()
-    make("clean", folder=tmp_path)
-    assert all(path.exists() for path in kept)
-    assert not any(path.exists() for path in gone)
-    assert not list(tmp_path.rglob("__pycache__"))
-
-
-def test_download_without_a_network_says_what_to_fetch_and_where_to_put_it(tmp_path):
-    pytest.importorskip("gdown", reason="this environment was not made from the lock")
-    nowhere = "http://127.0.0.1:9"
-    run = subprocess.run(
-        [sys.executable, "-m", "pipelines.download_data"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "https_proxy": nowhere, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 1
-    first, second = run.stderr.splitlines()
-    assert str(tmp_path / "data" / "train_val") in first and "drive.google.com" in first
-    assert str(tmp_path / "data" / "UTKFace.tar.gz") in second
-
-
-def test_download_refuses_other_faces(tmp_path):
-    pytest.importorskip("gdown", reason="this environment was not made from the lock")
-    from pipelines import download_data
-
-    (tmp_path / "1_0_0_20170109.jpg").write_bytes(b"not one of them")
-    with pytest.raises(ValueError, match="5,000 known faces, found 1 others"):
-        download_data.check_folder(tmp_path)
-
-
-@pytest.mark.skipif(not (DATA / "train_val").is_dir(), reason=f"no real faces at {DATA}")
-def test_download_knows_the_real_faces():
-    pytest.importorskip("gdown", reason="this environment was not made from the lock")
-    from pipelines import download_data
-
-    download_data.check_folder(DATA / "train_val")

@@ -90,7 +90,7 @@ def _greet(uri: str) -> None:
         )
     except mlflow.MlflowException as error:
         raise ValueError(
-            f"No answer from the tracking server {uri}: start it (here: make server), or set "
+            f"No answer from the tracking server {uri}: start it, or set "
             "MLFLOW_TRACKING_URI to another."
         ) from error
     if answer.status_code in (401, 403):

@@ -320,7 +320,7 @@ def result_b(faces, arguments) -> dict:
 
 def start_up(faces, arguments) -> dict:
     """From typing `make tune`, with everything set up, to the start of the first trial."""
-    command = [sys.executable, "-m", "pipelines.run_all"]
+    command = [sys.executable, "-m", "pipelines", "tune"]
     command += ["--data", str(arguments.data.resolve())] if arguments.data else []
     seconds = []
     with tempfile.TemporaryDirectory() as name:

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from agegender.data import pixels, splits, utkface
-from pipelines import prepare_data
+from pipelines import __main__ as command
 
 DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
@@ -182,7 +182,7 @@ def test_marker_in_a_folder_says_that_its_faces_are_generated(made, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["empty", "nothing of use", "missing", "too few"])
-def test_command_without_usable_data_ends_with_one_line(made, tmp_path, capsys, case):
+def test_command_without_usable_data_ends_with_one_line(made, tmp_path, monkeypatch, capsys, case):
     source = tmp_path / "source"
     if case != "missing":
         source.mkdir()
@@ -190,22 +190,23 @@ def test_command_without_usable_data_ends_with_one_line(made, tmp_path, capsys, 
         (source / "portrait.jpg").write_bytes(b"a")
     if case == "too few":
         shutil.copy(next(made.glob("*_7.png")), source)
-    with pytest.raises(SystemExit) as caught:
-        prepare_data.main(["--data", str(source), "--cache", str(tmp_path / "cache")])
-    assert caught.value.code == 2
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["prepare", "--data", str(source)]) == 2
     output = capsys.readouterr()
-    assert output.out == ""
     assert len(output.err.splitlines()) == 1
     if case in ("empty", "nothing of use"):
         assert "26_1_2_20170116174525125.jpg.chip.jpg" in output.err
-    assert [path.name for path in (tmp_path / "cache").glob("*") if path.name != ".lock"] == []
+    cache = tmp_path / ".cache" / "data"
+    assert [path.name for path in cache.glob("*") if path.name != ".lock"] == []
 
 
-def test_command_prints_the_summary(made, tmp_path, capsys):
-    folder = prepare_data.main(["--data", str(made), "--cache", str(tmp_path / "cache")])
+def test_command_prints_the_summary(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["prepare", "--data", str(made)]) == 0
     output = capsys.readouterr().out
     assert "81 kept, 4 rejected" in output
-    assert str(folder) in output
+    (folder,) = (path.parent for path in tmp_path.glob(".cache/data/*/prepared.json"))
+    assert folder.name in output
 
 
 @pytest.mark.skipif(not (DATA / "train_val").is_dir(), reason="needs the real faces: train_val")

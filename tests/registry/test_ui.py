@@ -55,7 +55,7 @@ def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, run
         browser.get("about:blank")  # A change of the fragment alone loads nothing.
         browser.get(url)
 
-    with running(root, "pipelines.show_runs", health="/health") as (url, _):
+    with running(root, "pipelines", "ui", health="/health") as (url, _):
         assert url + address in (root / "server.log").read_text()
 
         visit(url + address.partition("&")[0])

@@ -6,7 +6,7 @@ import pytest
 
 from agegender.networks import export
 from agegender.registry import tracking, versions
-from pipelines import pull_model
+from pipelines import __main__ as command
 
 pytestmark = [
     # MLflow's own: nothing that we could do about it.
@@ -99,10 +99,10 @@ def test_the_command_pulls_from_a_server(server, register, tmp_path, monkeypatch
         tracking.log_text(run_id, "kept", "note.txt")
     register(run_id, model_name="age-gender-B-generated")
     assert tracking.read_text(run_id, "note.txt") == "kept"
-    pull_model.main(["--model", "B", "--generated", "--to", "B.h5"])
+    assert command.main(["pull", "--model", "B", "--generated", "--to", "B.h5"]) == 0
     assert "age-gender-B-generated (champion) is in B.h5" in capsys.readouterr().out
     assert keras.models.load_model("B.h5").output_shape == [(None, 1), (None, 1)]
-    with pytest.raises(SystemExit, match="2"):
-        pull_model.main(["--model", "age-gender-B-generated", "--version", "7", "--to", "7.h5"])
+    flags = ["--model", "age-gender-B-generated", "--version", "7", "--to", "7.h5"]
+    assert command.main(["pull", *flags]) == 2
     assert "the version 7 in http" in capsys.readouterr().err
     assert not (tmp_path / "7.h5").exists() and not (tmp_path / "mlruns").exists()

@@ -1,0 +1,79 @@
+"""The one command line, which make calls too: `python -m pipelines STAGE [--option value ...]`.
+
+What was typed is checked before anything is imported that takes seconds.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from agegender import disk
+from pipelines import options
+from tuning import fork_server
+
+FORKING = ("tune", "search")
+
+
+def main(arguments: list[str]) -> int:
+    """Run a stage and return the exit status: 2, with one line, for what its user can mend."""
+    name = ""
+    try:
+        if arguments[:1] == ["--check"]:
+            return check(arguments[1:])
+        name, values = read(arguments)
+        return run(name, values)
+    except KeyboardInterrupt:
+        on_search = name and options.STAGES[name].search
+        kept = "; finished trials are kept: the same command goes on" if on_search else ""
+        print(f"\nStopped{kept}.", file=sys.stderr)
+        return 130
+    except options.Refused as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    except Exception as error:
+        full = disk.full(error, Path.cwd())
+        if not full and not isinstance(error, ValueError | OSError):
+            raise
+        print(f"agegender: {full or error}", file=sys.stderr)
+        return 2
+
+
+def read(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """Return the stage and its values, as arguments say or, under make, its variables."""
+    if options.GIVEN in os.environ and len(arguments) == 1 and arguments[0] in options.STAGES:
+        return arguments[0], options.from_make(arguments, os.environ)[arguments[0]]
+    return options.from_arguments(arguments)
+
+
+def check(targets: list[str]) -> int:
+    """Print what is wrong with make's variables, if anything, before it begins to set up."""
+    try:
+        options.from_make(targets, os.environ)
+    except options.Refused as refusal:
+        print(refusal)
+    return 0
+
+
+def run(name: str, values: dict[str, Any]) -> int:
+    """Import a stage, which takes seconds and is said, and call it."""
+    stage = options.STAGES[name]
+    print(f"Loading {stage.loads} ...", flush=True)
+    if name in FORKING:
+        fork_server.start()
+    module, function = stage.function.split(":")
+    call = getattr(importlib.import_module(f"pipelines.{module}"), function)
+    if not stage.search:
+        return call(**values) or 0
+    command_line = importlib.import_module("pipelines.command_line")
+    own = {option: value for option, value in values.items() if option not in options.SETTINGS}
+    return command_line.run(call, options.settings(values), **own) or 0
+
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # Names may be more than a terminal can show.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main(sys.argv[1:]))

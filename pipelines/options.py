@@ -1,0 +1,313 @@
+"""What can be typed: the stages, their options, and how their texts become values.
+
+Standard library and `agegender.config` alone, so that a mistake is answered at once. A value comes
+as `--trial-cpus 2` from a shell or as `TRIAL_CPUS=2` from make, which hands it over as it was typed
+in an environment variable of that name.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import glob
+import math
+import os
+import shlex
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from agegender import config
+
+GIVEN, TYPED = "AGEGENDER_GIVEN", "AGEGENDER_TYPED"
+FAMILIES = ("A", "B")
+ALGORITHMS = ("bayesian", "random", "hyperband")
+
+
+class Refused(ValueError):
+    """What was typed cannot be used; the message says what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option.
+
+    read: turns what was typed into a value; ValueError or OSError where it cannot.
+    expected: what `read` takes, in words that end the sentence 'expected ...'.
+    flag: whether it is typed without a value, or as NAME=1 in make; named: whether `expected` lists
+    all that it can be.
+    """
+
+    read: Callable[[str], Any]
+    expected: str
+    flag: bool = False
+    named: bool = False
+
+
+def _number(kind: Callable[[str], float], low: float, high: float = math.inf) -> Option:
+    def read(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    name = "a whole number" if kind is int else "a number"
+    limits = f"of {low} or more" if high == math.inf else f"from {low} to {high}"
+    return Option(read, f"{name} {limits}")
+
+
+def _choice(*names: str) -> Option:
+    def read(text: str) -> str:
+        if text not in names:
+            raise ValueError
+        return text
+
+    return Option(read, f"{', '.join(names[:-1])} or {names[-1]}", named=True)
+
+
+def _existing(text: str) -> Path:
+    path = Path(text).expanduser()
+    path.stat()
+    return path
+
+
+def _photos(text: str) -> list[Path]:
+    """Return the paths that a text names: one as it stands, else several, quoted as for a shell."""
+    text = os.path.expanduser(text)
+    paths = []
+    for part in [text] if os.path.lexists(text) else shlex.split(text):
+        found = [] if os.path.lexists(part) else sorted(glob.glob(part, recursive=True))
+        paths += map(Path, found or [part])
+    if not any(map(os.path.lexists, paths)):
+        raise FileNotFoundError("nothing has this name")
+    return paths
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError
+    socket.create_server(("127.0.0.1", port)).close()
+    return port
+
+
+def _yes(text: str) -> bool:
+    return {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}[text]
+
+
+def _registered(text: str) -> str:
+    if text not in FAMILIES and not text.startswith("age-gender-"):
+        raise ValueError
+    return text
+
+
+_FLAG = Option(_yes, "1 or 0", flag=True)
+_PLACE = Option(lambda text: Path(text).expanduser(), "a path")
+_COUNT = _number(int, 1)
+OPTIONS = {
+    "data": Option(_existing, "a folder, .zip, .tar or .tar.gz of faces"),
+    "seed": _number(int, 0),
+    "preset": _choice(*config.PRESETS),
+    "minutes": _number(float, 1),
+    "trials": _COUNT,
+    "algorithm": _choice(*ALGORITHMS),
+    "tier": _choice("short", "full"),
+    "workers": _COUNT,
+    "trial_cpus": _number(float, 0),
+    "trial_gpus": _number(float, 0),
+    "features_gigabytes": _number(float, 0),
+    "mirror": _FLAG,
+    "generated": _FLAG,
+    "faces": _FLAG,
+    "model": Option(_registered, "A or B", named=True),
+    "version": _COUNT,
+    "alias": Option(str, "an alias, as champion"),
+    "to": _PLACE,
+    "out": _PLACE,
+    "photo": Option(_photos, "a file, a folder, a pattern, or several in one text"),
+    "port": Option(_port, "a free port, a whole number from 0 to 65535"),
+    "family": _choice(*FAMILIES, "both"),
+    "settings": _COUNT,
+    "seeds": _COUNT,
+    "epochs": _COUNT,
+}
+SETTINGS = ("seed", "preset", "minutes", "trials", "algorithm", "tier", "mirror")
+SETTINGS += ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    function: 'module:function' in this package; it gets the options that were given by their names.
+    options: those that it takes; needs: those without which it cannot run, 'data|generated' where
+    one of two will do.
+    search: whether it works on a search, and gets a `command_line.Work` instead of SETTINGS.
+    loads: what takes longest to import, to be said before.
+    """
+
+    function: str
+    options: Mapping[str, Option]
+    needs: tuple[str, ...] = ()
+    search: bool = False
+    loads: str = "TensorFlow"
+
+
+def _stage(
+    function: str, names: str = "", *, needs: str = "", loads: str = "MLflow", **special: Option
+) -> Stage:
+    options = {name: OPTIONS[name] for name in (*needs.replace("|", " ").split(), *names.split())}
+    return Stage(function, options | special, tuple(needs.split()), loads=loads)
+
+
+def _on_search(function: str, names: str = "", *, needs: str = "", **special: Option) -> Stage:
+    names = f"data {' '.join(SETTINGS)} {names}"
+    stage = _stage(function, names, needs=needs, loads="TensorFlow", **special)
+    return dataclasses.replace(stage, search=True)
+
+
+STAGES = {
+    "tune": _on_search("run_all:run_all"),
+    "search": _on_search("search_models:search"),
+    "train": _on_search("train_finalists:train"),
+    "evaluate": _on_search("evaluate_models:evaluate"),
+    "promote": _on_search("promote_models:promote"),
+    "compare": _on_search("compare:compare", "family settings seeds epochs"),
+    "ablate": _on_search("ablate:ablate", "seeds epochs", needs="model", model=_choice(*FAMILIES)),
+    "release": _on_search(
+        "release_models:release", needs="model data", model=_choice(*config.RELEASES)
+    ),
+    "reproduce": _stage(
+        "reproduce:reproduce",
+        needs="model version data|generated",
+        loads="TensorFlow",
+        model=_choice(*FAMILIES),
+        seeds=_number(int, 2),  # Fewer do not say how much they differ.
+    ),
+    "prepare": _stage("prepare_data:prepare", "data seed", loads="pandas"),
+    "explore": _stage("explore_data:explore", "data seed to"),
+    "report": _stage("write_report:report", "generated faces to"),
+    "notebook": _stage("run_notebook:run", "data seed to"),
+    "data": _stage("download_data:download", loads="gdown"),
+    "ui": _stage("show_runs:show", "port"),
+    "predict": _stage("predict:predict", "out generated", needs="photo", loads="TensorFlow"),
+    "app": _stage("app:serve", "port generated", loads="TensorFlow"),
+    "pull": _stage(
+        "pull_model:pull", "alias version generated", needs="model to", loads="TensorFlow"
+    ),
+    "rollback": _stage("roll_back:roll_back", "generated", needs="model"),
+}
+# What other targets of the Makefile take.
+OTHER_TARGETS = {"bench": ("data", "only")}
+
+
+def from_arguments(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """Return the stage and the values of a command line; Refused, or SystemExit after --help."""
+    parser = _Parser(prog="python -m pipelines", description="Run a stage.", allow_abbrev=False)
+    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    for name, stage in STAGES.items():
+        options = stages.add_parser(name, allow_abbrev=False)
+        for key, option in stage.options.items():
+            how = {"action": "store_const", "const": "1"} if option.flag else {"metavar": "VALUE"}
+            options.add_argument(_flag(key), help=option.expected, default="", **how)
+    texts = vars(parser.parse_args(arguments))
+    name = texts.pop("stage")
+    return name, values(STAGES[name], texts, lambda option: f"{_flag(option)} ")
+
+
+def from_make(targets: list[str], environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the values of each target that is a stage; Refused where one is missing or wrong.
+
+    environment: what make exports, that is its variables' texts by their names, in GIVEN the names
+    of those that it was given, and in TYPED of those that stand on its command line. Each of these
+    must mean something to some target: a variable of the shell alone may be for another program.
+    """
+    takes = {
+        target: list(STAGES[target].options)
+        if target in STAGES
+        else list(OTHER_TARGETS.get(target, ()))
+        for target in targets
+    }
+    taken = {name.upper() for names in takes.values() for name in names}
+    for name in environment.get(TYPED, "").split():
+        if name not in taken:
+            raise Refused(_unused(name, targets, sorted(taken)))
+    given = {name: environment[name] for name in environment.get(GIVEN, "").split()}
+    return {
+        target: values(
+            STAGES[target],
+            {name: given.get(name.upper(), "") for name in names},
+            lambda name: f"{name.upper()}=",
+        )
+        for target, names in takes.items()
+        if target in STAGES
+    }
+
+
+def values(stage: Stage, texts: Mapping[str, str], label: Callable[[str], str]) -> dict[str, Any]:
+    """Return the values of what was given (an empty text is nothing); Refused where one is wrong.
+
+    label: what stands before an option's text where it comes from, as 'MINUTES=' or '--minutes '.
+    """
+    found = {}
+    for name, option in stage.options.items():
+        if not texts[name]:
+            continue
+        try:
+            found[name] = option.read(texts[name])
+        except (ValueError, KeyError, OSError) as error:
+            reason = f" ({error.strerror or error})" if isinstance(error, OSError) else ""
+            given = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in texts[name])
+            expected = _expected(option, label(name).rstrip("= "))
+            raise Refused(f"{label(name)}{given}: {expected}{reason}") from None
+    for need in stage.needs:
+        names = need.split("|")
+        if not found.keys() & set(names):
+            needed = " or ".join(label(name).strip() for name in names)
+            expected = _expected(stage.options[names[0]], label(names[0]).rstrip("= "))
+            raise Refused(f"{needed} is needed: {expected}")
+    if {"alias", "version"} <= found.keys():
+        raise Refused(f"{label('alias').strip()} and {label('version').strip()}: give only one")
+    return found
+
+
+def settings(values: Mapping[str, Any]) -> config.Settings:
+    """Return the preset that the values ask for, with what they override."""
+    preset = config.PRESETS[values.get("preset", "laptop")]
+    changes = {name: values[name] for name in SETTINGS if name in values}
+    changes.pop("preset", None)
+    if "mirror" in changes:
+        changes["mirror_images"] = changes.pop("mirror")
+    if trials := changes.pop("trials", None):
+        for family in ("scratch", "pretrained"):
+            changes[family] = dataclasses.replace(getattr(preset, family), trials=trials)
+        # TRIALS alone asks for just so many; MINUTES beside it ends the same list earlier.
+        changes.setdefault("minutes", None)
+    return dataclasses.replace(preset, **changes)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Refused(f"{message}; see {self.prog} --help")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _expected(option: Option, title: str) -> str:
+    return f"{title} is {option.expected}" if option.named else f"expected {option.expected}"
+
+
+def _unused(name: str, targets: list[str], taken: list[str]) -> str:
+    stages = (*(stage.options for stage in STAGES.values()), *OTHER_TARGETS.values())
+    known = sorted({option.upper() for names in stages for option in names})
+    what = " ".join(["make", *targets])
+    takes = ", ".join(taken) or "no variable"
+    if name in known:
+        return f"{name}= means nothing to `{what}`, which takes {takes}"
+    near = difflib.get_close_matches(name.upper(), taken, 1) or difflib.get_close_matches(
+        name.upper(), known, 1
+    )
+    meant = f" Did you mean {near[0]}=?" if near else ""
+    return f"{name}= is not known.{meant} `{what}` takes {takes}"
