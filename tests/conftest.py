@@ -10,10 +10,27 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # Where both cores are busy its threads spin for each other: proposals took several times longer.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Side by side each gets one core: their threads would wait for each other.
+    os.environ |= dict.fromkeys(
+        ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"
+    )
 # Tests make their own stores and never write into a user's.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# What has one of these starts programs beside Python, or Python several times.
+SYSTEM_FIXTURES = {"browser", "new_place", "running", "server"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark as `system` whatever uses a fixture that makes it so, before any is deselected."""
+    for item in items:
+        if SYSTEM_FIXTURES & set(item.fixturenames):
+            item.add_marker("system")
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,7 @@ def only_run():
     return found
 
 
+@pytest.mark.system
 def test_a_run_takes_its_parameters_and_is_kept(small, tmp_path):
     small("import sys\nprint(data, seed)\nprint('notice', file=sys.stderr)")
     run_notebook.run(data=Path("my faces"), seed=3, to=Path("out"))
@@ -64,6 +65,7 @@ def test_a_run_takes_its_parameters_and_is_kept(small, tmp_path):
     assert len(list(tmp_path.glob("mlruns/artifacts/pages/*/artifacts/small.ipynb"))) == 1
 
 
+@pytest.mark.system
 def test_a_cell_that_fails_is_said_and_leaves_no_copy(small, tmp_path):
     small("raise ValueError('no such faces')")
     with pytest.raises(ValueError, match="no such faces"):

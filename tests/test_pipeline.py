@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.system
 REPOSITORY = Path(__file__).parents[1]
 FLAGS = ["--preset", "smoke", "--seed", "0"]
 

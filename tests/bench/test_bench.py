@@ -48,6 +48,7 @@ def test_ratios_are_of_what_was_measured_and_the_picture_shows_them(tmp_path):
     assert [t.get_text() for t in figure.axes[0].texts] == ["50", "75"]
 
 
+@pytest.mark.system
 def test_growth_is_measured_on_repeated_images_and_ever_more_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)

@@ -53,6 +53,7 @@ print(export.verify_h5(Path(sys.argv[1])))
 """
 
 
+@pytest.mark.system
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_search_train_and_export_without_tensorflow(tmp_path):
     root = Path(__file__).parents[2]

@@ -124,6 +124,7 @@ def test_predict_without_photos_or_models_says_what_is_missing(root, photos, mon
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.system
 def test_the_page_is_served_with_the_champions_until_interrupted(champion, photos, root):
     champion("age-gender-A", EVIDENCE | {"intervals": EVIDENCE["intervals"] | {"coverage": 0.9}})
     command = [sys.executable, "-m", "pipelines", "app", "--port", "0"]

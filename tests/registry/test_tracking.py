@@ -158,6 +158,7 @@ with tracking.run("at once", experiment="tests") as run_id:
 """
 
 
+@pytest.mark.system
 def test_two_processes_make_one_store_and_their_death_is_seen(tmp_path):
     processes = [start(TWO_AT_ONCE, tmp_path) for _ in range(2)]
     try:
@@ -197,6 +198,7 @@ print(runs, slowest_seconds)
 """
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_four_processes_write_into_one_sqlite_store_at_once(client, root, seconds, record_property):
     writers = [start(A_WRITER, root, number) for number in range(4)]
