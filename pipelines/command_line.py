@@ -19,13 +19,17 @@ HOW_TRIALS_RUN = ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What the stages share; folder is where this search keeps its state, one folder a family."""
+    """What the stages share; folder is where this search keeps its state, one folder a family.
+
+    started, ready: when the command began and when the faces were at hand, by time.monotonic().
+    """
 
     settings: config.Settings
     faces: pixels.Faces
     root: Path
     folder: Path
     started: float
+    ready: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def cache(self) -> Path:
@@ -40,11 +44,14 @@ class Work:
         return json.loads(path.read_text())
 
     def stop_at(self, share: float) -> float:
-        """When, on time.monotonic()'s clock, a share of the time for training is used up."""
+        """When, on time.monotonic()'s clock, a share of the time for training is used up.
+
+        That time begins when the faces are ready: a slow start shortens all its parts alike.
+        """
         if self.settings.minutes is None:
             return float("inf")
-        seconds = self.settings.minutes * 60 - self.settings.closing_seconds
-        return self.started + share * seconds
+        end = self.started + self.settings.minutes * 60 - self.settings.closing_seconds
+        return self.ready + share * (end - self.ready)
 
 
 def start(settings: config.Settings, data: Path | None) -> Work:

@@ -273,7 +273,7 @@ def values(stage: Stage, texts: Mapping[str, str], label: Callable[[str], str]) 
 
 def settings(values: Mapping[str, Any]) -> config.Settings:
     """Return the preset that the values ask for, with what they override."""
-    preset = config.PRESETS[values.get("preset", "laptop")]
+    preset = config.PRESETS[values.get("preset") or config.preset_for(values.get("data"))]
     changes = {name: values[name] for name in SETTINGS if name in values}
     changes.pop("preset", None)
     if "mirror" in changes:

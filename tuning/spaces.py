@@ -3,13 +3,14 @@
 A space is a function of Keras Tuner's HyperParameters that returns plain builder and training
 arguments. The defaults are good settings on their own and always trial 1. `tier` says how many
 parameters a search has the time for: "short" tries the few that matter most and leaves the others
-at their defaults, "full" tries all; "notebook" searches nothing and stands for the networks and
-settings of the student notebook. Names are the arguments' own.
+at their defaults, "quick" does the same on smaller pictures, "full" tries all; "notebook" searches
+nothing and stands for the networks and settings of the student notebook. Names are the arguments'
+own.
 """
 
 import keras_tuner
 
-TIERS = ("short", "full", "notebook")
+TIERS = ("quick", "short", "full", "notebook")
 # From so many epochs on, A over-fits with the weak augmentation that pays in a few.
 LONG_EPOCHS = 40
 # What the released A was trained with.
@@ -41,7 +42,9 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> dict:
     choice, real = _choose(hp, tier)
     full = tier == "full"
     build = {
-        "internal_size_pixels": choice("internal_size_pixels", [64, 96, 128], 128 if full else 96),
+        "internal_size_pixels": choice(
+            "internal_size_pixels", [64, 96, 128], {"quick": 64, "full": 128}.get(tier, 96)
+        ),
         "stem_filters": choice("stem_filters", [16, 24, 32], 24),
         "stem_kernel_pixels": choice("stem_kernel_pixels", [3, 5], 3),
         "width": choice("width", [16, 24, 32, 48], 32, short=True),
@@ -93,7 +96,9 @@ def pretrained(hp: keras_tuner.HyperParameters, tier: str, backbones: list[str])
     name = choice("backbone", backbones, backbones[0])
     backbone = {
         "name": name,
-        "internal_size_pixels": choice("internal_size_pixels", [128, 160, 192], 160),
+        "internal_size_pixels": choice(
+            "internal_size_pixels", [128, 160, 192], 128 if tier == "quick" else 160
+        ),
     }
     build = {
         "trunk_dropout": real("trunk_dropout", 0.0, 0.5, 0.2),

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from agegender import config
 from agegender.data import generated_faces as drawing
 from agegender.data import splits, utkface
 
@@ -82,7 +83,7 @@ def prepare(
     seed: int = 0,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
-    generated_faces: int = 3600,
+    generated_faces: int = config.Settings.generated_faces,
 ) -> Path:
     """Decode, group and split a source once; return its folder below the cache.
 

@@ -49,7 +49,9 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
     assert settings.mirror_images and settings.minutes == 2.5
     assert settings.scratch.trials == settings.pretrained.trials == 3
     assert options.settings({"trials": 3}).minutes is None
-    assert options.settings({"seed": 1}) == config.dataclasses.replace(config.Settings(), seed=1)
+    drawn, real = options.settings({"seed": 1}), options.settings({"data": tmp_path})
+    assert drawn == config.dataclasses.replace(config.PRESETS["drawn"], seed=1)
+    assert real == config.PRESETS["laptop"]
 
 
 @pytest.mark.parametrize(
