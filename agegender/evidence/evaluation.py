@@ -12,6 +12,7 @@ from scipy.spatial import distance
 CONFIDENCE = 0.95
 SMALL_SLICE = 30  # faces; with fewer, a slice is shown and not ranked
 CALIBRATION_BINS = 15
+RESAMPLED_ROWS = 200_000  # so many at once: a few megabytes, and no loop over small slices
 OLDEST_DECADE = 8
 RACES = ("White", "Black", "Asian", "Indian", "other")  # UTKFace's 0..4
 
@@ -135,8 +136,12 @@ def _means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
     """Return the means over as many bootstrap resamples of the rows of values."""
     generator = np.random.default_rng(seed)
     count = len(values)
-    return np.array(
-        [values[generator.integers(0, count, count)].mean(axis=0) for _ in range(resamples)]
+    at_once = max(1, RESAMPLED_ROWS // count)
+    return np.concatenate(
+        [
+            values[generator.integers(0, count, (min(at_once, resamples - start), count))].mean(1)
+            for start in range(0, resamples, at_once)
+        ]
     )
 
 

@@ -257,3 +257,13 @@ def test_two_tables_are_compared_face_by_face(table):
     assert evaluation.compare(table, better, seed=0)["mae"]["low"] > 0
     with pytest.raises(ValueError, match="same faces"):
         evaluation.compare(table, table[::-1], seed=0)
+
+
+def test_means_of_resamples_are_those_of_one_resample_after_the_other(table):
+    errors = (table.age_predicted - table.age_years).abs().to_numpy()
+    generator = np.random.default_rng(5)
+    count = len(errors)
+    means = [errors[generator.integers(0, count, count)].mean() for _ in range(2000)]
+    found = evaluation.summary(table, seed=5)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert [found["mae_low"], found["mae_high"]] == pytest.approx([low, high], rel=1e-12)
