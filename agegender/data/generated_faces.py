@@ -1,8 +1,8 @@
-"""The embedded default data: drawn cartoon faces whose age and gender show in the picture.
+"""The default data: drawn cartoon faces that show their age and gender.
 
-They let the whole pipeline run without photos of people; what is measured on them says nothing
-about people. Two hidden numbers drive what is drawn: an apparent age, some years off the true
-one, and a femininity whose two distributions overlap. No model can therefore be perfect.
+They let the whole pipeline run without photos of people. Results on them say nothing about people.
+Two hidden numbers decide what is drawn: an apparent age, some years off the true one, and a
+femininity whose distributions overlap for the two genders. So no model can be perfect.
 """
 
 import datetime
@@ -88,6 +88,174 @@ def _head_outline(
     return np.stack([x, np.where(down > 0, chin * below**0.9, crown * down)], 1)
 
 
+class _Face:
+    """One face: its hidden traits, colours and proportions (in face units), and how it is drawn.
+
+    Every part draws random numbers, so the order of the calls is part of the picture.
+    """
+
+    def __init__(self, age_years: int, gender: int, race: int, generator: np.random.Generator):
+        self.chance, self.integers = generator.random, generator.integers
+        self.normal, self.uniform = generator.normal, generator.uniform
+        self.race = race
+        self.age = max(0.5, age_years + self.normal(0, min(0.6 + 0.14 * age_years, 5.0)))
+        gender_strength = 0.5 + 0.5 * _ramp(self.age, 2, 15)  # a baby's gender hardly shows
+        self.femininity = (2 * gender - 1) * gender_strength + self.normal(0, 0.5)
+        self.child = 1 - _ramp(self.age + self.normal(0, 1), 0, 19)
+        self.old = _ramp(self.age + self.normal(0, 4), 28, 88)
+        self.weight = self.normal(0, 0.05)
+        self._choose_colours()
+        self._choose_proportions()
+
+    def cue(self) -> float:
+        """Return about -1 for masculine, 1 for feminine; each feature deviates a little."""
+        return float(np.clip(self.femininity + self.normal(0, 0.4), -1.8, 1.8))
+
+    def _choose_colours(self) -> None:
+        skin = np.array(SKIN_COLOURS[self.race]) * self.uniform(0.86, 1.08) + self.normal(0, 4, 3)
+        self.skin = skin * (1 - 0.12 * self.old) + 0.12 * self.old * skin.mean()
+        self.shade = self.skin * 0.6
+        dark = self.chance() < DARK_HAIR_SHARES[self.race]
+        natural = HAIR_COLOURS[0 if dark else self.integers(1, 4)]
+        hair = np.array(natural) * self.uniform(0.7, 1.3)
+        dyed = self.chance() < (0.25 if self.cue() > 0 else 0.04)
+        grey = 0.1 if dyed else 1 / (1 + math.exp(-(self.age + self.normal(0, 6) - 50) / 6))
+        self.hair = hair * (1 - grey) + (165 + 70 * self.old) * grey
+        self.eye_colour = EYE_COLOURS[0 if dark else self.integers(0, 3)]
+
+    def _choose_proportions(self) -> None:
+        # A child has a large crown, a short jaw and a small nose; ears and nose keep growing.
+        child, old = self.child, self.old
+        self.width = 0.72 + 0.12 * child + self.weight
+        crown = 0.98 + 0.06 * child
+        self.chin = 0.98 - 0.24 * child + 0.05 * old - 0.03 * self.cue()
+        jaw_width = 0.74 - 0.06 * self.cue() + 0.1 * child + 0.12 * old + self.weight
+        jaw_shape = 0.62 + 0.08 * self.cue()
+        self.outline = _head_outline(self.width, crown, self.chin, jaw_width, jaw_shape)
+        self.eye_y, self.eye_x = -0.1 + 0.2 * child, 0.32 + self.normal(0, 0.015)
+        self.nose_y = self.eye_y + 0.4 - 0.16 * child + 0.07 * old + self.normal(0, 0.015)
+        self.mouth_y = self.nose_y + (self.chin - self.nose_y) * self.uniform(0.38, 0.46)
+        self.thin_hair = 0.75 * _ramp(child, 0.8, 1.0)
+
+    def draw_background(self, pen: _Pen) -> None:
+        child, old = self.child, self.old
+        for _ in range(self.integers(2, 6)):
+            thing = self.uniform(20, 235) + self.normal(0, 35, 3)
+            pen.ellipse(self.uniform(-1.6, 1.6, 2), self.uniform(0.3, 1.3, 2), thing, 0.8)
+        fall = 0.35 + 0.9 * self.cue() * (1 - 0.7 * child) * (1 - 0.45 * old) + self.normal(0, 0.15)
+        if fall > 0.25 + 0.6 * self.thin_hair:
+            spread = self.width * self.uniform(1.15, 1.4)
+            back = [[-spread, -0.2], [spread, -0.2], [spread * 1.05, fall], [-spread * 1.05, fall]]
+            pen.polygon(back, self.hair * 0.85)
+            pen.ellipse((0, -0.2), (spread, 0.85), self.hair * 0.85)
+        neck = 0.47 - 0.05 * self.cue() - 0.08 * child
+        shoulders = (1.35 - 0.15 * self.cue() - 0.2 * child, 0.85)
+        pen.ellipse((0, 2.0), shoulders, self.uniform(20, 235, 3))
+        column = [[-neck, 0.5], [neck, 0.5], [neck * 1.1, 1.3], [-neck * 1.1, 1.3]]
+        pen.polygon(column, self.skin * 0.82)
+        ear = 0.17 + 0.07 * old
+        earring = self.chance() < (0.45 if self.cue() > 0.3 else 0.04) * (1 - child)
+        for side in (-1, 1):
+            pen.ellipse((side * self.width, self.eye_y + 0.14), (0.1, ear), self.skin * 0.9)
+            if earring:
+                lobe = side * self.width * 1.02, self.eye_y + 0.16 + ear
+                pen.ellipse(lobe, (0.05, 0.09), (235, 205, 90))
+
+    def draw_skin(self, pen: _Pen) -> None:
+        """Draw the skin and what age does to it: jowls, bags, folds, creases and crow's feet."""
+        old, eye_x, eye_y, nose_y = self.old, self.eye_x, self.eye_y, self.nose_y
+        pen.polygon(self.outline, self.skin)
+        fold = 0.1 + 0.9 * _ramp(self.age + self.normal(0, 5), 24, 70)
+        blush = 0.5 * self.child + 0.15
+        for side in (-1, 1):
+            pen.ellipse((side * 0.42, nose_y), (0.2, 0.14), self.skin + [26, -16, -10], blush)
+            pen.ellipse((side * 0.46, self.chin * 0.72), (0.17, 0.2), self.shade, 0.32 * old)
+            pen.ellipse((side * eye_x, eye_y + 0.15), (0.17, 0.07), self.shade, 0.55 * old)
+            cheek = (side * 0.36, self.mouth_y + 0.05 + 0.15 * old)
+            pen.arc([(side * 0.16, nose_y - 0.02), cheek], -0.03, 0.03, self.shade, fold)
+        for number in range(3):
+            crease = 0.9 * _ramp(self.age + self.normal(0, 5), 26 + 8 * number, 62 + 8 * number)
+            y = eye_y - 0.34 - 0.13 * number
+            pen.arc([(-0.36, y), (0.36, y)], self.normal(-0.03, 0.02), 0.025, self.shade, crease)
+            for side in (-1, 1):
+                corner = side * (eye_x + 0.19), eye_y + 0.01
+                temple = side * (eye_x + 0.32), eye_y - 0.08 + 0.09 * number
+                pen.arc([corner, temple], 0.01, 0.022, self.shade, crease)
+
+    def draw_beard(self, pen: _Pen) -> None:
+        if not (self.age > 16 and self.cue() < -0.35 and self.chance() < 0.6):
+            return
+        opacity = self.uniform(0.2, 0.9)
+        lower = self.outline[self.outline[:, 1] > self.nose_y * self.uniform(0.3, 1.1)]
+        if self.chance() < 0.7:
+            upper = lower[::-1] * [0.62, 0] + [0, self.mouth_y - 0.13]
+            pen.polygon(np.concatenate([lower * [1, 1.03], upper]), self.hair, opacity)
+        if self.chance() < 0.8:
+            pen.ellipse((0, self.mouth_y - 0.1), (0.25, 0.06), self.hair, opacity)
+
+    def draw_features(self, pen: _Pen) -> None:
+        child, old, eye_y, nose_y = self.child, self.old, self.eye_y, self.nose_y
+        eye_width = 0.155 + 0.03 * child + 0.008 * self.cue()
+        eye_height = eye_width * self.uniform(0.5, 0.6) * (1 + 0.5 * child - 0.35 * old)
+        make_up = max(0.0, self.cue()) * (1 - child)
+        brow_y = eye_y - 0.19 - 0.025 * self.cue() + 0.03 * old
+        brow_width = max(0.02, 0.055 - 0.02 * self.cue()) * (1 - 0.4 * child)
+        iris, gaze = min(0.075 + 0.03 * child, eye_height * 1.05), self.normal(0, 0.03)
+        nostril = 0.09 + 0.03 * (self.race == 1) - 0.03 * child + 0.025 * old
+        pen.ellipse((0, nose_y), (nostril * 1.3, 0.07 + 0.02 * old), self.skin * 0.9)
+        pen.line([[0.05, eye_y + 0.05], [0.07, nose_y - 0.05]], 0.03, self.shade, 0.5)
+        for side in (-1, 1):
+            x = side * self.eye_x
+            pen.ellipse((x, eye_y), (eye_width, eye_height), (240, 238, 234))
+            pen.ellipse((x + gaze, eye_y), (iris, iris), self.eye_colour)
+            pen.ellipse((x + gaze, eye_y), (iris * 0.5, iris * 0.5), (12, 10, 10))
+            lid = (x - eye_width * 1.08, eye_y), (x + eye_width * 1.08, eye_y)
+            pen.arc(lid, -eye_height, 0.025 + 0.022 * make_up, (40, 26, 24))
+            pen.arc(lid, -eye_height - 0.05 + 0.04 * old, 0.02, self.shade, 0.4 + 0.5 * old)
+            brow = (x - side * 0.17, brow_y), (x + side * 0.19, brow_y + 0.03)
+            pen.arc(brow, -0.05, brow_width, self.hair * 0.8, 0.85 - 0.5 * child)
+            pen.ellipse((side * nostril * 0.7, nose_y + 0.04), (0.03, 0.02), self.shade * 0.6)
+        self._draw_mouth(pen, make_up)
+
+    def _draw_mouth(self, pen: _Pen, make_up: float) -> None:
+        along = np.linspace(-1, 1, 13)
+        mouth_x = along * (0.24 - 0.06 * self.child + self.normal(0, 0.02))
+        curve = self.mouth_y + self.normal(0.04, 0.04) * (1 - along**2)
+        lips = max(0.025, 0.085 + 0.02 * self.cue() - 0.045 * self.old)
+        upper = np.stack([mouth_x, curve - 0.8 * lips * (1 - np.abs(along))], 1)
+        lower = np.stack([mouth_x, curve + lips * (1 - along**2)], 1)
+        mouth = np.concatenate([upper, lower[::-1]])
+        pen.polygon(mouth, self.skin * [0.85, 0.62, 0.6])
+        pen.polygon(mouth, (190, 40, 60), 0.4 * make_up)
+        pen.line(np.stack([mouth_x, curve], 1), 0.022, self.shade * 0.5)
+
+    def draw_hair(self, pen: _Pen) -> None:
+        """Draw hair between the crown and a hairline that recedes with age, mostly in men."""
+        recede = _ramp(self.age + self.normal(0, 12), 25, 85) * max(0.05, 0.55 - 0.5 * self.cue())
+        hairline = self.eye_y - 0.5 + 0.1 * self.normal() - 0.45 * recede - 0.1 * self.child
+        x = np.linspace(self.width * 0.97, -self.width * 0.97, 21)
+        temples = min(-hairline, 0.5 + 0.3 * recede)  # how much lower the hair is there
+        rim = hairline + temples * np.abs(x / self.width) ** self.uniform(2, 5)
+        ragged = self.normal(0, 0.02, 21)
+        rim += ragged + 0.12 * (1 - recede) * np.sin(3 * (x - self.uniform(-0.5, 0.5)))
+        if self.chance() > 0.35 * recede**2:
+            top = np.roll(self.outline, 24, axis=0)[:25] * 1.07  # from left over the crown to right
+            hair = np.concatenate([top, np.stack([x, rim], 1)])
+            pen.polygon(hair, self.hair, 1 - self.thin_hair)
+
+    def draw_glasses(self, pen: _Pen) -> None:
+        eye_x, eye_y = self.eye_x, self.eye_y
+        if not (self.age > 5 and self.chance() < 0.06 + 0.4 * self.old):
+            return
+        frame = self.uniform(0.025, 0.06), self.uniform(10, 120, 3)
+        radius = self.uniform(0.2, 0.25)
+        for side in (-1, 1):
+            ring = np.concatenate([CIRCLE, CIRCLE[:2]]) * [radius * 1.1, radius * 0.9]
+            pen.line(ring + [side * eye_x, eye_y + 0.03], *frame)
+            pen.line([[side * (eye_x + radius), eye_y], [side * self.width, eye_y]], *frame)
+        pen.line([[radius - eye_x, eye_y], [eye_x - radius, eye_y]], *frame)
+
+
 def draw_face(
     age_years: int,
     gender: int,
@@ -95,150 +263,27 @@ def draw_face(
     generator: np.random.Generator,
     image_size_pixels: int = 128,
 ) -> np.ndarray:
-    """Draw one face, RGB uint8 of shape (image_size_pixels, image_size_pixels, 3).
+    """Draw one face: RGB uint8 (image_size_pixels, image_size_pixels, 3).
 
-    Ages are 1 to 116 years, gender is 0 (male) or 1 (female), race 0 to 4 as in UTKFace.
-    Raises ValueError for others. The same arguments and generator state give the same picture.
+    age_years: 1 to 116. gender: 0 male, 1 female. race: 0 to 4 as in UTKFace. generator: the same
+    state gives the same picture. Raises ValueError for other labels.
     """
     if not (1 <= age_years <= 116 and gender in (0, 1) and race in range(5)):
         raise ValueError(
             "expected an age of 1 to 116 years, gender 0 or 1 and race 0 to 4, "
             f"got {age_years}, {gender}, {race}"
         )
-    chance, normal, uniform = generator.random, generator.normal, generator.uniform
-    age = max(0.5, age_years + normal(0, min(0.6 + 0.14 * age_years, 5.0)))
-    gender_strength = 0.5 + 0.5 * _ramp(age, 2, 15)  # a baby's gender hardly shows
-    femininity = (2 * gender - 1) * gender_strength + normal(0, 0.5)
-
-    def gender_cue() -> float:
-        """Return about -1 for masculine, 1 for feminine; each feature goes its own way a little."""
-        return float(np.clip(femininity + normal(0, 0.4), -1.8, 1.8))
-
-    child = 1 - _ramp(age + normal(0, 1), 0, 19)
-    old = _ramp(age + normal(0, 4), 28, 88)
-    weight = normal(0, 0.05)
-
-    # Colours.
-    skin = np.array(SKIN_COLOURS[race]) * uniform(0.86, 1.08) + normal(0, 4, 3)
-    skin = skin * (1 - 0.12 * old) + 0.12 * old * skin.mean()
-    shade = skin * 0.6
-    dark = chance() < DARK_HAIR_SHARES[race]
-    hair = np.array(HAIR_COLOURS[0 if dark else generator.integers(1, 4)]) * uniform(0.7, 1.3)
-    dyed = chance() < (0.25 if gender_cue() > 0 else 0.04)
-    grey = 0.1 if dyed else 1 / (1 + math.exp(-(age + normal(0, 6) - 50) / 6))
-    hair = hair * (1 - grey) + (165 + 70 * old) * grey
-    eye_colour = EYE_COLOURS[0 if dark else generator.integers(0, 3)]
-
-    # Proportions: a child has a large crown, a short jaw and a small nose; ears and nose grow on.
-    width = 0.72 + 0.12 * child + weight
-    crown, chin = 0.98 + 0.06 * child, 0.98 - 0.24 * child + 0.05 * old - 0.03 * gender_cue()
-    jaw_width = 0.74 - 0.06 * gender_cue() + 0.1 * child + 0.12 * old + weight
-    outline = _head_outline(width, crown, chin, jaw_width, 0.62 + 0.08 * gender_cue())
-    eye_y, eye_x = -0.1 + 0.2 * child, 0.32 + normal(0, 0.015)
-    nose_y = eye_y + 0.4 - 0.16 * child + 0.07 * old + normal(0, 0.015)
-    mouth_y = nose_y + (chin - nose_y) * uniform(0.38, 0.46)
-
-    # Behind the face: the room, long hair, shoulders, neck, ears. Drawn at twice the size.
-    room = _ink(uniform(20, 235) + normal(0, 30, 3))[:3]
+    face = _Face(age_years, gender, race, generator)
+    room = _ink(generator.uniform(20, 235) + generator.normal(0, 30, 3))[:3]
+    # Drawn at twice the size: shrinking smooths the edges, which Pillow draws jagged.
     image = PIL.Image.new("RGB", (2 * image_size_pixels, 2 * image_size_pixels), room)
     pen = _Pen(image, generator)
-    for _ in range(generator.integers(2, 6)):
-        thing = uniform(20, 235) + normal(0, 35, 3)
-        pen.ellipse(uniform(-1.6, 1.6, 2), uniform(0.3, 1.3, 2), thing, 0.8)
-    thin = 0.75 * _ramp(child, 0.8, 1.0)
-    fall = 0.35 + 0.9 * gender_cue() * (1 - 0.7 * child) * (1 - 0.45 * old) + normal(0, 0.15)
-    if fall > 0.25 + 0.6 * thin:
-        spread = width * uniform(1.15, 1.4)
-        back = [[-spread, -0.2], [spread, -0.2], [spread * 1.05, fall], [-spread * 1.05, fall]]
-        pen.polygon(back, hair * 0.85)
-        pen.ellipse((0, -0.2), (spread, 0.85), hair * 0.85)
-    neck = 0.47 - 0.05 * gender_cue() - 0.08 * child
-    pen.ellipse((0, 2.0), (1.35 - 0.15 * gender_cue() - 0.2 * child, 0.85), uniform(20, 235, 3))
-    pen.polygon([[-neck, 0.5], [neck, 0.5], [neck * 1.1, 1.3], [-neck * 1.1, 1.3]], skin * 0.82)
-    ear = 0.17 + 0.07 * old
-    earring = chance() < (0.45 if gender_cue() > 0.3 else 0.04) * (1 - child)
-    for side in (-1, 1):
-        pen.ellipse((side * width, eye_y + 0.14), (0.1, ear), skin * 0.9)
-        if earring:
-            pen.ellipse((side * width * 1.02, eye_y + 0.16 + ear), (0.05, 0.09), (235, 205, 90))
-
-    # Skin, and what age does to it: jowls, bags, creases of the forehead, crow's feet, folds.
-    pen.polygon(outline, skin)
-    fold = 0.1 + 0.9 * _ramp(age + normal(0, 5), 24, 70)
-    for side in (-1, 1):
-        pen.ellipse((side * 0.42, nose_y), (0.2, 0.14), skin + [26, -16, -10], 0.5 * child + 0.15)
-        pen.ellipse((side * 0.46, chin * 0.72), (0.17, 0.2), shade, 0.32 * old)
-        pen.ellipse((side * eye_x, eye_y + 0.15), (0.17, 0.07), shade, 0.55 * old)
-        cheek = (side * 0.36, mouth_y + 0.05 + 0.15 * old)
-        pen.arc([(side * 0.16, nose_y - 0.02), cheek], -0.03, 0.03, shade, fold)
-    for number in range(3):
-        crease = 0.9 * _ramp(age + normal(0, 5), 26 + 8 * number, 62 + 8 * number)
-        y = eye_y - 0.34 - 0.13 * number
-        pen.arc([(-0.36, y), (0.36, y)], normal(-0.03, 0.02), 0.025, shade, crease)
-        for side in (-1, 1):
-            corner = side * (eye_x + 0.19), eye_y + 0.01
-            temple = side * (eye_x + 0.32), eye_y - 0.08 + 0.09 * number
-            pen.arc([corner, temple], 0.01, 0.022, shade, crease)
-
-    # Beard and moustache.
-    if age > 16 and gender_cue() < -0.35 and chance() < 0.6:
-        opacity, lower = uniform(0.2, 0.9), outline[outline[:, 1] > nose_y * uniform(0.3, 1.1)]
-        if chance() < 0.7:
-            upper = lower[::-1] * [0.62, 0] + [0, mouth_y - 0.13]
-            pen.polygon(np.concatenate([lower * [1, 1.03], upper]), hair, opacity)
-        if chance() < 0.8:
-            pen.ellipse((0, mouth_y - 0.1), (0.25, 0.06), hair, opacity)
-
-    # Eyes, brows, nose, mouth.
-    eye_width = 0.155 + 0.03 * child + 0.008 * gender_cue()
-    eye_height = eye_width * uniform(0.5, 0.6) * (1 + 0.5 * child - 0.35 * old)
-    make_up = max(0.0, gender_cue()) * (1 - child)
-    brow_y = eye_y - 0.19 - 0.025 * gender_cue() + 0.03 * old
-    brow_width = max(0.02, 0.055 - 0.02 * gender_cue()) * (1 - 0.4 * child)
-    iris, gaze = min(0.075 + 0.03 * child, eye_height * 1.05), normal(0, 0.03)
-    nostril = 0.09 + 0.03 * (race == 1) - 0.03 * child + 0.025 * old
-    pen.ellipse((0, nose_y), (nostril * 1.3, 0.07 + 0.02 * old), skin * 0.9)
-    pen.line([[0.05, eye_y + 0.05], [0.07, nose_y - 0.05]], 0.03, shade, 0.5)
-    for side in (-1, 1):
-        x = side * eye_x
-        pen.ellipse((x, eye_y), (eye_width, eye_height), (240, 238, 234))
-        pen.ellipse((x + gaze, eye_y), (iris, iris), eye_colour)
-        pen.ellipse((x + gaze, eye_y), (iris * 0.5, iris * 0.5), (12, 10, 10))
-        lid = (x - eye_width * 1.08, eye_y), (x + eye_width * 1.08, eye_y)
-        pen.arc(lid, -eye_height, 0.025 + 0.022 * make_up, (40, 26, 24))
-        pen.arc(lid, -eye_height - 0.05 + 0.04 * old, 0.02, shade, 0.4 + 0.5 * old)
-        brow = (x - side * 0.17, brow_y), (x + side * 0.19, brow_y + 0.03)
-        pen.arc(brow, -0.05, brow_width, hair * 0.8, 0.85 - 0.5 * child)
-        pen.ellipse((side * nostril * 0.7, nose_y + 0.04), (0.03, 0.02), shade * 0.6)
-    along = np.linspace(-1, 1, 13)
-    mouth_x = along * (0.24 - 0.06 * child + normal(0, 0.02))
-    curve = mouth_y + normal(0.04, 0.04) * (1 - along**2)
-    lips = max(0.025, 0.085 + 0.02 * gender_cue() - 0.045 * old)
-    upper = np.stack([mouth_x, curve - 0.8 * lips * (1 - np.abs(along))], 1)
-    lower = np.stack([mouth_x, curve + lips * (1 - along**2)], 1)
-    pen.polygon(np.concatenate([upper, lower[::-1]]), skin * [0.85, 0.62, 0.6])
-    pen.polygon(np.concatenate([upper, lower[::-1]]), (190, 40, 60), 0.4 * make_up)
-    pen.line(np.stack([mouth_x, curve], 1), 0.022, shade * 0.5)
-
-    # Hair on top: between the crown and a hairline that recedes, mostly in men.
-    recede = _ramp(age + normal(0, 12), 25, 85) * max(0.05, 0.55 - 0.5 * gender_cue())
-    hairline = eye_y - 0.5 + 0.1 * normal() - 0.45 * recede - 0.1 * child
-    x = np.linspace(width * 0.97, -width * 0.97, 21)
-    temples = min(-hairline, 0.5 + 0.3 * recede)  # how much lower the hair is there
-    rim = hairline + temples * np.abs(x / width) ** uniform(2, 5)
-    rim += normal(0, 0.02, 21) + 0.12 * (1 - recede) * np.sin(3 * (x - uniform(-0.5, 0.5)))
-    if chance() > 0.35 * recede**2:
-        top = np.roll(outline, 24, axis=0)[:25] * 1.07  # from left over the crown to right
-        pen.polygon(np.concatenate([top, np.stack([x, rim], 1)]), hair, 1 - thin)
-
-    if age > 5 and chance() < 0.06 + 0.4 * old:  # glasses
-        frame, radius = (uniform(0.025, 0.06), uniform(10, 120, 3)), uniform(0.2, 0.25)
-        for side in (-1, 1):
-            ring = np.concatenate([CIRCLE, CIRCLE[:2]]) * [radius * 1.1, radius * 0.9]
-            pen.line(ring + [side * eye_x, eye_y + 0.03], *frame)
-            pen.line([[side * (eye_x + radius), eye_y], [side * width, eye_y]], *frame)
-        pen.line([[radius - eye_x, eye_y], [eye_x - radius, eye_y]], *frame)
-
+    face.draw_background(pen)
+    face.draw_skin(pen)
+    face.draw_beard(pen)
+    face.draw_features(pen)
+    face.draw_hair(pen)
+    face.draw_glasses(pen)
     return _photograph(image.reduce(2), generator)
 
 
@@ -262,10 +307,10 @@ def _draw_age_years(generator: np.random.Generator) -> int:
 
 
 def write_faces(folder: pathlib.Path, count: int = 3600, seed: int = 0) -> None:
-    """Write `count` JPEG faces of 128 x 128 pixels, named as UTKFace names its own.
+    """Write `count` JPEG faces of 128 x 128 pixels with UTKFace's kind of names.
 
-    An empty marker file tells the folder from one of people. The same seed and Pillow version
-    give the same bytes. Raises FileExistsError where the folder holds anything already.
+    An empty marker file says that the folder holds no people. The same seed and Pillow version
+    give the same bytes. Raises FileExistsError where the folder is not empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
