@@ -1,11 +1,10 @@
-"""Faces decoded once: manifest and uint8 pixels in a folder, memory-mapped, shared by everybody."""
+"""Faces decoded once: a folder with their manifest and uint8 pixels, memory-mapped by all users."""
 
 import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import hashlib
 import json
 import os
@@ -14,26 +13,30 @@ import shutil
 import sys
 import tempfile
 import time
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from agegender import config
+from agegender import config, disk
 from agegender.data import generated_faces as drawing
-from agegender.data import splits, utkface
+from agegender.data import sources, splits, utkface
+from agegender.data.utkface import Reason, Rejection
 
 PIXELS, MANIFEST, REJECTED, RECORD = ("pixels.npy", "manifest.csv", "rejected.csv", "prepared.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """Prepared faces; row i of the manifest is row i of the pixels.
+    """Prepared faces; row i of the manifest belongs to row i of the pixels.
 
     manifest: name, age_years, gender (0 male, 1 female), race, group, split, split_reason.
-    pixels: uint8 (N, S, S, 3) RGB, read-only memory map. digest: 32 hexadecimal digits over both.
-    kind: "utkface" or "generated". record: what `prepare` noted (source, seed, counts, settings).
+    pixels: uint8 (N, S, S, 3), RGB, a read-only memory map.
+    digest: 32 hexadecimal digits, of manifest and pixels.
+    kind: "utkface" or "generated".
+    record: what `prepare` noted (source, seed, counts, settings).
     """
 
     folder: Path
@@ -44,27 +47,27 @@ class Faces:
     record: dict
 
     def rows(self, *names: str) -> np.ndarray:
-        """Row numbers, int64 ascending, of one or several splits; raises ValueError on others."""
+        """Return the row numbers, int64 ascending, of one or more splits; ValueError on others."""
         if not names or not set(names) <= set(splits.SPLITS):
             raise ValueError(f"splits {names}: expected some of {splits.SPLITS}")
         return np.flatnonzero(self.manifest["split"].isin(names)).astype(np.int64)
 
     @property
     def age_years(self) -> np.ndarray:
-        """Ages in years, float32 (N,)."""
+        """The ages in years, float32 (N,)."""
         return self.manifest["age_years"].to_numpy(np.float32)
 
     @property
     def gender(self) -> np.ndarray:
-        """Genders, float32 (N,): 0 male, 1 female."""
+        """The genders, float32 (N,): 0 male, 1 female."""
         return self.manifest["gender"].to_numpy(np.float32)
 
 
 def open_faces(folder: Path) -> Faces:
     """Open a prepared folder after comparing its files with their stored SHA-256.
 
-    The whole check costs about .13 s for 5,000 faces and .6 s for 20,000. Raises FileNotFoundError
-    where a file is missing and ValueError where one is torn or was changed.
+    The comparison takes about 0.13 s for 5,000 faces and 0.6 s for 20,000. Raises FileNotFoundError
+    where a file is missing, ValueError where one is torn or was changed.
     """
     record = json.loads((folder / RECORD).read_text())
     for name, checksum in record["checksums"].items():
@@ -85,12 +88,18 @@ def prepare(
     test_fraction: float = 0.2,
     generated_faces: int = config.Settings.generated_faces,
 ) -> Path:
-    """Decode, group and split a source once; return its folder below the cache.
+    """Decode, group and split a source once; return its folder in the cache.
 
-    source: folder, zip or tar of UTKFace pictures; None draws `generated_faces` faces. Nothing is
-    done where the folder is there, sound, and made from the same files by the same program. One
-    process prepares at a time, the others wait for it. Says on standard error what it does. Raises
-    ValueError where the source holds nothing of use or the faces cannot be split.
+    source: folder, zip or tar of UTKFace pictures; None draws faces.
+    cache: folder of all prepared data; one process at a time prepares in it, others wait.
+    image_size_pixels: height and width to which every face is scaled.
+    seed: of the split and of the drawn faces.
+    validation_fraction, test_fraction: of all faces.
+    generated_faces: how many faces are drawn where there is no source.
+
+    Does nothing where the folder is whole and was made from the same files by the same program.
+    Reports progress on standard error. Raises ValueError where no picture can be used or the faces
+    cannot be split; the folder then holds `rejected.csv`, which says why, file by file.
     """
     settings = {
         "image_size_pixels": image_size_pixels,
@@ -101,13 +110,12 @@ def prepare(
         settings["generated_faces"] = generated_faces
         place, state = "generated", ""
     else:
-        source = source.expanduser()  # make passes ~ on as it is
-        place, state = str(source.resolve()), utkface.fingerprint(source)
+        source = Path(os.path.expanduser(source))  # make passes ~ on as it is
+        place = utkface.printable(str(source.resolve()))
+        state = sources.fingerprint(source)
     inputs = {"source": place, "state": state, "program": _program()}
     inputs |= {"seed": seed, "settings": settings}
-    # One folder for a place and settings: a source that changed replaces what it was.
-    key = hashlib.sha256(json.dumps([place, seed, settings]).encode()).hexdigest()[:12]
-    folder = cache / f"{re.sub('[^A-Za-z0-9]+', '-', Path(place).name)}-{key}"
+    folder = cache / _folder_name(inputs)
     cache.mkdir(parents=True, exist_ok=True)
     with _only_process(cache):
         for leftover in cache.glob(".building-*"):
@@ -115,26 +123,28 @@ def prepare(
         problem = _problem(folder, inputs)
         if problem is None:
             return folder
-        if folder.exists():
+        if (folder / RECORD).exists():
             _say(f"preparing {place} again: {problem}")
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as name:
-            working = Path(name)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as building:
+            working = Path(building)
             if source is None:
                 _say(f"drawing {generated_faces:,} generated faces")
                 source = working / "faces"
                 drawing.write_faces(source, generated_faces, seed)
-            _build(source, working, inputs)
+            problem = _build(source, working, inputs)
             if folder.exists():
                 os.replace(folder, working / "replaced")
             os.replace(working / "prepared", folder)
+    if problem:
+        raise ValueError(f"{problem}; file by file in {folder / REJECTED}")
     return folder
 
 
 def summary(folder: Path, *, names: int = 3) -> str:
-    """Tell in a few lines what was found, kept, rejected (with the first names) and split."""
+    """Say in a few lines what was found, kept, rejected (with the first names) and split."""
     record = json.loads((folder / RECORD).read_text())
     manifest = pd.read_csv(folder / MANIFEST, keep_default_na=False)
-    rejected = pd.read_csv(folder / REJECTED, keep_default_na=False)
+    rejected = pd.read_csv(folder / REJECTED, keep_default_na=False, dtype=str)
     counts = record["counts"]
     lines = [
         f"{counts['found']:,} files found in {record['source']}: "
@@ -144,7 +154,7 @@ def summary(folder: Path, *, names: int = 3) -> str:
         more = f" and {len(files) - names:,} more" if len(files) > names else ""
         lines.append(f"  {len(files):,} {reason}: {', '.join(files[:names])}{more}")
     lines.append(
-        f"near-duplicates: {counts['groups']:,} groups of {counts['grouped_faces']:,} faces, "
+        f"copies of one photo: {counts['groups']:,} groups of {counts['grouped_faces']:,} faces, "
         f"labels differ in {counts['conflicting_groups']:,} (kept out of validation and test)"
     )
     for split in splits.SPLITS:
@@ -155,56 +165,75 @@ def summary(folder: Path, *, names: int = 3) -> str:
                 f"female {part['gender'].mean():.2f}"
             )
     if record["kind"] == "generated":
-        lines.append("GENERATED faces: numbers from them say nothing about people")
+        lines.append("GENERATED faces: results on them say nothing about people")
     return "\n".join([*lines, f"digest {record['digest']}, in {folder}"])
 
 
-def _build(source: Path, working: Path, inputs: dict) -> None:
-    """Write manifest, pixels, rejects and record to working/prepared."""
-    settings, prepared = inputs["settings"], working / "prepared"
-    prepared.mkdir()
-    with utkface.open_source(source) as files, (working / "decoded").open("w+b") as decoded:
-        listed = [file for file in files if file.name != utkface.GENERATED_MARKER]
-        kind = "utkface" if len(listed) == len(files) else "generated"
-        faces, thumbnails, rejected = _decode(listed, decoded, settings["image_size_pixels"])
-        if not faces:
-            reasons = collections.Counter(str(reject["reason"]) for reject in rejected)
-            found = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-            raise ValueError(
-                f"no usable picture in {inputs['source']} ({found or 'no file at all'}): expected "
-                f"names like {utkface.EXPECTED_NAMES}"
-            )
-        # By name, whatever the order in the source: a folder and its archive give the same digest.
-        manifest = pd.DataFrame(faces).sort_values("name")
-        order = manifest.index.to_numpy()
-        _write_pixels(prepared / PIXELS, decoded, order, settings["image_size_pixels"])
-    manifest = manifest.reset_index(drop=True)
-    groups = splits.near_duplicate_groups(np.stack(thumbnails)[order], manifest.pop("checksum"))
-    manifest = splits.assign_splits(
-        manifest.assign(group=groups),
-        seed=inputs["seed"],
-        validation_fraction=settings["validation_fraction"],
-        test_fraction=settings["test_fraction"],
-        # Drawn faces have UTKFace's kind of names, but are none of its faces.
-        test_names=splits.read_test_names() if kind == "utkface" else frozenset(),
-    )
-    splits.check_split(manifest)
-    manifest.to_csv(prepared / MANIFEST, index=False, lineterminator="\n")
-    table = pd.DataFrame(rejected, columns=["name", "reason", "detail"])
-    table.to_csv(prepared / REJECTED, index=False, lineterminator="\n")
+class _Picture(typing.NamedTuple):
+    pixels: np.ndarray
+    thumbnail: np.ndarray
+    checksum: str
 
+
+def _folder_name(inputs: dict) -> str:
+    """Return one name for a place and settings: a source that has changed replaces what it was."""
+    place = inputs["source"]
+    identity = json.dumps([place, inputs["seed"], inputs["settings"]])
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    name = re.sub("[^A-Za-z0-9]+", "-", Path(place).name)[:40].strip("-")
+    return f"{name}-{key}".lstrip("-")
+
+
+def _build(source: Path, working: Path, inputs: dict) -> str | None:
+    """Write rejects, manifest, pixels and record to working/prepared.
+
+    Returns None, or why no data can be made of the files; then only the rejects are written.
+    """
+    settings, prepared = inputs["settings"], working / "prepared"
+    size = settings["image_size_pixels"]
+    prepared.mkdir()
+    with (working / "decoded").open("w+b") as decoded:
+        with sources.open_source(source) as files:
+            listed = [file for file in files if file.name != utkface.GENERATED_MARKER]
+            kind = "utkface" if len(listed) == len(files) else "generated"
+            faces, thumbnails, rejected = _decode(listed, decoded, size)
+        rejected.to_csv(prepared / REJECTED, index=False, lineterminator="\n")
+        if faces.empty:
+            return _nothing_of_use(inputs["source"], rejected)
+        order = faces.index.to_numpy()
+        marks = faces.pop("checksum"), faces["name"].map(utkface.face_key)
+        groups = splits.near_duplicate_groups(np.stack(thumbnails)[order], *marks)
+        manifest = splits.assign_splits(
+            faces.reset_index(drop=True).assign(group=groups),
+            seed=inputs["seed"],
+            validation_fraction=settings["validation_fraction"],
+            test_fraction=settings["test_fraction"],
+            # Drawn faces have UTKFace's kind of names, but are none of its faces.
+            test_names=splits.read_test_names() if kind == "utkface" else frozenset(),
+        )
+        try:
+            splits.check_split(manifest)
+        except ValueError as error:
+            return str(error)
+        manifest.to_csv(prepared / MANIFEST, index=False, lineterminator="\n")
+        _write_pixels(prepared / PIXELS, decoded, order, size)
+    _write_record(prepared, {"kind": kind, **inputs}, manifest, rejected)
+    return None
+
+
+def _write_record(
+    prepared: Path, inputs: dict, manifest: pd.DataFrame, rejected: pd.DataFrame
+) -> None:
     checksums = {name: _checksum(prepared / name) for name in (MANIFEST, PIXELS, REJECTED)}
     both = checksums[MANIFEST] + checksums[PIXELS]
     grouped = manifest[manifest.duplicated("group", keep=False)]
-    record = {
-        "kind": kind,
+    record = inputs | {
         # MLflow keeps digests of at most 36 characters.
         "digest": hashlib.sha256(both.encode()).hexdigest()[:32],
-        **inputs,
         "counts": {
-            "found": len(listed),
+            "found": len(manifest) + len(rejected),
             "kept": len(manifest),
-            "rejected": table["reason"].value_counts().to_dict(),
+            "rejected": rejected["reason"].value_counts().to_dict(),
             "splits": manifest["split"].value_counts().to_dict(),
             "groups": grouped["group"].nunique(),
             "grouped_faces": len(grouped),
@@ -217,60 +246,87 @@ def _build(source: Path, working: Path, inputs: dict) -> None:
     (prepared / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
+def _nothing_of_use(place: str, rejected: pd.DataFrame) -> str:
+    """Return the message for a source without a usable picture: each reason, with an example."""
+    found = []
+    for reason, files in rejected.groupby("reason"):
+        detail = files["detail"].iloc[0]
+        found.append(f"{len(files):,} {reason}" + (f" ({detail})" if detail else ""))
+    why = "; ".join(found) or f"no file at all, expected names like {utkface.EXPECTED_NAMES}"
+    return f"no usable picture in {place}: {why}"
+
+
 def _decode(
-    files: list[utkface.SourceFile], decoded, image_size_pixels: int
-) -> tuple[list[dict], list[np.ndarray], list[dict]]:
-    """Append the pixels of all usable files to `decoded`: their rows, thumbnails and the rejects.
+    files: list[sources.SourceFile], decoded: typing.BinaryIO, image_size_pixels: int
+) -> tuple[pd.DataFrame, list[np.ndarray], pd.DataFrame]:
+    """Append the pixels of all sound pictures to `decoded`; return faces, thumbnails and rejects.
 
-    Threads, since Pillow decodes without holding the interpreter (5,800 pictures/s with one, 8,400
-    with two on two cores; two processes 4,600). The files are read here, in the order given.
+    faces: name, labels, checksum; a row a name, sorted, whatever the order in the source, so that a
+    folder and its archive give the same digest. Its index is the row in `decoded`.
+    thumbnails: of all rows of `decoded`. rejects: name (with its path), reason, detail.
     """
-
-    def work(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray, str]:
-        pixels = utkface.decode(data, name, image_size_pixels)
-        return pixels, splits.thumbnail(pixels), hashlib.sha256(data).hexdigest()
-
     faces, thumbnails, rejected = [], [], []
-    waiting = collections.deque()
-
-    def collect() -> None:
-        path, face, future = waiting.popleft()
-        try:
-            pixels, small, checksum = future.result()
-        except utkface.Rejection as error:
-            rejected.append({"name": path, "reason": error.reason, "detail": error.detail})
-        else:
-            decoded.write(pixels.data)
-            thumbnails.append(small)
-            faces.append(face | {"checksum": checksum})
-
-    seen, workers = set(), os.cpu_count() or 1
     started = said = time.monotonic()
+    for done, (file, found) in enumerate(_pictures(files, image_size_pixels)):
+        if isinstance(found, Rejection):
+            rejected.append((file.path, str(found.reason), found.detail))
+        else:
+            decoded.write(found.pixels.data)
+            thumbnails.append(found.thumbnail)
+            labels = utkface.parse_name(file.name)
+            faces.append((file.name, *labels, found.checksum, file.path))
+        if (now := time.monotonic()) - said >= 1:
+            said, left = now, (now - started) / (done + 1) * (len(files) - done - 1)
+            _say(f"decoded {done + 1:,} of {len(files):,} pictures, about {left:.0f} s left")
+    table = pd.DataFrame(faces, columns=["name", *utkface.Labels._fields, "checksum", "path"])
+    # Of the sound files of one name the first path counts; an archive may hold one path several
+    # times, and the last counts, as when it is unpacked.
+    table = table[::-1].sort_values(["name", "path"], kind="stable")
+    spare = table.duplicated("name")
+    reason = str(Reason.DUPLICATE_NAME)
+    rejected += [(path, reason, "another one is used") for path in table["path"][spare]]
+    rejects = pd.DataFrame(sorted(rejected), columns=["name", "reason", "detail"])
+    return table[~spare].drop(columns="path"), thumbnails, rejects
+
+
+def _pictures(
+    files: list[sources.SourceFile], image_size_pixels: int
+) -> Iterator[tuple[sources.SourceFile, _Picture | Rejection]]:
+    """Yield every file with its picture, or with the reason why it has none.
+
+    Files are read here, in their order, and decoded by threads, since Pillow decodes without
+    holding the interpreter's lock (pictures a second on two cores: 5,800 with one thread, 8,400
+    with two; 4,600 with two processes).
+    """
+    waiting: collections.deque = collections.deque()
+    workers = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        for done, file in enumerate(files):
+        for file in files:
             try:
                 data = file.read()
-                labels = utkface.parse_name(file.name)
-                if file.name in seen:
-                    raise utkface.Rejection(utkface.Reason.DUPLICATE_NAME, "the first is kept")
-            except utkface.Rejection as error:
-                rejected.append({"name": file.path, "reason": error.reason, "detail": error.detail})
+            except Rejection as error:
+                yield file, error
                 continue
-            seen.add(file.name)
-            face = {"name": file.name} | labels._asdict()
-            waiting.append((file.path, face, pool.submit(work, file.name, data)))
+            waiting.append((file, pool.submit(_picture, data, file.name, image_size_pixels)))
             if len(waiting) > 4 * workers:  # Bounds the memory.
-                collect()
-            if (now := time.monotonic()) - said >= 1:
-                said, left = now, (now - started) / max(1, done) * (len(files) - done)
-                _say(f"decoded {done:,} of {len(files):,} pictures, about {left:.0f} s left")
-        while waiting:
-            collect()
-    return faces, thumbnails, sorted(rejected, key=lambda reject: reject["name"])
+                file, future = waiting.popleft()
+                yield file, future.result()
+        for file, future in waiting:
+            yield file, future.result()
 
 
-def _write_pixels(path: Path, decoded, order: np.ndarray, image_size_pixels: int) -> None:
-    """Write rows of raw pixels as one .npy in another order, without holding them in memory."""
+def _picture(data: bytes, name: str, image_size_pixels: int) -> _Picture | Rejection:
+    try:
+        pixels = utkface.decode(data, name, image_size_pixels)
+    except Rejection as error:
+        return error
+    return _Picture(pixels, splits.thumbnail(pixels), hashlib.sha256(data).hexdigest())
+
+
+def _write_pixels(
+    path: Path, decoded: typing.BinaryIO, order: np.ndarray, image_size_pixels: int
+) -> None:
+    """Write raw pixels as one .npy, their rows in another order, without holding them in memory."""
     shape = (image_size_pixels, image_size_pixels, 3)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(order), *shape)}
     row_bytes = int(np.prod(shape))
@@ -282,7 +338,7 @@ def _write_pixels(path: Path, decoded, order: np.ndarray, image_size_pixels: int
 
 
 def _problem(folder: Path, inputs: dict) -> str | None:
-    """Tell why a prepared folder cannot be used as it is, or None."""
+    """Say why a prepared folder cannot be used as it is, or return None."""
     try:
         before = open_faces(folder).record
     except (OSError, ValueError, KeyError) as error:
@@ -293,10 +349,9 @@ def _problem(folder: Path, inputs: dict) -> str | None:
 
 
 def _program() -> str:
-    """Hash what decides the outcome: the source of this package and its list of test names."""
-    here = Path(__file__).parent
-    sources = sorted(here.glob("*.py")) + [splits.TEST_NAMES_FILE]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
+    """Hash what decides the outcome: the code of this package and its list of test names."""
+    files = [*sorted(Path(__file__).parent.glob("*.py")), splits.TEST_NAMES_FILE]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _checksum(path: Path) -> str:
@@ -306,13 +361,13 @@ def _checksum(path: Path) -> str:
 
 @contextlib.contextmanager
 def _only_process(cache: Path) -> Iterator[None]:
-    """Hold the lock of the cache, which the system gives back however the process ends."""
-    with (cache / ".lock").open("a") as lock:
+    """Hold the lock of the cache; where another process has it, say so and wait."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(disk.hold(cache / ".lock", wait=False))
         except BlockingIOError:
             _say(f"another process prepares data in {cache}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            held.enter_context(disk.hold(cache / ".lock"))
         yield
 
 

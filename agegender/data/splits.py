@@ -1,8 +1,8 @@
-"""One leak-free, stratified split: near-duplicate groups, the fixed test faces of UTKFace, a check.
+"""One leak-free, stratified split: groups of copies, UTKFace's fixed test faces, a check.
 
-UTKFace holds the same photographs several times (re-encoded, resized, grey). All copies of one face
-form a group, and no group lies in two splits. A group whose labels disagree is kept for training
-only: it measures the noise of the labels, not the model.
+UTKFace holds many photos more than once (re-encoded, resized, grey, whole and cropped). All copies
+of a photo form a group, and no group lies in two splits. A group whose labels disagree is used for
+training only: there it would measure the noise of the labels and not the model.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import scipy.stats
 
 from agegender.data import utkface
 
-# Pairs above it were all true when 40 were looked at; dHash chains thousands of aligned faces.
+# All of 40 pairs above it that were looked at were true; dHash chains thousands of aligned faces.
 SAME_PHOTOGRAPH_CORRELATION = 0.98
 THUMBNAIL_PIXELS = 24
 SPLITS = ("train", "validation", "test", "excluded")
@@ -34,17 +34,21 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def near_duplicate_groups(
-    thumbnails: np.ndarray, checksums: Sequence, *, block_rows: int = 1024
+    thumbnails: np.ndarray, *marks: Sequence, block_rows: int = 1024
 ) -> np.ndarray:
-    """Give every photograph a number, int64 (N,), counted from 0 in the order of the rows.
+    """Give each photo a number, int64 (N,), from 0 in the order of the rows; its copies share it.
 
-    thumbnails: float32 (N, 576) of `thumbnail`. checksums: N of the files, for identical ones.
-    Two faces belong together when their thumbnails correlate above .98, or over others that do.
-    Memory: block_rows x N float32 at a time.
+    thumbnails: float32 (N, 576) of `thumbnail`; rows that correlate above 0.98 are copies.
+    marks: columns of N values, such as checksums; rows with equal values are copies.
+    block_rows: times N float32 are held in memory at once.
+
+    Copies of copies are copies too.
     """
     count = len(thumbnails)
-    _, first, same = np.unique(np.asarray(checksums), return_index=True, return_inverse=True)
-    pairs = [(np.arange(count), first[same])]
+    pairs = []
+    for mark in marks:
+        _, first, same = np.unique(np.asarray(mark), return_index=True, return_inverse=True)
+        pairs.append((np.arange(count), first[same]))
     for start in range(0, count, block_rows):
         correlation = thumbnails[start : start + block_rows] @ thumbnails[start:].T
         left, right = np.nonzero(correlation > SAME_PHOTOGRAPH_CORRELATION)
@@ -74,10 +78,11 @@ def test_names_checksum() -> str:
 def choose_test_names(
     manifest: pd.DataFrame, part: Set[str], *, seed: int = 0, fraction: float = 0.2
 ) -> list[str]:
-    """Choose the fixed test faces: `fraction` of all and of a part, by age and gender, sorted keys.
+    """Choose the fixed test faces by age and gender; return their keys, sorted.
 
-    manifest: of the largest source there is, with its groups. part: file names of a smaller source
-    (the 5,000) inside it; a group with any member in the part is drawn with the part.
+    manifest: of the largest source there is, with its groups.
+    part: file names of a smaller source inside it (the 5,000), of which the same fraction is
+    chosen; a group with any member in the part is drawn with the part.
     """
     generator = np.random.default_rng(seed)
     usable = ~conflicting(manifest)
@@ -88,7 +93,7 @@ def choose_test_names(
     rest = ~touched & usable
     share = (fraction * len(manifest) - chosen.sum()) / max(1, rest.sum())
     chosen |= _draw(manifest, rest, share, generator)
-    return sorted(utkface.face_key(name) for name in manifest["name"][chosen])
+    return sorted({utkface.face_key(name) for name in manifest["name"][chosen]})
 
 
 def assign_splits(
@@ -99,17 +104,18 @@ def assign_splits(
     test_fraction: float = 0.2,
     test_names: Set[str] = frozenset(),
 ) -> pd.DataFrame:
-    """Return the manifest with its columns `split` and `split_reason`.
+    """Return the manifest with the columns `split` and `split_reason`.
 
-    manifest: columns name, age_years, gender, group. test_names: keys of fixed test faces; where
-    any is present they are the test, and other faces of their groups are excluded. Otherwise the
-    test is drawn as the validation always is: whole groups without conflicting labels, by age and
-    gender, with the seed. Fractions are of all rows.
+    manifest: columns name, age_years, gender, group.
+    seed: decides what is drawn: whole groups without conflicting labels, by age and gender.
+    validation_fraction, test_fraction: of all rows.
+    test_names: keys of fixed test faces. Where any is present, these are the test, none is drawn,
+    and the other faces of their groups are excluded.
     """
     if not (validation_fraction > 0 and 0 < test_fraction < 1 - validation_fraction):
         raise ValueError(
-            f"fractions {validation_fraction} of validation and {test_fraction} of test: expected "
-            "both above 0 and together below 1"
+            f"fractions {validation_fraction} for validation and {test_fraction} for test: "
+            "expected both above 0 and their sum below 1"
         )
     generator = np.random.default_rng(seed)
     noisy = conflicting(manifest)
@@ -131,15 +137,15 @@ def assign_splits(
 def check_split(manifest: pd.DataFrame) -> None:
     """Raise ValueError unless the split is complete, free of leaks and looks like a random draw.
 
-    Looks: two-sample Kolmogorov-Smirnov test of the ages and chi-square test of the genders,
-    training against validation and test, refused below a probability of 1e-4. An unshuffled split
-    of files sorted by name, hence by age, fails it by far.
+    The last is a two-sample Kolmogorov-Smirnov test of the ages and a chi-square test of the
+    genders, training against validation and test, refused where p < 0.0001. An unshuffled split of
+    files sorted by name, that is by age, fails by far.
     """
     used = manifest[manifest["split"] != "excluded"]
     sizes = used["split"].value_counts().reindex(SPLITS[:3], fill_value=0)
     if sizes.min() == 0:
         raise ValueError(
-            f"empty split in {sizes.to_dict()} of {len(manifest)} faces: expected some in each, "
+            f"empty split in {sizes.to_dict()} of {len(manifest)} faces: expected some in each; "
             "give more pictures"
         )
     straddling = used.groupby("group")["split"].nunique()
@@ -164,10 +170,10 @@ def check_split(manifest: pd.DataFrame) -> None:
         by_gender = scipy.stats.chi2_contingency(genders).pvalue if len(genders) > 1 else 1.0
         if min(ages.pvalue, by_gender) < 1e-4:
             raise ValueError(
-                f"training and {split} are no random draws from the same faces (median age "
+                f"training and {split} are not random draws from the same faces (median age "
                 f"{train['age_years'].median():g} and {part['age_years'].median():g}, female share "
-                f"{train['gender'].mean():.2f} and {part['gender'].mean():.2f}; probability "
-                f"{ages.pvalue:.0e} and {by_gender:.0e}): shuffle before splitting"
+                f"{train['gender'].mean():.2f} and {part['gender'].mean():.2f}; "
+                f"p = {ages.pvalue:.0e} and {by_gender:.0e}): shuffle before splitting"
             )
 
 
@@ -176,8 +182,8 @@ def _draw(
 ) -> pd.Series:
     """Draw a share of the eligible groups, evenly along gender and age: bool, one a row.
 
-    Systematic sampling along the sorted list (random among equals, random start) stratifies by
-    every age and gender at once, also where they are rare, and hits the share to one group.
+    Systematic sampling of the sorted list (shuffled among equals, random start) stratifies by every
+    age and gender at once, rare ones too, and its share is right to within one group.
     """
     groups = manifest[eligible].groupby("group")[["gender", "age_years"]].first()
     shuffled = groups.iloc[generator.permutation(len(groups))]

@@ -1,25 +1,13 @@
-"""UTKFace files to labels and pictures: a folder, zip or tar read as it is, nothing left unsaid.
+"""UTKFace's file names and pictures: labels from the one, pixels from the other.
 
-What cannot be used raises a `Rejection` with one of the `Reason`s, so that callers count and name
-it; files that are no part of a data set (`.DS_Store` and the like) are rejected by name as well.
+What cannot be used raises a `Rejection` with one of the `Reason`s, so that callers can count it.
 """
 
-import contextlib
 import enum
-import functools
-import hashlib
 import io
-import lzma
-import operator
-import os
 import re
-import stat
-import tarfile
 import typing
-import zipfile
-import zlib
-from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection
 
 import numpy as np
 import PIL.Image
@@ -36,7 +24,6 @@ MOST_PIXELS = 25_000_000
 MOST_BYTES = 32 * 2**20
 
 _EXTENSIONS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 # Spaces before the extension and a missing dot occur in UTKFace itself; the labels are fine.
 _NAME = re.compile(
     r"(-?[0-9]{1,9})_(-?[0-9]{1,9})(?:_(-?[0-9]{1,9}))?_([0-9]{1,30}) *"
@@ -50,6 +37,10 @@ class Reason(enum.StrEnum):
 
     SYSTEM_FILE = "hidden or system file"
     NOT_A_FILE = "not a regular file"
+    LINK = "links: copy the files"
+    ARCHIVE = "archives inside: unpack them first"
+    PASSWORD = "needs a password"
+    COMPRESSION = "compressed in a way that cannot be read"
     UNREADABLE = "cannot be read"
     DUPLICATE_NAME = "duplicate name"
     NAME = "name not understood"
@@ -85,23 +76,6 @@ class Labels(typing.NamedTuple):
     race: int
 
 
-class SourceFile(typing.NamedTuple):
-    """One file of a source.
-
-    path: inside the source, printable, with forward slashes. read: returns the bytes or raises a
-    Rejection. rejection: why the file is of no use, where its kind or its name already tells.
-    """
-
-    path: str
-    read: Callable[[], bytes]
-    rejection: Rejection | None = None
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return self.path.rpartition("/")[2]
-
-
 def parse_name(name: str) -> Labels:
     """Read the labels from a file name; raises LabelError with the reason.
 
@@ -123,54 +97,18 @@ def parse_name(name: str) -> Labels:
     return labels
 
 
-def face_key(name: str) -> str:
-    """Return `age_gender_race_time`, the same for every spelling of one UTKFace name.
+def is_picture_name(name: str) -> bool:
+    """Tell whether a name ends like a picture's."""
+    return name.lower().endswith(tuple(f".{extension}" for extension in _EXTENSIONS))
 
-    The time stamp alone is no key: 186 of them are shared by 414 files. Raises LabelError.
+
+def face_key(name: str) -> str:
+    """Return `age_gender_race_time`, the same for every file name of one UTKFace photo.
+
+    The time stamp alone is no key: 414 files share 186 of them. Raises LabelError.
     """
     labels = parse_name(name)
     return "_".join(map(str, labels)) + "_" + _NAME.fullmatch(name)[4]
-
-
-@contextlib.contextmanager
-def open_source(source: Path) -> Iterator[list[SourceFile]]:
-    """List the files of a folder (with all below it), zip or tar, to be read while it is open.
-
-    Nothing is extracted and no link is followed. Tar files come in the order of the archive, which
-    should be kept when reading a compressed one; all others sorted by path. Raises ValueError where
-    the source is missing, of another kind or a damaged archive.
-    """
-    if source.is_dir():
-        yield sorted(_folder_files(source), key=operator.attrgetter("path"))
-    elif not source.exists():
-        raise ValueError(f"{source} does not exist: give a folder, zip or tar of UTKFace pictures")
-    elif tarfile.is_tarfile(source):
-        with tarfile.open(source) as archive:
-            yield _tar_files(source, archive)
-    elif zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
-            yield sorted(_zip_files(archive), key=operator.attrgetter("path"))
-    else:
-        raise ValueError(
-            f"{source} is neither a folder nor a whole zip or tar: give one of these, "
-            "and download an archive again if it was cut short"
-        )
-
-
-def fingerprint(source: Path) -> str:
-    """Tell whether a source has changed: hash of an archive, or of names, sizes and times."""
-    if source.is_file():
-        with source.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for parent, folders, names in os.walk(source):
-        folders.sort()
-        for name in sorted(folders + names):
-            path = Path(parent, name)
-            status = path.lstat()
-            line = f"{path.relative_to(source)} {status.st_size} {status.st_mtime_ns}\n"
-            digest.update(os.fsencode(line))
-    return digest.hexdigest()
 
 
 def decode(data: bytes, name: str, image_size_pixels: int) -> np.ndarray:
@@ -211,7 +149,7 @@ def open_picture(
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise Rejection(Reason.TOO_LARGE, str(error)) from None
     except Exception as error:  # Decoders raise many kinds on damaged data: see below.
-        raise Rejection(Reason.DAMAGED, _one_line(error)) from error
+        raise Rejection(Reason.DAMAGED, one_line(error)) from error
     # A JPEG with several pictures inside, as some telephones write them, calls itself MPO.
     content = "JPEG" if image.format == "MPO" else image.format
     allowed = formats if extension is None else [_EXTENSIONS[extension.lower()]]
@@ -226,7 +164,7 @@ def open_picture(
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged
     # data; whatever it was, this one file is put aside with the words of the decoder.
     except Exception as error:
-        raise Rejection(Reason.DAMAGED, _one_line(error)) from error
+        raise Rejection(Reason.DAMAGED, one_line(error)) from error
 
 
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -239,105 +177,28 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     return image.convert("RGB")
 
 
-def _folder_files(folder: Path) -> Iterator[SourceFile]:
-    unreadable = []
-    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
-        for name in folders + names:
-            path = Path(parent, name)
-            mode = path.lstat().st_mode
-            read = functools.partial(read_bytes, functools.partial(path.open, "rb"))
-            file = _source_file(str(path.relative_to(folder)), mode, read)
-            if file is not None:
-                yield file
-    for error in unreadable:
-        path = os.path.relpath(error.filename, folder)
-        rejection = Rejection(Reason.UNREADABLE, error.strerror)
-        yield SourceFile(printable(path), functools.partial(_raise, rejection), rejection)
-
-
-def _zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile]:
-    for member in archive.infolist():
-        mode = member.external_attr >> 16
-        if not stat.S_IFMT(mode):  # Archives made on Windows store none.
-            mode = stat.S_IFDIR if member.is_dir() else stat.S_IFREG
-        read = functools.partial(read_bytes, functools.partial(archive.open, member))
-        file = _source_file(member.filename, mode, read)
-        if file is not None:
-            yield file
-
-
-def _tar_files(source: Path, archive: tarfile.TarFile) -> list[SourceFile]:
-    # tarfile takes a damaged header for the end of the archive: look what stands there. Reading the
-    # list first also makes reading the members a single walk forward through a compressed file.
-    try:
-        members = archive.getmembers()
-        archive.fileobj.seek(archive.offset)
-        damaged = archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0") != b""
-        while archive.fileobj.read(MOST_BYTES):
-            pass  # A compressed file is checked against its check sum at its very end.
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError) as error:
-        raise ValueError(f"{source} is damaged ({_one_line(error)}): download it again") from error
-    if damaged:
-        raise ValueError(f"{source} is damaged after {len(members)} members: download it again")
-    files = []
-    for member in members:
-        kind = stat.S_IFREG if member.isfile() else stat.S_IFDIR if member.isdir() else stat.S_IFLNK
-        read = functools.partial(read_bytes, functools.partial(archive.extractfile, member))
-        files.append(_source_file(member.name, kind, read))
-    return [file for file in files if file is not None]
-
-
-def _source_file(path: str, mode: int, read: Callable) -> SourceFile | None:
-    """Judge a file by its path and kind; None for an ordinary folder, whose files are listed."""
-    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
-    if not parts:
-        return None
-    picture = parts[-1].lower().endswith(tuple(f".{extension}" for extension in _EXTENSIONS))
-    rejection = None
-    if stat.S_ISDIR(mode):
-        if not picture:
-            return None
-        rejection = Rejection(Reason.NOT_A_FILE, "a folder named like a picture")
-    elif ".." in parts:
-        rejection = Rejection(Reason.NOT_A_FILE, "a path out of its archive")
-    elif any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in parts):
-        rejection = Rejection(Reason.SYSTEM_FILE)
-    elif not stat.S_ISREG(mode):
-        rejection = Rejection(Reason.NOT_A_FILE, "a link, pipe or device: copy the file itself")
-    elif parts[-1] != GENERATED_MARKER:
-        try:
-            parse_name(parts[-1])
-        except LabelError as error:
-            rejection = error
-    if rejection is not None:
-        read = functools.partial(_raise, rejection)
-    return SourceFile(printable("/".join(parts)), read, rejection)
-
-
 def read_bytes(open_stream: Callable[[], typing.BinaryIO], most_bytes: int = MOST_BYTES) -> bytes:
     """Read a whole file, of at most so many bytes; raises Rejection."""
     try:
         with open_stream() as stream:
             # Never trust the size that an archive states: a bomb states a small one.
             data = stream.read(most_bytes + 1)
-    # RuntimeError: an encrypted zip; NotImplementedError, below it: an unknown compression.
-    except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError) as error:
-        raise Rejection(Reason.UNREADABLE, _one_line(error)) from error
-    except (zipfile.BadZipFile, tarfile.TarError) as error:
-        raise Rejection(Reason.UNREADABLE, _one_line(error)) from error
+    # Archives and decompressors raise a dozen kinds of errors on damaged data.
+    except Exception as error:
+        raise Rejection(Reason.UNREADABLE, one_line(error)) from error
     if len(data) > most_bytes:
         raise Rejection(Reason.TOO_LARGE, f"over {most_bytes // 2**20} MiB in its file")
     return data
 
 
-def _raise(rejection: Rejection) -> typing.NoReturn:
-    raise rejection
-
-
 def printable(text: str) -> str:
-    """Return a file name as text: it may hold bytes that are none, and line breaks."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+    """Return a file name as text for people: what cannot be printed is escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return an error's kind and words in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

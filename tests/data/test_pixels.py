@@ -196,8 +196,8 @@ def test_command_without_usable_data_ends_with_one_line(made, tmp_path, monkeypa
     assert len(output.err.splitlines()) == 1
     if case in ("empty", "nothing of use"):
         assert "26_1_2_20170116174525125.jpg.chip.jpg" in output.err
-    cache = tmp_path / ".cache" / "data"
-    assert [path.name for path in cache.glob("*") if path.name != ".lock"] == []
+    left = [path.name for path in (tmp_path / ".cache" / "data").glob("*/*")]
+    assert left == ([] if case == "missing" else ["rejected.csv"])
 
 
 def test_command_prints_the_summary(made, tmp_path, monkeypatch, capsys):
@@ -207,6 +207,75 @@ def test_command_prints_the_summary(made, tmp_path, monkeypatch, capsys):
     assert "81 kept, 4 rejected" in output
     (folder,) = (path.parent for path in tmp_path.glob(".cache/data/*/prepared.json"))
     assert folder.name in output
+
+
+def whole_photo(path: Path) -> PIL.Image.Image:
+    """A photo of 640x480 pixels with the face of a file at 110 pixels of it."""
+    photo = PIL.Image.fromarray(picture(path.name)).resize((640, 480))
+    photo.paste(PIL.Image.open(path).resize((110, 110)), (300, 200))
+    return photo
+
+
+def test_one_photo_in_two_files_is_one_face_in_one_split(drawn, tmp_path):
+    for name in ("crops", "whole"):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+    for index, path in enumerate(drawn.iterdir()):
+        shutil.copy(path, tmp_path / "faces" / "crops")
+        stem = path.name.partition(".")[0]
+        spelling = (f"{stem}.jpg", f"0{stem}.jpeg", f"{stem} .JPG")[index % 3]
+        whole_photo(path).save(tmp_path / "faces" / "whole" / spelling)
+    faces = pixels.open_faces(prepare(tmp_path / "faces", tmp_path / "cache"))
+    manifest = faces.manifest.assign(key=faces.manifest["name"].map(utkface.face_key))
+    assert (len(manifest), manifest["key"].nunique()) == (120, 60)
+    assert faces.record["counts"]["groups"] == 60
+    assert manifest.groupby("key")[["group", "split"]].nunique().max().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "tar of one path"])
+def test_a_bad_copy_does_not_hide_a_good_one(drawn, tmp_path, kind):
+    source = tmp_path / "faces"
+    shutil.copytree(drawn, source / "b")
+    (source / "a").mkdir()
+    for index, path in enumerate(sorted(drawn.iterdir())[:10]):
+        (source / "a" / path.name).write_bytes(path.read_bytes()[: 700 * (index % 2)])
+    if kind != "folder":
+        with tarfile.open(tmp_path / "faces.tar", "w") as archive:
+            for path in sorted(source.rglob("*.jpg")):
+                archive.add(path, path.name if "one" in kind else path.relative_to(source))
+        source = tmp_path / "faces.tar"
+    found = pixels.open_faces(prepare(source, tmp_path / "cache"))
+    assert found.record["counts"]["kept"] == 60
+    assert found.record["counts"]["rejected"] == {"truncated or damaged": 5, "empty file": 5}
+    assert found.digest == pixels.open_faces(prepare(drawn, tmp_path / "cache")).digest
+
+
+def test_of_one_path_in_an_archive_the_last_sound_file_counts(drawn, tmp_path):
+    first, *others = sorted(drawn.iterdir())
+    with tarfile.open(tmp_path / "faces.tar", "w") as archive:
+        for path in (others[0], others[1], tmp_path / "empty"):
+            (tmp_path / "empty").touch()
+            archive.add(path, first.name)
+        for path in others:
+            archive.add(path, path.name)
+    faces = pixels.open_faces(prepare(tmp_path / "faces.tar", tmp_path / "cache"))
+    rows = [faces.manifest["name"].tolist().index(name) for name in (first.name, others[1].name)]
+    assert np.array_equal(*faces.pixels[rows])
+    assert faces.record["counts"]["rejected"] == {"duplicate name": 1, "empty file": 1}
+
+
+@pytest.mark.parametrize("name", ["d" * 250, "é" * 120, os.fsdecode(b"caf\xe9\n\x1b[31m"), "~x"])
+def test_folders_of_any_name_are_prepared(drawn, tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(drawn, name)
+    first = min(drawn.iterdir())
+    spaces = " " * (253 - len(first.name))
+    shutil.copy(first, Path(name) / first.name.replace(".", f"{spaces}.", 1))
+    (Path(name) / ("1" * 253)).touch()  # A table must not take it for a number.
+    folder = prepare(Path(name), Path("cache"))
+    faces = pixels.open_faces(folder)
+    assert faces.record["counts"]["kept"] == 61
+    assert faces.record["source"].isprintable()
+    assert all(line.isprintable() for line in pixels.summary(folder).split("\n"))
 
 
 @pytest.mark.skipif(not (DATA / "train_val").is_dir(), reason="needs the real faces: train_val")

@@ -57,6 +57,13 @@ def test_groups_reach_over_a_common_neighbour():
     assert splits.near_duplicate_groups(thumbnails, ["a", "b", "c"]).tolist() == [0, 0, 0]
 
 
+def test_equal_marks_are_copies_over_every_column():
+    thumbnails = np.eye(6, dtype=np.float32)
+    checksums, keys = list("aabcde"), list("uvvxyx")
+    groups = splits.near_duplicate_groups(thumbnails, checksums, keys)
+    assert groups.tolist() == [0, 0, 0, 1, 2, 1]
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_split_is_complete_leak_free_and_stratified(seed):
     manifest = splits.assign_splits(faces(), seed=seed)

@@ -15,7 +15,7 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 
-from agegender.data import splits, utkface
+from agegender.data import sources, splits, utkface
 from agegender.networks import backbones, export, training
 from agegender.photos import detection
 from pipelines import fetch_backbones
@@ -33,7 +33,7 @@ COUNT = 500
 def faces():
     """Labels in years, (N,), and pictures, (N, 128, 128, 3), of faces outside the locked test."""
     locked = set(splits.TEST_NAMES_FILE.read_text().split())
-    with utkface.open_source(FACES) as files:
+    with sources.open_source(FACES) as files:
         usable = [
             file
             for file in files

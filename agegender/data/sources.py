@@ -1,0 +1,267 @@
+"""A folder, zip or tar of pictures, read in place: every file is listed, unusable ones say why."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import stat
+import tarfile
+import typing
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agegender.data import utkface
+from agegender.data.utkface import Reason, Rejection
+
+_UNPACK = "unpack it and give the folder"
+_AGAIN = "damaged or cut short: download it again"
+# What a file that is neither a whole zip nor a whole tar turns out to be, by its first bytes.
+_FIRST_BYTES = {
+    b"PK": f"a zip that is {_AGAIN}",
+    b"\x1f\x8b": f"a gzip file that holds no tar, or is {_AGAIN}",
+    b"BZh": f"a bzip2 file that holds no tar, or is {_AGAIN}",
+    b"\xfd7zXZ": f"an xz file that holds no tar, or is {_AGAIN}",
+    b"\x28\xb5\x2f\xfd": f"compressed by Zstandard: {_UNPACK}",
+    b"7z\xbc\xaf": f"a 7z archive: {_UNPACK}",
+    b"Rar!": f"a RAR archive: {_UNPACK}",
+    b"<": "a web page: download the archive itself",
+}
+_ARCHIVE_NAME = re.compile(
+    r".*\.(zip|tar|t?gz|tbz2?|bz2|txz|xz|zst|7z|rar|z\d\d)(\.\d+)?", re.IGNORECASE | re.DOTALL
+)
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+_ZIP_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+# GNU tar's own kinds of members: a volume's label, a volume's first part, a listing of a folder.
+_TAR_LABEL, _TAR_VOLUME, _TAR_FOLDER = b"V", b"M", b"D"
+
+
+class SourceFile(typing.NamedTuple):
+    """One file of a source.
+
+    path: inside the source, printable, with forward slashes. read: returns the bytes or raises a
+    Rejection. rejection: why the file cannot be used, where its kind or its name already tells.
+    """
+
+    path: str
+    read: Callable[[], bytes]
+    rejection: Rejection | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+class _UnusableArchive(Exception):
+    """An archive cannot be used at all; the text completes a sentence: it is ..."""
+
+
+@contextlib.contextmanager
+def open_source(source: Path) -> Iterator[list[SourceFile]]:
+    """List the files of a folder (at any depth), zip or tar; they can be read inside the `with`.
+
+    Nothing is extracted and no link is followed. The order of the list is the quickest one to read
+    the files in. Raises ValueError where the source is missing, is of another kind, is damaged, or
+    holds more or less than its own list of contents says.
+    """
+    name = utkface.printable(str(source))
+    if source.is_dir():
+        yield [file for file in _folder_files(source) if file]
+        return
+    if not source.is_file():
+        problem = "is a pipe or device" if source.exists() else "does not exist"
+        raise ValueError(f"{name} {problem}: give a folder, zip or tar of UTKFace pictures")
+    with contextlib.ExitStack() as stack:
+        try:
+            if tarfile.is_tarfile(source):
+                listed = _tar_files(stack.enter_context(tarfile.open(source)))
+            elif zipfile.is_zipfile(source):
+                listed = _zip_files(stack.enter_context(zipfile.ZipFile(source)))
+            else:
+                raise _UnusableArchive(_other_kind(source))
+            files = [file for file in listed if file]
+        except _UnusableArchive as error:
+            raise ValueError(f"{name} is {error}") from None
+        except NotImplementedError as error:
+            raise ValueError(f"{name} cannot be read ({error}): {_UNPACK}") from error
+        # tarfile, zipfile and the decompressors raise a dozen kinds of errors on damaged archives.
+        except Exception as error:
+            raise ValueError(f"{name} is {_AGAIN} ({utkface.one_line(error)})") from error
+        yield files
+
+
+def fingerprint(source: Path) -> str:
+    """Hash what tells whether a source has changed: an archive's bytes, or names, sizes, times."""
+    if source.is_file():
+        with source.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for parent, folders, names in os.walk(source):
+        folders.sort()
+        for name in sorted(folders + names):
+            path = Path(parent, name)
+            line = f"{path.relative_to(source)}"
+            with contextlib.suppress(OSError):  # `open_source` lists it as one that cannot be read.
+                status = path.lstat()
+                line += f" {status.st_size} {status.st_mtime_ns}"
+            digest.update(os.fsencode(line + "\n"))
+    return digest.hexdigest()
+
+
+def _folder_files(folder: Path) -> Iterator[SourceFile | None]:
+    unreadable: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
+        for name in folders + names:
+            file = Path(parent, name)
+            try:
+                kind = stat.S_IFMT(file.lstat().st_mode)
+            except OSError as error:
+                unreadable.append(error)
+                continue
+            read = functools.partial(utkface.read_bytes, functools.partial(file.open, "rb"))
+            yield _source_file(str(file.relative_to(folder)), kind, read)
+    for missed in unreadable:
+        path = os.path.relpath(missed.filename, folder)
+        yield _rejected(path, Rejection(Reason.UNREADABLE, missed.strerror))
+
+
+def _zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile | None]:
+    _check_zip(archive)
+    for member in archive.infolist():
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if member.filename.endswith(("/", "\\")):
+            kind = stat.S_IFDIR
+        elif not kind:  # Archives made on Windows have nothing but its own mark of a folder.
+            kind = stat.S_IFDIR if member.external_attr & 0x10 else stat.S_IFREG
+        problem = None
+        if member.flag_bits & 1:
+            problem = Rejection(Reason.PASSWORD, _UNPACK)
+        elif member.compress_type not in _ZIP_METHODS:
+            method = "Deflate64" if member.compress_type == 9 else f"method {member.compress_type}"
+            problem = Rejection(Reason.COMPRESSION, f"{method}: {_UNPACK}")
+        read = functools.partial(utkface.read_bytes, functools.partial(archive.open, member))
+        yield _source_file(member.filename, kind, read, problem)
+
+
+def _check_zip(archive: zipfile.ZipFile) -> None:
+    """Compare a zip with its last record, which states the number of files, and with its start.
+
+    zipfile believes the size of the directory, and ignores whatever lies before the first file.
+    """
+    members, stream = archive.infolist(), archive.fp
+    size_bytes = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size_bytes - 22 - 2**16))
+    tail = stream.read()
+    count_at = tail.rfind(b"PK\5\6") + 10
+    stated = int.from_bytes(tail[count_at : count_at + 2], "little")
+    # Where there are too many for its 16 bits it holds 65,535, or their number modulo 65,536.
+    if stated != 0xFFFF and stated != len(members) & 0xFFFF:
+        raise _UnusableArchive(f"{_AGAIN} ({stated:,} files stated, {len(members):,} listed)")
+    stream.seek(0)
+    first = min((member.header_offset for member in members), default=size_bytes)
+    if first > 0 and stream.read(4) == b"PK\3\4":
+        raise _UnusableArchive(f"several zips in one file: {_UNPACK}")
+
+
+def _tar_files(archive: tarfile.TarFile) -> Iterator[SourceFile | None]:
+    members = archive.getmembers()
+    _check_end(archive, len(members))
+
+    # A hard link is one more name of an earlier file. Listed right after it, it is read while that
+    # file's bytes are at hand: going back in a compressed tar means to start again.
+    listed, contents = [], {}
+    for member in members:
+        content = contents.get(member.linkname) if member.islnk() else member
+        contents[member.name] = content
+        listed.append((member.name, content))
+    read = functools.lru_cache(maxsize=1)(functools.partial(_read_member, archive))
+    for path, content in sorted(listed, key=lambda item: item[1].offset if item[1] else 0):
+        if content is None:
+            yield _rejected(path, Rejection(Reason.UNREADABLE, "a hard link to a missing file"))
+        elif content.type == _TAR_VOLUME:
+            raise _UnusableArchive(f"one volume of several: {_UNPACK}")
+        elif content.type != _TAR_LABEL:
+            yield _source_file(path, _tar_kind(content), functools.partial(read, content))
+
+
+def _check_end(archive: tarfile.TarFile, count: int) -> None:
+    """Read a tar to its end, which must be zeros; a compressed one then compares its checksum.
+
+    tarfile takes the first block that it cannot read for the end and says nothing.
+    """
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or any(block):
+        raise _UnusableArchive(f"{_AGAIN} (no end after {count:,} members)")
+    while block := archive.fileobj.read(2**20):
+        if any(block):
+            raise _UnusableArchive(f"several tars in one file: {_UNPACK}")
+
+
+def _tar_kind(member: tarfile.TarInfo) -> int:
+    if member.isdir() or member.type == _TAR_FOLDER:
+        return stat.S_IFDIR
+    if member.issym():
+        return stat.S_IFLNK
+    return stat.S_IFIFO if member.isdev() else stat.S_IFREG
+
+
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    return utkface.read_bytes(functools.partial(archive.extractfile, member))
+
+
+def _other_kind(path: Path) -> str:
+    """Say what a file is that is neither a whole zip nor a whole tar."""
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    for magic, words in _FIRST_BYTES.items():
+        if start.startswith(magic):
+            return words
+    return (
+        "neither a folder nor a whole zip or tar: give one of these, and download an archive again "
+        "if it was cut short"
+    )
+
+
+def _source_file(
+    path: str, kind: int, read: Callable[[], bytes], problem: Rejection | None = None
+) -> SourceFile | None:
+    """Judge a file by its path and kind; None for an ordinary folder, whose files are listed.
+
+    kind: S_IFREG and the like. problem: why its bytes cannot be read, where that is known.
+    """
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+    if not parts:
+        return None
+    name = parts[-1]
+    if stat.S_ISDIR(kind):
+        if not utkface.is_picture_name(name):
+            return None
+        problem = Rejection(Reason.NOT_A_FILE, "a folder named like a picture")
+    elif ".." in parts:
+        problem = Rejection(Reason.NOT_A_FILE, "a path out of its archive")
+    elif any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in parts):
+        problem = Rejection(Reason.SYSTEM_FILE)
+    elif stat.S_ISLNK(kind):
+        problem = Rejection(Reason.LINK)
+    elif not stat.S_ISREG(kind):
+        problem = Rejection(Reason.NOT_A_FILE, "a pipe or device")
+    elif _ARCHIVE_NAME.fullmatch(name):
+        problem = Rejection(Reason.ARCHIVE)
+    elif name != utkface.GENERATED_MARKER:
+        try:
+            utkface.parse_name(name)
+        except utkface.LabelError as error:
+            problem = error
+    path = "/".join(parts)
+    return _rejected(path, problem) if problem else SourceFile(utkface.printable(path), read)
+
+
+def _rejected(path: str, rejection: Rejection) -> SourceFile:
+    return SourceFile(utkface.printable(path), functools.partial(_raise, rejection), rejection)
+
+
+def _raise(rejection: Rejection) -> typing.NoReturn:
+    raise rejection
