@@ -157,6 +157,42 @@ def test_chosen_names_are_whole_clean_groups_and_a_fifth_of_both_sources():
     assert chosen[manifest["name"].isin(part)].mean() == pytest.approx(0.2, abs=0.02)
 
 
+def test_the_first_fold_is_the_manifests_own_split():
+    manifest = splits.assign_splits(faces(), seed=0)
+    [(train, validation)] = splits.folds(manifest, 1, seed=0)
+    assert train.tolist() == np.flatnonzero(manifest["split"] == "train").tolist()
+    assert validation.tolist() == np.flatnonzero(manifest["split"] == "validation").tolist()
+
+
+def test_folds_divide_training_and_validation_without_twins_or_test_faces():
+    manifest = splits.assign_splits(faces(), seed=0)
+    group, noisy = manifest["group"].to_numpy(), splits.conflicting(manifest).to_numpy()
+    both = np.flatnonzero(manifest["split"].isin(["train", "validation"]))
+    pairs = splits.folds(manifest, 4, seed=0)
+    assert len(pairs) == 4
+    for train, validation in pairs:
+        assert np.array_equal(np.sort(np.concatenate([train, validation])), both)
+        assert np.array_equal(train, np.sort(train)) and np.array_equal(
+            validation, np.sort(validation)
+        )
+        assert not set(group[train]) & set(group[validation])
+        assert not noisy[validation].any()
+    later = np.concatenate([validation for _, validation in pairs[1:]])
+    assert len(np.unique(later)) == len(later) > 0
+    again, other = (splits.folds(manifest, 4, seed)[3][1] for seed in (0, 1))
+    assert np.array_equal(again, pairs[3][1])
+    assert not np.array_equal(other, pairs[3][1])
+
+
+def test_floors_are_the_errors_of_the_median_and_the_majority_in_training():
+    manifest = faces(5).assign(
+        age_years=[10, 20, 60, 1, 99], gender=[0, 0, 1, 1, 1], split=["train"] * 3 + ["test"] * 2
+    )
+    floors = splits.training_floors(manifest)
+    assert floors.age_mae == pytest.approx(50 / 3)
+    assert floors.gender_error == pytest.approx(1 / 3)
+
+
 def test_committed_names_are_sorted_keys():
     lines = splits.TEST_NAMES_FILE.read_text().splitlines()
     keys = [line for line in lines if not line.startswith("#")]
