@@ -16,7 +16,7 @@ import pandas as pd
 
 from agegender.data import utkface
 from agegender.networks import training
-from agegender.photos import detection, predictor
+from agegender.photos import detection, estimate
 from agegender.registry import champions, releases, tracking
 
 PHOTOS_AT_ONCE = 8
@@ -27,7 +27,7 @@ def predict(*, photo: list[Path], out: Path = Path("predictions"), generated: bo
 
     photo: files and folders; generated: by models of generated faces.
     """
-    paths = predictor.list_photos(photo)
+    paths = estimate.list_photos(photo)
     if not paths:
         raise ValueError("No photo: name one, or a folder that holds some (PHOTO=photo.jpg).")
     out.mkdir(parents=True, exist_ok=True)
@@ -59,14 +59,14 @@ def predict(*, photo: list[Path], out: Path = Path("predictions"), generated: bo
 
 def answers(
     detector: detection.Detector,
-    models: dict[str, predictor.Model],
+    models: dict[str, estimate.Model],
     paths: list[Path],
     out: Path,
 ) -> Iterator[dict]:
     """Yield for each photo: photo, reason and detail where it was not read, faces, marked, answers.
 
     marked: the name in `out` of the photo with its faces marked; answers: the rows of
-    `predictor.answer`.
+    `estimate.answer`.
     """
     for start in range(0, len(paths), PHOTOS_AT_ONCE):
         photos, records = [], []
@@ -74,15 +74,15 @@ def answers(
             record = {"photo": utkface.printable(str(path)), "reason": None, "detail": None}
             records.append(record | {"faces": 0, "marked": None, "answers": []})
             try:
-                photos.append(predictor.read_photo(path))
+                photos.append(estimate.read_photo(path))
             except utkface.Rejection as error:
                 records[-1] |= {"reason": str(error.reason), "detail": error.detail}
         read = [index for index, record in enumerate(records) if record["reason"] is None]
-        tables = predictor.answer(detector, models, photos)
+        tables = estimate.answer(detector, models, photos)
         for index, photo, table in zip(read, photos, tables, strict=True):
             record = records[index]
             record["marked"] = f"{start + index + 1:04}_{Path(record['photo']).stem}.jpg"
-            predictor.annotate(photo, table).save(out / record["marked"], quality=90)
+            estimate.annotate(photo, table).save(out / record["marked"], quality=90)
             record |= {"faces": int(table["face"].nunique()), "answers": table.to_dict("records")}
         yield from records
 
@@ -97,7 +97,7 @@ def text(record: dict) -> str:
         [f"{record['photo']}:"]
         + [
             f"  face {row.face}  {row.model}  {row.age_years:5.1f} years "
-            f"({row.age_low:.0f} to {row.age_high:.0f})  {predictor.gender_text(row)}"
+            f"({row.age_low:.0f} to {row.age_high:.0f})  {estimate.gender_text(row)}"
             for row in pd.DataFrame(record["answers"]).itertuples()
         ]
     )
@@ -113,6 +113,6 @@ def write(out: Path, titles: dict[str, str], records: list[dict]) -> None:
         for record in records
         for answer in record["answers"] or [{}]
     ]
-    columns = ["photo", *predictor.COLUMNS, "note"]
+    columns = ["photo", *estimate.COLUMNS, "note"]
     table = pd.DataFrame(rows, columns=columns).astype({"face": "Int64"})  # Where there is one.
     table.to_csv(out / "predictions.csv", index=False)

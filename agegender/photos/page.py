@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
 from agegender.data import utkface
-from agegender.photos import detection, predictor
+from agegender.photos import detection, estimate
 
 # Another site's name may be made to lead to this machine; its pages' requests carry that name.
 HOSTS = ("127.0.0.1", "localhost")
@@ -30,14 +30,12 @@ HEADERS = {
 }
 
 
-def application(
-    detector: detection.Detector, models: dict[str, predictor.Model]
-) -> fastapi.FastAPI:
+def application(detector: detection.Detector, models: dict[str, estimate.Model]) -> fastapi.FastAPI:
     """Return the ASGI application; it looks at one photo at a time and writes nothing to disk."""
     page = Path(__file__).with_name("page.html").read_text()
     headers = HEADERS | {"Content-Security-Policy": _policy(page)}
     about = {
-        "most_bytes": predictor.MOST_BYTES,
+        "most_bytes": estimate.MOST_BYTES,
         "models": {
             name: {"title": model.title, "coverage": model.intervals["coverage"]}
             for name, model in models.items()
@@ -73,9 +71,9 @@ def application(
         try:
             async for part in request.stream():
                 data += part
-                if len(data) > predictor.MOST_BYTES:
+                if len(data) > estimate.MOST_BYTES:
                     raise utkface.Rejection(
-                        utkface.Reason.TOO_LARGE, f"over {predictor.MOST_BYTES // 2**20} MiB"
+                        utkface.Reason.TOO_LARGE, f"over {estimate.MOST_BYTES // 2**20} MiB"
                     )
             async with turn:
                 return await concurrency.run_in_threadpool(answer, detector, models, bytes(data))
@@ -89,18 +87,18 @@ def application(
 
 
 def answer(
-    detector: detection.Detector, models: dict[str, predictor.Model], data: bytes
+    detector: detection.Detector, models: dict[str, estimate.Model], data: bytes
 ) -> dict[str, str | int | list[dict]]:
     """Return what is shown of a photo's bytes; raises utkface.Rejection with the reason.
 
     picture: the photo with its faces marked, a JPEG in base64; width_pixels: the photo's own, to
-    which the boxes refer; rows: those of `predictor.answer`, each with its gender_text.
+    which the boxes refer; rows: those of `estimate.answer`, each with its gender_text.
     """
-    photo = predictor.open_photo(data)
-    (table,) = predictor.answer(detector, models, [photo])
+    photo = estimate.open_photo(data)
+    (table,) = estimate.answer(detector, models, [photo])
     stream = io.BytesIO()
-    predictor.annotate(photo, table).save(stream, "JPEG", quality=90)
-    texts = [predictor.gender_text(row) for row in table.itertuples()]
+    estimate.annotate(photo, table).save(stream, "JPEG", quality=90)
+    texts = [estimate.gender_text(row) for row in table.itertuples()]
     return {
         "picture": base64.b64encode(stream.getvalue()).decode(),
         "width_pixels": photo.width,

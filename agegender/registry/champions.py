@@ -7,13 +7,13 @@ from pathlib import Path
 import mlflow
 
 from agegender.networks import export
-from agegender.photos import predictor
+from agegender.photos import estimate
 from agegender.registry import tracking, versions
 
 EVIDENCE = "evidence.json"  # In the run of each version, from its evaluation.
 
 
-def models_for_prediction(generated: bool = False) -> dict[str, predictor.Model]:
+def models_for_prediction(generated: bool = False) -> dict[str, estimate.Model]:
     """Return the champions of A and B, or of the one that has one, each checked by `versions.pull`.
 
     ValueError where there is none, where a file fails its checks, or where a champion was never
@@ -34,7 +34,7 @@ def models_for_prediction(generated: bool = False) -> dict[str, predictor.Model]
         evidence = json.loads(text)
         with tempfile.TemporaryDirectory() as folder:
             network = export.load_h5(versions.pull(name, int(version["version"]), Path(folder)))
-        models[family] = predictor.Model(
+        models[family] = estimate.Model(
             f"{name} version {version['version']}",
             network,
             evidence["intervals"],

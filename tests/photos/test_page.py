@@ -19,7 +19,7 @@ import pytest
 import uvicorn
 
 from agegender.data import generated_faces
-from agegender.photos import detection, page, predictor
+from agegender.photos import detection, estimate, page
 
 
 def model(name):
@@ -31,7 +31,7 @@ def model(name):
     for layer, weights in zip(layers, ([100, 0, 0], [0, 1, 0]), strict=True):
         layer.set_weights([np.reshape(weights, (3, 1)).astype("float32")])
     intervals = {"coverage": 0.9, "edges": [], "half_widths_years": [7.0]}
-    return predictor.Model(f"age-gender-{name} version 1", network, intervals, 0.75)
+    return estimate.Model(f"age-gender-{name} version 1", network, intervals, 0.75)
 
 
 class Watched:
@@ -101,11 +101,11 @@ def test_a_photo_gets_its_rows_and_its_marked_picture(port, detector, models):
     status, text, headers = ask(port, encoded(photo))
     assert status == 200 and headers["Cache-Control"] == "no-store"
     answer = json.loads(text)
-    (expected,) = predictor.answer(detector, models, [photo])
+    (expected,) = estimate.answer(detector, models, [photo])
     assert [row["face"] for row in answer["rows"]] == [1, 1, 2, 2]
     for row, wanted in zip(answer["rows"], expected.itertuples(), strict=True):
         assert row["age_years"] == pytest.approx(wanted.age_years, abs=1e-3)
-        assert row["gender_text"] == predictor.gender_text(wanted)
+        assert row["gender_text"] == estimate.gender_text(wanted)
     with PIL.Image.open(io.BytesIO(base64.b64decode(answer["picture"]))) as marked:
         left, top, right = (int(answer["rows"][0][side]) for side in ("left", "top", "right"))
         assert marked.size == photo.size
@@ -142,7 +142,7 @@ def test_what_is_no_photo_is_refused_with_the_reason(port):
 
 
 def test_too_large_an_upload_is_refused_before_it_is_whole(port):
-    claimed = predictor.MOST_BYTES + 2  # One byte never comes.
+    claimed = estimate.MOST_BYTES + 2  # One byte never comes.
     status, text, _ = ask(port, bytes(claimed - 1), **{"Content-Length": str(claimed)})
     assert status == 413 and "over 64 MiB" in text
 

@@ -1,5 +1,13 @@
-"""Photos to answers: each face's age with its interval and its gender, or that this is not sure."""
+"""Photos to answers: each face's age with its interval and its gender, or that this is not sure.
 
+from agegender.photos import estimate
+
+model = estimate.load_release("models/age_gender_B.h5")
+print(estimate.predict("party.jpg", {"B": model}))
+"""
+
+import functools
+import json
 import os
 import typing
 from collections.abc import Iterable
@@ -15,7 +23,7 @@ import PIL.ImageFont
 
 from agegender.data import utkface
 from agegender.evidence import uncertainty
-from agegender.networks import training
+from agegender.networks import export, training
 from agegender.photos import detection
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -41,6 +49,44 @@ class Model(typing.NamedTuple):
     network: keras.Model
     intervals: dict
     confidence: float | None
+
+
+def load_release(h5_path: str | os.PathLike) -> Model:
+    """Load a released network and, from the .json of the same name beside it, its intervals.
+
+    The file is inspected and has to reproduce its golden predictions, as in `export.verify_h5`.
+    ValueError where it does not, or where the .json is not that of a release; OSError where one of
+    the two files is missing.
+    """
+    path = Path(h5_path)
+    released = json.loads(path.with_suffix(".json").read_text())
+    try:
+        evidence = released["record"]["evidence"]
+        intervals, confidence = evidence["intervals"], evidence["abstention"]["confidence"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path.with_suffix('.json')} holds no record of a release, and so no intervals "
+            f"({error!r}): take the .h5 and the .json from the same folder models/."
+        ) from error
+    export.verify_h5(path)
+    return Model(path.stem, export.load_h5(path), intervals, confidence)
+
+
+def predict(photo_path: str | os.PathLike, models: dict[str, Model]) -> pd.DataFrame:
+    """Find the faces in a photo and estimate the age and the gender of each.
+
+    photo_path: JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF, up to 64 megapixels.
+    models: by the names that the table shall give them, from `load_release` or the registry's
+    `champions.models_for_prediction`.
+
+    Return the table of `answer`: a row for each face and model, no row where no face was found.
+    utkface.Rejection, with the reason, where the file is no photo that can be read.
+    """
+    (table,) = answer(_detector(), models, [read_photo(Path(photo_path))])
+    return table
+
+
+_detector = functools.cache(detection.load_detector)
 
 
 def list_photos(sources: Iterable[Path]) -> list[Path]:
@@ -70,7 +116,7 @@ def open_photo(data: bytes) -> PIL.Image.Image:
     return utkface.open_picture(data, formats=FORMATS, most_pixels=MOST_PIXELS)
 
 
-def estimate(model: Model, faces: np.ndarray) -> pd.DataFrame:
+def estimate_faces(model: Model, faces: np.ndarray) -> pd.DataFrame:
     """Return what a model says of faces, uint8 RGB (N, 128, 128, 3) as `detection.cut_out` gives.
 
     Columns, a row each: age_years, age_low, age_high; gender, "male" or "female", the likelier one;
@@ -104,7 +150,7 @@ def answer(
     """Return a table a photo (upright RGB), with a row for each of its faces and each model.
 
     Columns: face (from 1, the largest first), its box as left, top, right and bottom in pixels, the
-    detector's score, model (its name in `models`) and those of `estimate`. Without rows where no
+    detector's score, model (its name in `models`) and those of `estimate_faces`. No row where no
     face was found. All faces are estimated together: give several photos where there are more.
     """
     found = [detection.find_faces(detector, photo) for photo in photos]
@@ -124,7 +170,7 @@ def answer(
     if rows.empty:
         return [pd.DataFrame(columns=COLUMNS) for _ in photos]
     tables = [
-        pd.concat([rows, estimate(model, np.stack(cut))], axis=1).assign(model=name)
+        pd.concat([rows, estimate_faces(model, np.stack(cut))], axis=1).assign(model=name)
         for name, model in models.items()
     ]
     everything = pd.concat(tables).sort_values(["photo", "face", "model"])

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 
 from agegender.data import generated_faces, utkface
 from agegender.data.utkface import Reason
-from agegender.photos import detection, predictor
+from agegender.networks import export
+from agegender.photos import detection, estimate
 
+MODELS = pathlib.Path(__file__).parents[2] / "models"
 # 48 x 32 pixels, the left half red, the right half blue; as a telephone writes its photos.
 HEIC = base64.b64decode(
     "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
@@ -34,7 +37,7 @@ def model(confidence=0.75):
     for layer, weights in zip(layers, ([100, 0, 0], [0, 1, 0]), strict=True):
         layer.set_weights([np.reshape(weights, (3, 1)).astype("float32")])
     intervals = {"edges": [40.0], "half_widths_years": [5.0, 10.0]}
-    return predictor.Model("a test", network, intervals, confidence)
+    return estimate.Model("a test", network, intervals, confidence)
 
 
 def coloured(red, green):
@@ -47,19 +50,19 @@ FACES = np.stack([coloured(51, 204), coloured(153, 102), coloured(0, 0)])
 
 
 def test_an_estimate_has_its_interval_its_gender_and_whether_that_is_sure():
-    table = predictor.estimate(model(), FACES)
+    table = estimate.estimate_faces(model(), FACES)
     np.testing.assert_allclose(table["age_years"], [20, 60, 0], atol=0.01)
     np.testing.assert_allclose(table["age_low"], [15, 50, 0], atol=0.01)
     np.testing.assert_allclose(table["age_high"], [25, 70, 5], atol=0.01)
     assert table["gender"].tolist() == ["female", "male", "male"]
     np.testing.assert_allclose(table["gender_probability"], [0.8, 0.6, 1], atol=1e-3)
     assert table["gender_sure"].tolist() == [True, False, True]
-    texts = [predictor.gender_text(row) for row in table.itertuples()]
+    texts = [estimate.gender_text(row) for row in table.itertuples()]
     assert texts == ["female 80 %", "not sure (male 60 %)", "male 100 %"]
 
 
 def test_where_no_confidence_suffices_no_gender_is_sure():
-    assert not predictor.estimate(model(confidence=None), FACES)["gender_sure"].any()
+    assert not estimate.estimate_faces(model(confidence=None), FACES)["gender_sure"].any()
 
 
 def drawn(*seeds):
@@ -80,31 +83,54 @@ def detector():
 
 def test_each_photo_gets_a_table_of_its_own_faces(detector):
     photos = [drawn(13, 16), PIL.Image.new("RGB", (300, 200)), drawn(19)]
-    tables = predictor.answer(detector, {"A": model(), "B": model(None)}, photos)
+    tables = estimate.answer(detector, {"A": model(), "B": model(None)}, photos)
     assert [table["face"].tolist() for table in tables] == [[1, 1, 2, 2], [], [1, 1]]
-    assert all(tuple(table.columns) == predictor.COLUMNS for table in tables)
+    assert all(tuple(table.columns) == estimate.COLUMNS for table in tables)
     first = tables[0]
     assert first["model"].tolist() == ["A", "B"] * 2
     assert first["right"].iloc[0] < 450 < first["left"].iloc[2]
     (face, _) = detection.find_faces(detector, photos[0])
-    alone = predictor.estimate(model(), detection.cut_out(photos[0], face.landmarks)[None])
+    alone = estimate.estimate_faces(model(), detection.cut_out(photos[0], face.landmarks)[None])
     np.testing.assert_allclose(first["age_years"].iloc[0], alone["age_years"].iloc[0], atol=1e-3)
     json.dumps(first.to_dict("records"))
-    assert [len(table) for table in predictor.answer(detector, {"A": model()}, photos[1:2])] == [0]
+    assert [len(table) for table in estimate.answer(detector, {"A": model()}, photos[1:2])] == [0]
 
 
 def test_a_marked_photo_shows_box_and_text_and_leaves_the_photo_alone(detector):
     photo = drawn(13, 16).resize((3600, 1600))
     before = photo.tobytes()
-    (table,) = predictor.answer(detector, {"A": model(), "B": model()}, [photo])
-    marked = predictor.annotate(photo, table)
+    (table,) = estimate.answer(detector, {"A": model(), "B": model()}, [photo])
+    marked = estimate.annotate(photo, table)
     assert photo.tobytes() == before and marked.size == (1600, 711)
     changed = np.abs(np.asarray(marked.resize((900, 400))).astype(int) - drawn(13, 16)).max(2) > 60
     for _, face in table.groupby("face"):
         left, right = face.iloc[0][["left", "right"]] / 4
         assert changed[:, int(left) : int(right)].sum() > 200
-    plain = predictor.annotate(photo, table[:0])
+    plain = estimate.annotate(photo, table[:0])
     assert np.abs(np.asarray(plain).astype(int) - photo.resize(plain.size)).mean() < 3
+
+
+def test_a_released_model_answers_for_a_photo(detector, tmp_path):
+    drawn(13, 16).save(tmp_path / "party.png")
+    released = estimate.load_release(MODELS / "age_gender_A.h5")
+    table = estimate.predict(tmp_path / "party.png", {"A": released})
+    assert table["face"].tolist() == [1, 2] and table["model"].tolist() == ["A", "A"]
+    assert (table["age_low"] < table["age_years"]).all()
+    (expected,) = estimate.answer(detector, {"A": released}, [drawn(13, 16)])
+    np.testing.assert_allclose(table["age_years"], expected["age_years"], atol=1e-3)
+
+
+def test_a_release_that_is_damaged_or_has_no_record_is_not_loaded(tmp_path):
+    path = tmp_path / "age_gender_A.h5"
+    path.write_bytes((MODELS / path.name).read_bytes()[:-1000])
+    with pytest.raises(FileNotFoundError, match="age_gender_A.json"):
+        estimate.load_release(path)
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(ValueError, match="no record of a release"):
+        estimate.load_release(path)
+    path.with_suffix(".json").write_text((MODELS / "age_gender_A.json").read_text())
+    with pytest.raises(export.ExportError, match="no readable Keras .h5 file"):
+        estimate.load_release(path)
 
 
 def saved(folder, name, image, **options):
@@ -114,14 +140,14 @@ def saved(folder, name, image, **options):
 
 @pytest.mark.parametrize("name", ["p.jpg", "p.png", "p.webp", "p.avif", "p.bmp", "p.tiff", "p.gif"])
 def test_photos_of_many_kinds_are_read(tmp_path, name):
-    photo = predictor.read_photo(saved(tmp_path, name, drawn(13)))
+    photo = estimate.read_photo(saved(tmp_path, name, drawn(13)))
     assert photo.mode == "RGB" and photo.size == (900, 400)
     assert np.abs(np.asarray(photo).astype(int) - np.asarray(drawn(13))).mean() < 8
 
 
 def test_photos_of_telephones_are_read(tmp_path):
     (tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
-    photo = predictor.read_photo(tmp_path / "IMG_1.HEIC")
+    photo = estimate.read_photo(tmp_path / "IMG_1.HEIC")
     assert photo.size == (48, 32)
     left, right = (np.asarray(photo)[16, column].astype(int) for column in (8, 40))
     assert left[0] > left[2] + 100 and right[2] > right[0] + 100
@@ -131,7 +157,7 @@ def test_a_photo_taken_with_the_camera_turned_is_upright(tmp_path):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # To be turned by 90 degrees clockwise.
     path = saved(tmp_path, "p.jpg", drawn(13).rotate(90, expand=True), exif=exif, quality=95)
-    photo = predictor.read_photo(path)
+    photo = estimate.read_photo(path)
     assert photo.size == (900, 400)
     assert np.abs(np.asarray(photo).astype(int) - np.asarray(drawn(13))).mean() < 8
 
@@ -150,7 +176,7 @@ def test_what_is_no_photo_is_rejected_with_the_reason(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(content)
     with open(tmp_path / "heavy.jpg", "wb") as file:
-        file.truncate(predictor.MOST_BYTES + 1)
+        file.truncate(estimate.MOST_BYTES + 1)
     for name, reason in {
         "torn.jpg": Reason.DAMAGED,
         "torn.heic": Reason.DAMAGED,
@@ -165,7 +191,7 @@ def test_what_is_no_photo_is_rejected_with_the_reason(tmp_path):
         "x" * 300: Reason.NOT_A_FILE,
     }.items():
         with pytest.raises(utkface.Rejection) as error:
-            predictor.read_photo(tmp_path / name)
+            estimate.read_photo(tmp_path / name)
         assert error.value.reason == reason and error.value.detail or name == "empty.jpg", name
 
 
@@ -173,6 +199,6 @@ def test_folders_are_listed_sorted_with_all_below_and_without_what_is_hidden(tmp
     for name in ("b.jpg", "a/c.jpg", ".hidden.jpg", ".trash/d.jpg", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    listed = predictor.list_photos([tmp_path / "nowhere.jpg", tmp_path])
+    listed = estimate.list_photos([tmp_path / "nowhere.jpg", tmp_path])
     names = [str(path.relative_to(tmp_path)) for path in listed]
     assert names == ["nowhere.jpg", "b.jpg", "a/c.jpg", "a/notes.txt"]
