@@ -56,7 +56,8 @@ def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, run
         browser.get(url)
 
     with running(root, "pipelines", "ui", health="/health") as (url, _):
-        assert url + address in (root / "server.log").read_text()
+        said = (root / "server.log").read_text
+        wait.until(lambda _: url + address in said(), "The address is not printed")
 
         visit(url + address.partition("&")[0])
         find("link text", "trials-A")

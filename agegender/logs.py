@@ -1,0 +1,76 @@
+"""Keep other libraries' logs off the terminal, in every process; Python's warnings still reach it.
+
+Standard library only: it is imported before anything that logs.
+"""
+
+import contextlib
+import importlib.abc
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+# Started processes inherit these; who sets one of them already knows better.
+VARIABLES = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # of TensorFlow's and jaxlib's C++
+    "GRPC_VERBOSITY": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # of Alembic, which makes its tables, too
+}
+# A line of absl's log, unless it is fatal; its greeting; the second line of TensorFlow's CPU guard.
+LOG = "^([IWE][0-9]{4} |WARNING: All log messages before absl::|To enable the following instr)"
+
+
+def quiet() -> None:
+    """Set VARIABLES, and have the import of TensorFlow filtered, once, whoever imports it.
+
+    The shared libraries of TensorFlow 2.21 log while they are loaded, before they read a level:
+    'oneDNN custom operations are on' and the like, to file descriptor 2.
+    """
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
+    if "tensorflow" not in sys.modules:
+        sys.meta_path.insert(0, _FilteredImport())
+
+
+class _FilteredImport(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname, path, target=None):
+        if fullname != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                with _filtered():
+                    execute(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+@contextlib.contextmanager
+def _filtered() -> Iterator[None]:
+    """Pass what is written to file descriptor 2 through a process that leaves out lines of LOG.
+
+    A process and no thread, so that the last words of a library that aborts are still shown.
+    """
+    terminal = os.dup(2)
+    try:
+        filter_ = subprocess.Popen(
+            ["grep", "-avE", LOG], stdin=subprocess.PIPE, stdout=terminal, start_new_session=True
+        )
+    except FileNotFoundError:
+        os.close(terminal)
+        yield
+        return
+    os.dup2(filter_.stdin.fileno(), 2)
+    filter_.stdin.close()
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # A child may hold the pipe.
+            filter_.wait(1)
