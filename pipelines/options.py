@@ -44,16 +44,14 @@ class Option:
     named: bool = False
 
 
-def _number(kind: Callable[[str], float], low: float, high: float = math.inf) -> Option:
+def _number(kind: Callable[[str], float], low: float) -> Option:
     def read(text: str) -> float:
         value = kind(text)
-        if not low <= value <= high:
+        if not low <= value < math.inf:
             raise ValueError
         return value
 
-    name = "a whole number" if kind is int else "a number"
-    limits = f"of {low} or more" if high == math.inf else f"from {low} to {high}"
-    return Option(read, f"{name} {limits}")
+    return Option(read, f"a {'whole ' * (kind is int)}number of {low} or more")
 
 
 def _choice(*names: str) -> Option:
@@ -150,7 +148,7 @@ class Stage:
     options: Mapping[str, Option]
     needs: tuple[str, ...] = ()
     search: bool = False
-    loads: str = "TensorFlow"
+    loads: str = "Keras"
 
 
 def _stage(
@@ -162,7 +160,7 @@ def _stage(
 
 def _on_search(function: str, names: str = "", *, needs: str = "", **special: Option) -> Stage:
     names = f"data {' '.join(SETTINGS)} {names}"
-    stage = _stage(function, names, needs=needs, loads="TensorFlow", **special)
+    stage = _stage(function, names, needs=needs, loads="Keras", **special)
     return dataclasses.replace(stage, search=True)
 
 
@@ -180,7 +178,7 @@ STAGES = {
     "reproduce": _stage(
         "reproduce:reproduce",
         needs="model version data|generated",
-        loads="TensorFlow",
+        loads="Keras",
         model=_choice(*FAMILIES),
         seeds=_number(int, 2),  # Fewer do not say how much they differ.
     ),
@@ -190,11 +188,9 @@ STAGES = {
     "notebook": _stage("run_notebook:run", "data seed to"),
     "data": _stage("download_data:download", loads="gdown"),
     "ui": _stage("show_runs:show", "port"),
-    "predict": _stage("predict:predict", "out generated", needs="photo", loads="TensorFlow"),
-    "app": _stage("app:serve", "port generated", loads="TensorFlow"),
-    "pull": _stage(
-        "pull_model:pull", "alias version generated", needs="model to", loads="TensorFlow"
-    ),
+    "predict": _stage("predict:predict", "out generated", needs="photo", loads="Keras"),
+    "app": _stage("app:serve", "port generated", loads="Keras"),
+    "pull": _stage("pull_model:pull", "alias version generated", needs="model to", loads="Keras"),
     "rollback": _stage("roll_back:roll_back", "generated", needs="model"),
 }
 # What other targets of the Makefile take.
@@ -208,8 +204,10 @@ def from_arguments(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     for name, stage in STAGES.items():
         options = stages.add_parser(name, allow_abbrev=False)
         for key, option in stage.options.items():
-            how = {"action": "store_const", "const": "1"} if option.flag else {"metavar": "VALUE"}
-            options.add_argument(_flag(key), help=option.expected, default="", **how)
+            how = {"metavar": "VALUE", "help": option.expected}
+            if option.flag:
+                how = {"action": "store_const", "const": "1"}
+            options.add_argument(_flag(key), default="", **how)
     texts = vars(parser.parse_args(arguments))
     name = texts.pop("stage")
     return name, values(STAGES[name], texts, lambda option: f"{_flag(option)} ")
@@ -223,25 +221,24 @@ def from_make(targets: list[str], environment: Mapping[str, str]) -> dict[str, d
     must mean something to some target: a variable of the shell alone may be for another program.
     """
     takes = {
-        target: list(STAGES[target].options)
-        if target in STAGES
-        else list(OTHER_TARGETS.get(target, ()))
+        target: STAGES[target].options if target in STAGES else OTHER_TARGETS.get(target, ())
         for target in targets
     }
-    taken = {name.upper() for names in takes.values() for name in names}
+    taken = sorted({name.upper() for names in takes.values() for name in names})
     for name in environment.get(TYPED, "").split():
         if name not in taken:
-            raise Refused(_unused(name, targets, sorted(taken)))
+            near = difflib.get_close_matches(name.upper(), taken, 1)
+            raise Refused(
+                f"{name}= means nothing to `{' '.join(['make', *targets])}`."
+                f"{f' Did you mean {near[0]}=?' if near else ''}"
+                f" It takes {', '.join(taken) or 'no variable'}"
+            )
     given = {name: environment[name] for name in environment.get(GIVEN, "").split()}
-    return {
-        target: values(
-            STAGES[target],
-            {name: given.get(name.upper(), "") for name in names},
-            lambda name: f"{name.upper()}=",
-        )
-        for target, names in takes.items()
-        if target in STAGES
-    }
+    found = {}
+    for target in STAGES.keys() & takes:
+        texts = {name: given.get(name.upper(), "") for name in takes[target]}
+        found[target] = values(STAGES[target], texts, lambda name: f"{name.upper()}=")
+    return found
 
 
 def values(stage: Stage, texts: Mapping[str, str], label: Callable[[str], str]) -> dict[str, Any]:
@@ -262,7 +259,7 @@ def values(stage: Stage, texts: Mapping[str, str], label: Callable[[str], str]) 
             raise Refused(f"{label(name)}{given}: {expected}{reason}") from None
     for need in stage.needs:
         names = need.split("|")
-        if not found.keys() & set(names):
+        if not any(found.get(name) for name in names):
             needed = " or ".join(label(name).strip() for name in names)
             expected = _expected(stage.options[names[0]], label(names[0]).rstrip("= "))
             raise Refused(f"{needed} is needed: {expected}")
@@ -297,17 +294,3 @@ def _flag(name: str) -> str:
 
 def _expected(option: Option, title: str) -> str:
     return f"{title} is {option.expected}" if option.named else f"expected {option.expected}"
-
-
-def _unused(name: str, targets: list[str], taken: list[str]) -> str:
-    stages = (*(stage.options for stage in STAGES.values()), *OTHER_TARGETS.values())
-    known = sorted({option.upper() for names in stages for option in names})
-    what = " ".join(["make", *targets])
-    takes = ", ".join(taken) or "no variable"
-    if name in known:
-        return f"{name}= means nothing to `{what}`, which takes {takes}"
-    near = difflib.get_close_matches(name.upper(), taken, 1) or difflib.get_close_matches(
-        name.upper(), known, 1
-    )
-    meant = f" Did you mean {near[0]}=?" if near else ""
-    return f"{name}= is not known.{meant} `{what}` takes {takes}"

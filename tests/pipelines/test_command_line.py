@@ -60,6 +60,7 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         ("tune", {"MINUTES": "abc"}, "MINUTES=abc: expected a number of 1 or more"),
         ("tune", {"MINUTES": "0.5"}, "MINUTES=0.5: expected a number of 1 or more"),
         ("tune", {"MINUTES": "nan"}, "MINUTES=nan: expected a number of 1 or more"),
+        ("tune", {"MINUTES": "inf"}, "MINUTES=inf: expected a number of 1 or more"),
         ("tune", {"TRIALS": "1.5"}, "TRIALS=1.5: expected a whole number of 1 or more"),
         ("tune", {"SEED": "-1"}, "SEED=-1: expected a whole number of 0 or more"),
         ("tune", {"PRESET": "lap top"}, "PRESET=lap top: PRESET is laptop, "),
@@ -79,6 +80,11 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         ("predict", {"PHOTO": "it's.jpg"}, "PHOTO=it's.jpg: expected a file"),
         ("release", {"MODEL": "C", "DATA": "/"}, "MODEL=C: MODEL is A, B, A_full or B_full"),
         ("reproduce", {"MODEL": "A", "VERSION": "1"}, "DATA= or GENERATED= is needed"),
+        (
+            "reproduce",
+            {"MODEL": "A", "VERSION": "1", "GENERATED": "0"},
+            "DATA= or GENERATED= is needed",
+        ),
         ("ui", {"PORT": "65536"}, "PORT=65536: expected a free port"),
     ],
 )
@@ -108,10 +114,10 @@ def test_a_mistake_is_answered_in_the_words_of_the_command_line(arguments, said,
 @pytest.mark.parametrize(
     ("target", "name", "said"),
     [
-        ("tune", "DATAA", r"DATAA= is not known\. Did you mean DATA=\? `make tune` takes .*DATA,"),
-        ("tune", "minutes", r"minutes= is not known\. Did you mean MINUTES=\?"),
-        ("ui", "MINUTES", r"MINUTES= means nothing to `make ui`, which takes PORT"),
-        ("test", "XYZZY", r"XYZZY= is not known\. `make test` takes no variable"),
+        ("tune", "DATAA", r"DATAA= means nothing to `make tune`\. Did you mean DATA=\? .*, DATA,"),
+        ("tune", "minutes", r"minutes= means .* Did you mean MINUTES=\?"),
+        ("ui", "MINUTES", r"MINUTES= means nothing to `make ui`\. It takes PORT$"),
+        ("test", "XYZZY", r"XYZZY= means nothing to `make test`\. It takes no variable$"),
     ],
 )
 def test_a_variable_that_means_nothing_is_refused_with_those_that_do(target, name, said):
