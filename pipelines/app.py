@@ -1,6 +1,6 @@
 """A page to try the champions on a photo or the camera: `make app [PORT=7860] [GENERATED=1]`.
 
-On this machine only; nothing is stored. In an empty registry the released models become champions.
+On this machine only; nothing is stored. The released models answer where there is no champion.
 Ends with Ctrl-C; exit status 2 where there is no model or the port is taken.
 """
 
@@ -12,23 +12,20 @@ import uvicorn
 
 from agegender.networks import training
 from agegender.photos import detection, page
-from agegender.registry import champions, releases, tracking
+from agegender.registry import champions
 
 MOST_CONNECTIONS = 16  # More of them get 503: photos of 1 GiB in memory at the most.
 
 
 def serve(*, port: int = 7860, generated: bool = False) -> None:
     """Load the models and serve the page until interrupted; port 0 takes a free one."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", port)))
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        print("Loading the models ...", flush=True)
         training.prepare_backend()
-        tracking.connect(Path.cwd())
-        if not generated:
-            releases.register(Path.cwd() / "models", full=True)
-        models = champions.models_for_prediction(generated)
+        models = champions.models_for_prediction(Path.cwd(), generated)
         app = page.application(detection.load_detector(), models)
         print(f"By {' and '.join(model.title for model in models.values())}")
         print(f"Open http://127.0.0.1:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)
-        stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-        uvicorn.Server(config).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])

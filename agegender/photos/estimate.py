@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import typing
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,8 +19,6 @@ import numpy as np
 import pandas as pd
 import pi_heif
 import PIL.Image
-import PIL.ImageDraw
-import PIL.ImageFont
 
 from agegender.data import utkface
 from agegender.evidence import uncertainty
@@ -30,9 +29,10 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Of a photo: the cameras of most telephones fit in, and decoding takes 600 MB at the most.
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 64 * 2**20
-SHOWN_PIXELS = 1600
-FEWEST_LETTER_PIXELS = 12
-COLOURS = {"A": (255, 208, 92), "B": (126, 214, 255)}
+# So few faces are answered sooner without tracing the network. Only the first time: once traced it
+# takes a tenth of the time.
+FACES_UNTRACED = 8
+_called: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 FACE_COLUMNS = ("face", "left", "top", "right", "bottom", "score")
 COLUMNS = (*FACE_COLUMNS, "model", "age_years", "age_low", "age_high", "gender")
 COLUMNS += ("gender_probability", "gender_sure")
@@ -51,10 +51,21 @@ class Model(typing.NamedTuple):
     confidence: float | None
 
 
-def load_release(h5_path: str | os.PathLike) -> Model:
+def released(folder: Path, family: str, *, full: bool) -> Path | None:
+    """Return the .h5 of a family's released model in models/, None where none is released.
+
+    full: the one trained on all of UTKFace, where there is; the other stands in for it. Without its
+    .json, which is written last, a file is no release.
+    """
+    names = [f"age_gender_{family}{'_full' * wanted}" for wanted in (full, not full)]
+    return next((folder / f"{n}.h5" for n in names if (folder / f"{n}.json").exists()), None)
+
+
+def load_release(h5_path: str | os.PathLike, passed: Path | None = None) -> Model:
     """Load a released network and, from the .json of the same name beside it, its intervals.
 
-    The file is inspected and has to reproduce its golden predictions, as in `export.verify_h5`.
+    The file is inspected and has to reproduce its golden predictions: see `export.load_verified`,
+    also for `passed`.
     ValueError where it does not, or where the .json is not that of a release; OSError where one of
     the two files is missing.
     """
@@ -68,8 +79,7 @@ def load_release(h5_path: str | os.PathLike) -> Model:
             f"{path.with_suffix('.json')} holds no record of a release, and so no intervals "
             f"({error!r}): take the .h5 and the .json from the same folder models/."
         ) from error
-    export.verify_h5(path)
-    return Model(path.stem, export.load_h5(path), intervals, confidence)
+    return Model(path.stem, export.load_verified(path, passed), intervals, confidence)
 
 
 def predict(photo_path: str | os.PathLike, models: dict[str, Model]) -> pd.DataFrame:
@@ -123,13 +133,7 @@ def estimate_faces(model: Model, faces: np.ndarray) -> pd.DataFrame:
     gender_probability, of that one (.5..1); gender_sure, whether this reaches the confidence from
     which on enough validation faces were right.
     """
-    # A power of two: a backend compiles, or traces, for each number of faces that it meets.
-    padded = np.zeros((1 << max(len(faces) - 1, 0).bit_length(), *faces.shape[1:]), faces.dtype)
-    padded[: len(faces)] = faces
-    age, female = (
-        values[: len(faces)]
-        for values in training.predict(model.network, padded, np.arange(len(padded)))
-    )
+    age, female = _outputs(model.network, faces)
     low, high = uncertainty.age_intervals(model.intervals, age)
     probability = np.maximum(female, 1 - female)
     return pd.DataFrame(
@@ -142,6 +146,20 @@ def estimate_faces(model: Model, faces: np.ndarray) -> pd.DataFrame:
             "gender_sure": probability >= (2 if model.confidence is None else model.confidence),
         }
     )
+
+
+def _outputs(network: keras.Model, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return age in years and probability of female, float64 (N,), of uint8 faces."""
+    if len(faces) <= FACES_UNTRACED and network not in _called:
+        _called.add(network)
+        images = faces.astype("float32") / 255
+        age, female = map(keras.ops.convert_to_numpy, network(images, training=False))
+        return age[:, 0].astype(float), female[:, 0].astype(float)
+    # A power of two: a backend compiles, or traces, for each number of faces that it meets.
+    padded = np.zeros((1 << max(len(faces) - 1, 0).bit_length(), *faces.shape[1:]), faces.dtype)
+    padded[: len(faces)] = faces
+    age, female = training.predict(network, padded, np.arange(len(padded)))
+    return age[: len(faces)], female[: len(faces)]
 
 
 def answer(
@@ -178,42 +196,3 @@ def answer(
         everything.loc[everything["photo"] == index, list(COLUMNS)].reset_index(drop=True)
         for index in range(len(photos))
     ]
-
-
-def gender_text(row) -> str:
-    """Return a row's gender with its probability, or that it is not sure."""
-    text = f"{row.gender} {100 * row.gender_probability:.0f} %"
-    return text if row.gender_sure else f"not sure ({text})"
-
-
-def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
-    """Draw a table of `answer` into a copy of the photo, of at most 1,600 pixels a side."""
-    picture = photo.copy()
-    picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
-    scale = picture.width / photo.width
-    draw = PIL.ImageDraw.Draw(picture, "RGBA")
-    for number, face in table.groupby("face"):
-        left, top, right, bottom = face.iloc[0][["left", "top", "right", "bottom"]] * scale
-        # A small face has small letters: in a group its neighbours stay free.
-        size_pixels = max(int(min((right - left) / 8, picture.width / 40)), FEWEST_LETTER_PIXELS)
-        font = PIL.ImageFont.load_default(size_pixels)
-        lines = [
-            f"{number}{row.model} {row.age_years:.0f} ({row.age_low:.0f}-{row.age_high:.0f}) "
-            + (
-                f"{row.gender} {100 * row.gender_probability:.0f} %"
-                if row.gender_sure
-                else "not sure"
-            )
-            for row in face.itertuples()
-        ]
-        width = max(draw.textlength(line, font) for line in lines) + size_pixels
-        height = 1.3 * size_pixels
-        # Below the face where there is room, and never out of the picture.
-        x = max(min(left, picture.width - width), 0)
-        y = max(min(bottom, picture.height - len(lines) * height), 0)
-        draw.rectangle((left, top, right, bottom), outline="white", width=max(2, size_pixels // 8))
-        draw.rectangle((x, y, x + width, y + len(lines) * height), fill=(0, 0, 0, 170))
-        for index, (line, name) in enumerate(zip(lines, face["model"], strict=True)):
-            place = (x + size_pixels / 2, y + (index + 0.1) * height)
-            draw.text(place, line, fill=COLOURS.get(name, "white"), font=font)
-    return picture

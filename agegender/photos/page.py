@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
 from agegender.data import utkface
-from agegender.photos import detection, estimate
+from agegender.photos import detection, estimate, output
 
 # Another site's name may be made to lead to this machine; its pages' requests carry that name.
 HOSTS = ("127.0.0.1", "localhost")
@@ -97,8 +97,8 @@ def answer(
     photo = estimate.open_photo(data)
     (table,) = estimate.answer(detector, models, [photo])
     stream = io.BytesIO()
-    estimate.annotate(photo, table).save(stream, "JPEG", quality=90)
-    texts = [estimate.gender_text(row) for row in table.itertuples()]
+    output.annotate(photo, table).save(stream, "JPEG", quality=90)
+    texts = [output.gender_text(row) for row in table.itertuples()]
     return {
         "picture": base64.b64encode(stream.getvalue()).decode(),
         "width_pixels": photo.width,

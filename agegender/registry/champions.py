@@ -1,51 +1,97 @@
-"""The champions as they are used: networks with their intervals and their abstention."""
+"""The models that answer for photos: the registry's champions, else the released ones.
 
+A store in SQLite is read without MLflow, which takes longer to import and to open it than the
+prediction itself.
+"""
+
+import contextlib
 import json
+import shutil
+import sqlite3
 import tempfile
 from pathlib import Path
 
-import mlflow
-
 from agegender.networks import export
 from agegender.photos import estimate
-from agegender.registry import tracking, versions
+from agegender.registry import store
 
 EVIDENCE = "evidence.json"  # In the run of each version, from its evaluation.
 
 
-def models_for_prediction(generated: bool = False) -> dict[str, estimate.Model]:
-    """Return the champions of A and B, or of the one that has one, each checked by `versions.pull`.
+def models_for_prediction(root: Path, generated: bool = False) -> dict[str, estimate.Model]:
+    """Load the champions of A and B from the store of `root`, or the one named by the environment.
 
-    ValueError where there is none, where a file fails its checks, or where a champion was never
-    evaluated.
+    Each is checked as by `versions.pull`: its SHA-256, its content and, once for each file, its
+    golden predictions, which `root`/.cache/passed remembers. Where a family has no champion, its
+    released model in `root`/models stands in. generated: the champions of drawn faces; none is
+    released.
+
+    ValueError where there is no model at all, where a file fails its checks, where a champion was
+    never evaluated, or where a server does not answer.
     """
     models = {}
+    passed = root / ".cache" / "passed"
     for family in ("A", "B"):
-        name = versions.full_name(family, generated)
-        if "champion" not in versions.aliases(name):
-            continue
-        version = versions.get(name, "champion")
-        text = tracking.read_text(version["run_id"], EVIDENCE)
-        if text is None:
-            raise ValueError(
-                f"{name} version {version['version']} has no {EVIDENCE} in its run, and so no "
-                "intervals: it was not registered by `make promote`. Promote or roll back another."
-            )
-        evidence = json.loads(text)
+        name = store.full_name(family, generated)
+        release = None if generated else estimate.released(root / "models", family, full=True)
         with tempfile.TemporaryDirectory() as folder:
-            network = export.load_h5(versions.pull(name, int(version["version"]), Path(folder)))
-        models[family] = estimate.Model(
-            f"{name} version {version['version']}",
-            network,
-            evidence["intervals"],
-            evidence["abstention"]["confidence"],
-        )
+            if champion := _find(root, name, Path(folder)):
+                models[family] = _load(name, champion, Path(folder), passed)
+            elif release:
+                models[family] = estimate.load_release(release, passed)
     if not models:
+        command = "make tune" if generated else "make tune DATA=..."
         raise ValueError(
-            f"No champion of {versions.full_name('A', generated)} or "
-            f"{versions.full_name('B', generated)} in {mlflow.get_tracking_uri()}: "
-            + ("run `make tune`" if generated else "run `make tune DATA=...` on real faces")
-            + " first, or set MLFLOW_TRACKING_URI"
+            f"No champion of {store.full_name('A', generated)} or "
+            f"{store.full_name('B', generated)} in {store.uri(root)}: run `{command}` first, or "
+            "set MLFLOW_TRACKING_URI"
             + ("." if generated else "; GENERATED=1 takes the models of drawn faces.")
         )
     return models
+
+
+def _find(root: Path, name: str, folder: Path) -> store.Champion | None:
+    """Return a model's champion, its files on this disk; a server's are fetched into `folder`."""
+    database = store.database(store.uri(root))
+    if database and not database.exists():
+        return None
+    # An error: the tables of another MLflow, which migrates them itself.
+    with contextlib.suppress(sqlite3.Error):
+        if database and store.in_place(database):
+            champion = store.champion(database, name)
+            if champion is None or champion.artifacts.is_dir():
+                return champion
+    return _fetch(root, name, folder)
+
+
+def _fetch(root: Path, name: str, folder: Path) -> store.Champion | None:
+    from agegender.registry import tracking, versions
+
+    tracking.connect(root)
+    if "champion" not in versions.aliases(name):
+        return None
+    tags = versions.get(name, "champion")
+    (folder / "artifacts").mkdir()
+    versions.pull(name, int(tags["version"]), folder / "artifacts")
+    if text := tracking.read_text(tags["run_id"], EVIDENCE):
+        (folder / EVIDENCE).write_text(text)
+    return store.Champion(int(tags["version"]), tags, folder, folder)
+
+
+def _load(name: str, champion: store.Champion, folder: Path, passed: Path) -> estimate.Model:
+    title = f"{name} version {champion.version}"
+    path = champion.run_artifacts and champion.run_artifacts / EVIDENCE
+    if not (path and path.exists()):
+        raise ValueError(
+            f"{title} has no {EVIDENCE} in its run, and so no intervals: it was not registered by "
+            "`make promote`. Promote or roll back another."
+        )
+    evidence = json.loads(path.read_text())
+    # What is checked is what is loaded, whoever writes to the store meanwhile.
+    copy = folder / "checked.h5"
+    shutil.copyfile(champion.artifacts / store.h5_path(title, champion.tags), copy)
+    store.check_sha256(title, champion.tags, copy)
+    network = export.load_verified(copy, passed)
+    return estimate.Model(
+        title, network, evidence["intervals"], evidence["abstention"]["confidence"]
+    )

@@ -14,16 +14,12 @@ import pandas as pd
 from agegender.data import splits
 from agegender.evidence import evaluation, figures
 from agegender.networks import export
+from agegender.photos import estimate
 from agegender.registry import promotion, tracking, versions
 
 # More than in the coursework's 5,000 faces: all of UTKFace, whose models are named so.
 FULL_FACES = 10_000
 FULL = "_full"
-
-
-def name(family: str, *, full: bool) -> str:
-    """Return how a family's released model is named."""
-    return f"age_gender_{family}" + FULL * full
 
 
 def write(
@@ -62,10 +58,10 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
     registered = {}
     for family in "AB":
         model = versions.full_name(family)
-        titles = [name(family, full=wanted) for wanted in (full, not full)]
-        title = next((t for t in titles if (folder / f"{t}.json").exists()), None)
-        if title is None or "champion" in versions.aliases(model):
+        path = estimate.released(folder, family, full=full)
+        if path is None or "champion" in versions.aliases(model):
             continue
+        title = path.stem
         kept = json.loads((folder / f"{title}.json").read_text())
         record, card = kept["record"], (folder / f"{title}.md").read_text()
         with tracking.run(

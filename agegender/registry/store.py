@@ -1,14 +1,18 @@
-"""The SQLite store behind `tracking`: made once, mended where its folder was moved or copied."""
+"""The SQLite store behind `tracking`: made once, mended where its folder was moved or copied.
+
+`champion` reads it without MLflow, whose import and start take longer than a prediction.
+"""
 
 import contextlib
+import dataclasses
+import hashlib
 import logging
+import os
 import re
 import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import mlflow
 
 from agegender import disk
 
@@ -23,6 +27,86 @@ LOCATION_COLUMNS = (
 FOLDER_TAG = "store.folder"
 
 
+@dataclasses.dataclass(frozen=True)
+class Champion:
+    """A model's champion: its version's number and tags, and where its files are.
+
+    artifacts: of the model, its .h5 among them; run_artifacts: of the run that trained it, None
+    where the store has that no longer.
+    """
+
+    version: int
+    tags: dict[str, str]
+    artifacts: Path
+    run_artifacts: Path | None
+
+
+def uri(root: Path) -> str:
+    """Return the URI of the tracking store: MLFLOW_TRACKING_URI, else that of `root`."""
+    default = f"sqlite:///{root.resolve()}/mlruns/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def full_name(model: str, generated: bool = False) -> str:
+    """Return the registered name of "A" or "B"; a name that is longer is one already.
+
+    generated: of generated faces, whose models live apart.
+    """
+    return model if len(model) > 1 else f"age-gender-{model}" + "-generated" * generated
+
+
+def h5_path(title: str, tags: dict[str, str]) -> str:
+    """Return where a version's .h5 is among its artifacts; ValueError where it names none."""
+    path = tags.get("h5.path", "")
+    if not re.fullmatch(r"artifacts/\w[\w.-]*\.h5", path) or "h5.sha256" not in tags:
+        raise ValueError(f"{title} was not registered by this project: it names no .h5 to fetch.")
+    return path
+
+
+def check_sha256(title: str, tags: dict[str, str], path: Path) -> None:
+    """Raise ValueError where a version's .h5 is not the file that was registered."""
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if checksum != tags["h5.sha256"]:
+        raise ValueError(
+            f"{title}: the .h5 has the SHA-256 {checksum}, but {tags['h5.sha256']} was registered. "
+            "Do not use it; register it anew."
+        )
+
+
+def champion(database: Path, model_name: str) -> Champion | None:
+    """Return a model's champion, None where the store has none.
+
+    sqlite3.Error where the tables are not those of MLflow 3: `prepare` migrates them.
+    """
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as reader:
+        found = reader.execute(
+            "SELECT v.version, v.storage_location, r.artifact_uri FROM registered_model_aliases a "
+            "JOIN model_versions v ON v.name = a.name AND v.version = a.version "
+            "LEFT JOIN runs r ON r.run_uuid = v.run_id WHERE a.name = ? AND a.alias = 'champion'",
+            (model_name,),
+        ).fetchone()
+        if found is None:
+            return None
+        tags = reader.execute(
+            "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?",
+            (model_name, found[0]),
+        )
+        run_artifacts = Path(found[2]) if found[2] else None
+        return Champion(int(found[0]), dict(tags), Path(found[1]), run_artifacts)
+
+
+def in_place(database: Path) -> bool:
+    """Tell whether the paths in an SQLite store lead to where it is; `prepare` mends them."""
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as reader:
+        return _noted_folder(reader) == str(database.parent)
+
+
+def _noted_folder(connection: sqlite3.Connection) -> str | None:
+    note = "SELECT value FROM experiment_tags WHERE key = ? AND experiment_id = 0"
+    return (connection.execute(note, (FOLDER_TAG,)).fetchone() or (None,))[0]
+
+
 def database(uri: str) -> Path | None:
     """Return the file of an SQLite store, None for any other."""
     match = re.fullmatch(r"sqlite:///(.+)", uri)
@@ -35,6 +119,8 @@ def prepare(database: Path) -> None:
     One process at a time: MLflow's migrations crash where two begin at once. ValueError for a path
     that MLflow cannot name.
     """
+    import mlflow
+
     if set("?#") & set(str(database)):
         raise ValueError(
             f"MLflow takes no '?' or '#' in a path: {database}. Rename the folder, or set "
@@ -70,8 +156,7 @@ def _mend_moved(database: Path) -> None:
     """
     new = str(database.parent)
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        note = "SELECT value FROM experiment_tags WHERE key = ? AND experiment_id = 0"
-        (old,) = connection.execute(note, (FOLDER_TAG,)).fetchone() or (None,)
+        old = _noted_folder(connection)
         if old is not None:
             there = Path(old, database.name)
             if old == new or there.exists() and there.samefile(database):

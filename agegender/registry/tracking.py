@@ -49,7 +49,7 @@ def connect(root: Path) -> str:
     again for ten minutes by each call.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = given or f"sqlite:///{root.resolve()}/mlruns/mlflow.db"
+    uri = store.uri(root)
     if database := store.database(uri):
         store.prepare(database)
         uri = f"sqlite:///{database}"

@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import io
 import os
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -31,13 +30,7 @@ from mlflow.types.schema import AnyType, ColSpec, Schema
 from agegender.networks import export
 from agegender.registry import store
 
-
-def full_name(model: str, generated: bool = False) -> str:
-    """Return the registered name of "A" or "B"; a name that is longer is one already.
-
-    generated: of generated faces, whose models live apart.
-    """
-    return model if len(model) > 1 else f"age-gender-{model}" + "-generated" * generated
+full_name = store.full_name
 
 
 def register_version(
@@ -197,21 +190,13 @@ def pull(model_name: str, which: str | int, to: Path) -> Path:
     """
     version = get(model_name, which)
     title = f"{model_name} version {version['version']}"
-    path = version.get("h5.path", "")
-    if not re.fullmatch(r"artifacts/\w[\w.-]*\.h5", path) or "h5.sha256" not in version:
-        raise ValueError(f"{title} was not registered by this project: it names no .h5 to fetch.")
+    path = store.h5_path(title, version)
     to = to / Path(path).name if to.is_dir() else to
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pull-") as folder:
         uri = f"models:/{model_name}/{version['version']}/{path}"
         fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-        with fetched.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        if checksum != version["h5.sha256"]:
-            raise ValueError(
-                f"{title}: the .h5 has SHA-256 {checksum}, registered was "
-                f"{version['h5.sha256']}. Do not use it; register it anew."
-            )
+        store.check_sha256(title, version, fetched)
         export.verify_h5(fetched)
         os.replace(fetched, to)
     return to

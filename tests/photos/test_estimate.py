@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 
-import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from agegender.data import generated_faces, utkface
 from agegender.data.utkface import Reason
 from agegender.networks import export
-from agegender.photos import detection, estimate
+from agegender.photos import detection, estimate, output
 
 MODELS = pathlib.Path(__file__).parents[2] / "models"
 # 48 x 32 pixels, the left half red, the right half blue; as a telephone writes its photos.
@@ -28,16 +27,9 @@ HEIC = base64.b64decode(
 )
 
 
-def model(confidence=0.75):
-    """A network whose age is 100 times the redness and whose gender is the greenness of a face."""
-    image = keras.Input((128, 128, 3))
-    mean = keras.layers.GlobalAveragePooling2D()(image)
-    layers = [keras.layers.Dense(1, use_bias=False) for _ in range(2)]
-    network = keras.Model(image, [layer(mean) for layer in layers])
-    for layer, weights in zip(layers, ([100, 0, 0], [0, 1, 0]), strict=True):
-        layer.set_weights([np.reshape(weights, (3, 1)).astype("float32")])
-    intervals = {"edges": [40.0], "half_widths_years": [5.0, 10.0]}
-    return estimate.Model("a test", network, intervals, confidence)
+@pytest.fixture(scope="module")
+def model(coloured_model):
+    return coloured_model("A")
 
 
 def coloured(red, green):
@@ -49,20 +41,20 @@ def coloured(red, green):
 FACES = np.stack([coloured(51, 204), coloured(153, 102), coloured(0, 0)])
 
 
-def test_an_estimate_has_its_interval_its_gender_and_whether_that_is_sure():
-    table = estimate.estimate_faces(model(), FACES)
+def test_an_estimate_has_its_interval_its_gender_and_whether_that_is_sure(model):
+    table = estimate.estimate_faces(model, FACES)
     np.testing.assert_allclose(table["age_years"], [20, 60, 0], atol=0.01)
     np.testing.assert_allclose(table["age_low"], [15, 50, 0], atol=0.01)
     np.testing.assert_allclose(table["age_high"], [25, 70, 5], atol=0.01)
     assert table["gender"].tolist() == ["female", "male", "male"]
     np.testing.assert_allclose(table["gender_probability"], [0.8, 0.6, 1], atol=1e-3)
     assert table["gender_sure"].tolist() == [True, False, True]
-    texts = [estimate.gender_text(row) for row in table.itertuples()]
+    texts = [output.gender_text(row) for row in table.itertuples()]
     assert texts == ["female 80 %", "not sure (male 60 %)", "male 100 %"]
 
 
-def test_where_no_confidence_suffices_no_gender_is_sure():
-    assert not estimate.estimate_faces(model(confidence=None), FACES)["gender_sure"].any()
+def test_where_no_confidence_suffices_no_gender_is_sure(coloured_model):
+    assert not estimate.estimate_faces(coloured_model("A", None), FACES)["gender_sure"].any()
 
 
 def drawn(*seeds):
@@ -81,32 +73,42 @@ def detector():
     return detection.load_detector()
 
 
-def test_each_photo_gets_a_table_of_its_own_faces(detector):
+def test_the_first_faces_and_those_of_a_traced_network_are_answered_alike(coloured_model):
+    network = coloured_model("A")
+    first, traced, many = (
+        estimate.estimate_faces(network, faces)["age_years"]
+        for faces in (FACES, FACES, np.repeat(FACES, 5, axis=0))
+    )
+    np.testing.assert_allclose(traced, first, atol=1e-4)
+    np.testing.assert_allclose(many, np.repeat(first, 5), atol=1e-4)
+
+
+def test_each_photo_gets_a_table_of_its_own_faces(detector, model, coloured_model):
     photos = [drawn(13, 16), PIL.Image.new("RGB", (300, 200)), drawn(19)]
-    tables = estimate.answer(detector, {"A": model(), "B": model(None)}, photos)
+    tables = estimate.answer(detector, {"A": model, "B": coloured_model("B", None)}, photos)
     assert [table["face"].tolist() for table in tables] == [[1, 1, 2, 2], [], [1, 1]]
     assert all(tuple(table.columns) == estimate.COLUMNS for table in tables)
     first = tables[0]
     assert first["model"].tolist() == ["A", "B"] * 2
     assert first["right"].iloc[0] < 450 < first["left"].iloc[2]
     (face, _) = detection.find_faces(detector, photos[0])
-    alone = estimate.estimate_faces(model(), detection.cut_out(photos[0], face.landmarks)[None])
+    alone = estimate.estimate_faces(model, detection.cut_out(photos[0], face.landmarks)[None])
     np.testing.assert_allclose(first["age_years"].iloc[0], alone["age_years"].iloc[0], atol=1e-3)
     json.dumps(first.to_dict("records"))
-    assert [len(table) for table in estimate.answer(detector, {"A": model()}, photos[1:2])] == [0]
+    assert [len(table) for table in estimate.answer(detector, {"A": model}, photos[1:2])] == [0]
 
 
-def test_a_marked_photo_shows_box_and_text_and_leaves_the_photo_alone(detector):
+def test_a_marked_photo_shows_box_and_text_and_leaves_the_photo_alone(detector, model):
     photo = drawn(13, 16).resize((3600, 1600))
     before = photo.tobytes()
-    (table,) = estimate.answer(detector, {"A": model(), "B": model()}, [photo])
-    marked = estimate.annotate(photo, table)
+    (table,) = estimate.answer(detector, {"A": model, "B": model}, [photo])
+    marked = output.annotate(photo, table)
     assert photo.tobytes() == before and marked.size == (1600, 711)
     changed = np.abs(np.asarray(marked.resize((900, 400))).astype(int) - drawn(13, 16)).max(2) > 60
     for _, face in table.groupby("face"):
         left, right = face.iloc[0][["left", "right"]] / 4
         assert changed[:, int(left) : int(right)].sum() > 200
-    plain = estimate.annotate(photo, table[:0])
+    plain = output.annotate(photo, table[:0])
     assert np.abs(np.asarray(plain).astype(int) - photo.resize(plain.size)).mean() < 3
 
 

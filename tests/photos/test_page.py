@@ -19,7 +19,7 @@ import pytest
 import uvicorn
 
 from agegender.data import generated_faces
-from agegender.photos import detection, estimate, page
+from agegender.photos import detection, estimate, output, page
 
 
 def model(name):
@@ -105,7 +105,7 @@ def test_a_photo_gets_its_rows_and_its_marked_picture(port, detector, models):
     assert [row["face"] for row in answer["rows"]] == [1, 1, 2, 2]
     for row, wanted in zip(answer["rows"], expected.itertuples(), strict=True):
         assert row["age_years"] == pytest.approx(wanted.age_years, abs=1e-3)
-        assert row["gender_text"] == estimate.gender_text(wanted)
+        assert row["gender_text"] == output.gender_text(wanted)
     with PIL.Image.open(io.BytesIO(base64.b64decode(answer["picture"]))) as marked:
         left, top, right = (int(answer["rows"][0][side]) for side in ("left", "top", "right"))
         assert marked.size == photo.size

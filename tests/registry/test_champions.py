@@ -16,7 +16,8 @@ import PIL.Image
 import pytest
 
 from agegender.data import generated_faces
-from agegender.registry import champions, tracking
+from agegender.networks import export
+from agegender.registry import champions, store, tracking
 from pipelines import __main__ as command
 
 ROOT = Path(__file__).parents[2]
@@ -60,10 +61,15 @@ def photos(root):
     return folder
 
 
-def test_champions_come_with_what_was_fitted_for_them(champion, network):
+@pytest.mark.parametrize("through_mlflow", [False, True])
+def test_champions_come_with_what_was_fitted_for_them(
+    champion, root, network, through_mlflow, monkeypatch
+):
+    if through_mlflow:  # As from a server, or an SQLite store that was moved.
+        monkeypatch.setattr(store, "in_place", lambda database: False)
     champion("age-gender-A")
     champion("age-gender-A")  # A challenger.
-    (found,) = champions.models_for_prediction().values()
+    (found,) = champions.models_for_prediction(root).values()
     assert found.title == "age-gender-A version 1" and found.confidence == 0.9
     assert found.intervals == EVIDENCE["intervals"]
     picture = np.random.default_rng(0).random((1, 128, 128, 3), "float32")
@@ -72,17 +78,52 @@ def test_champions_come_with_what_was_fitted_for_them(champion, network):
     )
 
 
-def test_without_a_champion_it_is_told_what_to_do(champion):
+def test_without_a_champion_it_is_told_what_to_do(champion, root):
     champion("age-gender-B-generated")
     with pytest.raises(ValueError, match="run `make tune DATA=...`.*GENERATED=1"):
-        champions.models_for_prediction()
-    assert list(champions.models_for_prediction(generated=True)) == ["B"]
+        champions.models_for_prediction(root)
+    assert list(champions.models_for_prediction(root, generated=True)) == ["B"]
 
 
-def test_a_champion_that_was_never_evaluated_is_told(champion):
+def test_released_models_stand_in_for_a_champion_that_is_missing(champion, root):
+    (root / "models").symlink_to(ROOT / "models")
+    champion("age-gender-A")
+    titles = [model.title for model in champions.models_for_prediction(root).values()]
+    assert titles == ["age-gender-A version 1", "age_gender_B_full"]
+    with pytest.raises(ValueError, match="No champion"):
+        champions.models_for_prediction(root, generated=True)
+
+
+def test_a_moved_store_is_mended_and_read(champion, root, tmp_path, capsys):
+    champion("age-gender-A")
+    root.rename(tmp_path / "moved")
+    assert list(champions.models_for_prediction(tmp_path / "moved")) == ["A"]
+    assert "paths are mended" in capsys.readouterr().err
+
+
+def test_a_changed_file_does_not_answer(champion, root):
+    champion("age-gender-A")
+    champions.models_for_prediction(root)
+    (stored,) = root.glob("mlruns/artifacts/**/artifacts/*.h5")
+    with stored.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match="version 1: the .h5 has the SHA-256"):
+        champions.models_for_prediction(root)
+
+
+def test_golden_predictions_are_compared_once_for_a_file(champion, root, monkeypatch):
+    champion("age-gender-A")
+    compared = []
+    monkeypatch.setattr(export, "compare_with_golden", lambda *given: compared.append(given))
+    for _ in range(2):
+        champions.models_for_prediction(root)
+    assert len(compared) == 1
+
+
+def test_a_champion_that_was_never_evaluated_is_told(champion, root):
     champion("age-gender-A", evidence=None)
     with pytest.raises(ValueError, match="age-gender-A version 1 has no evidence.json"):
-        champions.models_for_prediction()
+        champions.models_for_prediction(root)
 
 
 def test_predict_prints_and_writes_every_photo(champion, photos, root, capsys):
@@ -133,7 +174,7 @@ def test_the_page_is_served_with_the_champions_until_interrupted(champion, photo
         command, cwd=root, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         try:
-            _, title, address = (process.stdout.readline() for _ in range(3))
+            _, _, title, address = (process.stdout.readline() for _ in range(4))
             assert title == b"By age-gender-A version 1\n", process.stderr.read()
             url = re.search(rb"http://127.0.0.1:\d+/", address)[0].decode()
             photo = (photos / "a face.jpg").read_bytes()
