@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 from mlflow.models.signature import ModelSignature
-from mlflow.pyfunc import PyFuncModel  # mlflow.pyfunc itself is loaded lazily: no type
 from mlflow.types.schema import AnyType, ColSpec, Schema
 
 from agegender.networks import export
@@ -200,17 +199,3 @@ def pull(model_name: str, which: str | int, to: Path) -> Path:
         export.verify_h5(fetched)
         os.replace(fetched, to)
     return to
-
-
-def pull_pyfunc(model_name: str, which: str | int) -> PyFuncModel:
-    """Return a version as MLflow's pyfunc, in memory, from a .h5 that was checked as by `pull`.
-
-    What mlflow.pyfunc.load_model would run, the code stored with the version, is not even fetched:
-    this project's serving.py stands for it, with its limits. ValueError as in `pull`.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        h5_path = pull(model_name, which, Path(folder))
-        path = str(Path(folder, "model"))
-        with store.quiet():
-            mlflow.pyfunc.save_model(path, **_pyfunc(h5_path, export.golden_images(1)))
-        return mlflow.pyfunc.load_model(path)

@@ -2,8 +2,13 @@
 
 import base64
 import io
+import json
+import os
 import pathlib
 import shutil
+import sys
+import urllib.error
+import urllib.request
 
 import mlflow
 import numpy as np
@@ -158,6 +163,46 @@ def test_behind_a_server_only_a_few_pictures_in_base64_are_taken(
         with pytest.raises(mlflow.MlflowException, match=message) as refused:
             model.predict(given)
         assert refused.value.get_http_status_code() == 400
+
+
+@pytest.mark.system
+def test_mlflows_own_server_serves_it_and_refuses_what_is_no_face(
+    running, root, register, faces, network
+):
+    with tracking.run("train", experiment="tests") as run_id:
+        pass
+    register(run_id)
+    command = ["mlflow", "models", "serve", "--model-uri", "models:/age-gender-A@champion"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1"]
+    surroundings = {
+        "MLFLOW_TRACKING_URI": tracking.current_uri(),
+        # It calls uvicorn by its name.
+        "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    with running(root, *command, health="/ping", **surroundings) as (url, _):
+
+        def ask(*images):
+            body = json.dumps({"inputs": images}).encode()
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(f"{url}/invocations", body, headers)
+            try:
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    return reply.status, json.load(reply)
+            except urllib.error.HTTPError as error:
+                return error.code, json.load(error)
+
+        status, answer = ask(*map(encoded, faces))
+        assert status == 200
+        age, _ = network.predict_on_batch(faces.astype("float32") / 255)
+        found = [row["age_years"] for row in answer["predictions"]]
+        np.testing.assert_allclose(found, age[:, 0], atol=1e-4)
+        for images, reason in (
+            (["/etc/passwd"], "no picture in base64"),
+            ([drawn((8, 8), "gif")], "JPEG, PNG or WebP"),
+            ([encoded(faces[0])] * 65, "at most 64 faces"),
+        ):
+            status, answer = ask(*images)
+            assert status == 400 and reason in answer["message"]
 
 
 def test_a_truncated_picture_is_told(faces, tmp_path):

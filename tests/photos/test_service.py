@@ -9,29 +9,14 @@ import json
 import os
 import socket
 import sys
-import threading
 import time
 
-import keras
 import numpy as np
 import PIL.Image
 import pytest
-import uvicorn
 
 from agegender.data import generated_faces
-from agegender.photos import detection, estimate, output, page
-
-
-def model(name):
-    """A network whose age is 100 times the redness and whose gender is the greenness of a face."""
-    image = keras.Input((128, 128, 3))
-    mean = keras.layers.GlobalAveragePooling2D()(image)
-    layers = [keras.layers.Dense(1, use_bias=False) for _ in range(2)]
-    network = keras.Model(image, [layer(mean) for layer in layers])
-    for layer, weights in zip(layers, ([100, 0, 0], [0, 1, 0]), strict=True):
-        layer.set_weights([np.reshape(weights, (3, 1)).astype("float32")])
-    intervals = {"coverage": 0.9, "edges": [], "half_widths_years": [7.0]}
-    return estimate.Model(f"age-gender-{name} version 1", network, intervals, 0.75)
+from agegender.photos import detection, estimate, output, service
 
 
 class Watched:
@@ -55,21 +40,15 @@ def detector():
 
 
 @pytest.fixture(scope="module")
-def models():
-    return {name: model(name) for name in "AB"}
+def models(coloured_model):
+    return {name: coloured_model(name) for name in "AB"}
 
 
 @pytest.fixture(scope="module")
-def port(detector, models):
+def port(serving, detector, models):
     """The port of 127.0.0.1 where the page is served."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = page.application(detector, models)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+    with serving(service.application(detector, models)) as port:
+        yield port
 
 
 def ask(port, body=None, path="/answer", **headers):
@@ -214,6 +193,7 @@ def test_nothing_is_written_to_disk(port):
     assert written == [os.devnull]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("width, height", [(390, 844), (1280, 900)], ids=["phone", "desktop"])
 def test_in_a_browser(browser, port, tmp_path, width, height):
     from selenium.webdriver.common.action_chains import ActionChains
@@ -245,7 +225,8 @@ def test_in_a_browser(browser, port, tmp_path, width, height):
     rows = json.loads(ask(port, encoded(photo))[1])["rows"]
     for card, row in zip(browser.find_elements(By.TAG_NAME, "article"), rows[::2], strict=True):
         assert f"{row['age_years']:.0f} years" in card.text and row["gender_text"] in card.text
-        assert "9 in 10 lie within 7.0 years" in card.text
+        within = f"{row['age_high'] - row['age_years']:.1f} years"
+        assert f"9 in 10 lie within {within}" in card.text
     with PIL.Image.open(io.BytesIO(part("picture").screenshot_as_png)) as shown:
         scale = shown.width / photo.width
         for row in rows[::2]:
