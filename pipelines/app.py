@@ -18,7 +18,7 @@ MOST_CONNECTIONS = 16  # More of them get 503: photos of 1 GiB in memory at the 
 
 
 def serve(*, port: int = 7860, generated: bool = False) -> None:
-    """Load the models and serve `service.application` until interrupted; port 0 takes a free one."""
+    """Load the models, serve `service.application` until interrupted; port 0 takes a free one."""
     with socket.create_server(("127.0.0.1", port)) as listener:
         print("Loading the models ...", flush=True)
         training.prepare_backend()
