@@ -43,7 +43,9 @@ def answers(
         tables = estimate.answer(detector, models, photos)
         for index, photo, table in zip(read, photos, tables, strict=True):
             record = records[index]
-            record["marked"] = f"{start + index + 1:04}_{Path(record['photo']).stem}.jpg"
+            # A name has at most 255 bytes, and a photo's own may have nearly as many.
+            stem = Path(record["photo"]).stem.encode()[:200].decode(errors="ignore")
+            record["marked"] = f"{start + index + 1:04}_{stem}.jpg"
             annotate(photo, table).save(out / record["marked"], quality=90)
             record |= {"faces": int(table["face"].nunique()), "answers": table.to_dict("records")}
         yield from records

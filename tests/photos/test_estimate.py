@@ -112,6 +112,14 @@ def test_a_marked_photo_shows_box_and_text_and_leaves_the_photo_alone(detector, 
     assert np.abs(np.asarray(plain).astype(int) - photo.resize(plain.size)).mean() < 3
 
 
+@pytest.mark.parametrize("name", ["x" * 249 + ".jpg", "é" * 124 + ".jpg", "a\n" * 120 + ".jpg"])
+def test_a_photo_with_a_long_name_is_marked_under_a_shorter_one(detector, model, tmp_path, name):
+    path = saved(tmp_path, name, PIL.Image.new("RGB", (90, 60)))
+    [record] = output.answers(detector, {"A": model}, [path], tmp_path)
+    assert (tmp_path / record["marked"]).stat().st_size > 0
+    assert record["marked"].startswith(f"0001_{utkface.printable(name)[:90]}")
+
+
 def test_a_released_model_answers_for_a_photo(detector, tmp_path):
     drawn(13, 16).save(tmp_path / "party.png")
     released = estimate.load_release(MODELS / "age_gender_A.h5")
