@@ -26,4 +26,5 @@ def ablate(
         seeds=seeds,
         epochs=epochs,
         stop_at=work.stop_at(1.0),
+        report=work.display,
     )

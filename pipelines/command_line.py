@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agegender import config, disk
+from agegender import config, disk, progress
 from agegender.data import pixels
 from agegender.networks import training
 from agegender.registry import tracking
@@ -30,6 +30,7 @@ class Work:
     folder: Path
     started: float
     ready: float = dataclasses.field(default_factory=time.monotonic)
+    display: progress.Display = dataclasses.field(default_factory=progress.Display)
 
     @property
     def cache(self) -> Path:
@@ -94,7 +95,7 @@ def run(
     """Call stage(work, **options), alone on its search; ValueError for what its user can mend."""
     try:
         work = start(settings, data)
-        with search.hold(work.folder):
+        with search.hold(work.folder), work.display:
             disk.remove_leftovers(work.cache / "features", work.folder)
             stage(work, **options)
     except search.SearchError as error:

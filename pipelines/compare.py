@@ -30,4 +30,5 @@ def compare(
             seeds=seeds,
             epochs=epochs,
             stop_at=work.stop_at(number / len(asked)),
+            report=work.display,
         )

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from agegender import disk
+from agegender import disk, progress
 from agegender.data import pixels
-from agegender.evidence import evaluation, figures, robustness, uncertainty
+from agegender.evidence import evaluation, figures, report, robustness, uncertainty
 from agegender.networks import export, training
 from agegender.registry import tracking
 from pipelines import command_line
@@ -30,7 +30,7 @@ def evaluate(work: command_line.Work) -> dict[str, dict]:
         record = work.candidate(family)
         if "evidence" in record:
             continue
-        print(f"Evaluation of {families.TITLES[family]}:", flush=True)
+        work.display(f"\nLocked test of {families.TITLES[family]}")
         tracking.record_test_look(
             record["run_id"],
             purpose="final evaluation",
@@ -46,9 +46,13 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     folder = work.folder / family / "candidate"
     network = export.load_h5(folder / f"age_gender_{family}.h5")
 
+    def begin(step: int, name: str) -> None:
+        work.display(progress.Progress(f"Test of {family}", step, 5, name))
+
     def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return training.predict(network, images, np.arange(len(images)))
 
+    begin(0, "predictions")
     test = predictions(network, faces, "test")
     truth = test.age_years.to_numpy(), test.gender.to_numpy()
     held_out, mirror = folder / families.HELD_OUT, {}
@@ -65,6 +69,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
             for name in ("age_predicted", "gender_probability"):
                 averaged[name] = (averaged[name] + table[name]) / 2
             mirror[key] = evaluation.compare(averaged, table, seed=seed)
+    begin(1, "intervals")
     metrics = evaluation.evaluate(
         truth[0], test.age_predicted, truth[1], test.gender_probability, seed=seed
     )
@@ -73,13 +78,15 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
         metrics["gender_accuracy"]["value"],
         trials.training_floors(faces),
     )
-    if family == "B":
+    # Of a head on frozen features there is nothing to compare: it would be with itself.
+    if record.get("fine_tuning_kept", family == "B"):
         frozen = predictions(export.load_h5(folder / "frozen_features.h5"), faces, "test")
         record["against_frozen_features"] = evaluation.compare(test, frozen, seed=seed)
 
     intervals = uncertainty.fit_age_intervals(validation.age_years, validation.age_predicted)
     test["age_low"], test["age_high"] = uncertainty.age_intervals(intervals, test.age_predicted)
     slices = evaluation.slices(test, seed=seed)
+    begin(2, "blurred, dark and covered faces")
     generator = np.random.default_rng(seed)
     drawn = np.sort(generator.permutation(len(test))[: work.settings.robustness_faces])
     images = faces.pixels[faces.rows("test")]
@@ -99,6 +106,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     gender_error = (test.gender_probability - test.gender).abs()
     # Names are in the order of the ages: a step through them shows all.
     examples = images[drawn[:: -(-len(drawn) // 6)]]
+    begin(3, "figures")
     drawings = figures.of_test(test, slices, corrupted) | {
         "occlusion_maps": figures.occlusion_maps(
             examples, [robustness.occlusion_map(predict, image) for image in examples]
@@ -106,6 +114,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
         "most_wrong_age": most_wrong(images, test, age_error),
         "most_wrong_gender": most_wrong(images, test, gender_error),
     }
+    begin(4, "to MLflow")
     for name, figure in drawings.items():
         tracking.log_figure(run_id, figure, f"test/{name}.png")
     for name, table in (("predictions", test), ("validation_predictions", validation)):
@@ -118,6 +127,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     tracking.log_metrics(run_id, {f"test_{name}": value for name, value in flat.items()})
     record |= {"test": metrics, "evidence": evidence}
     disk.write(folder / "candidate.json", json.dumps(record, indent=1))
+    begin(5, "")
 
 
 def predictions(
@@ -145,24 +155,26 @@ def most_wrong(images: np.ndarray, test: pd.DataFrame, error: pd.Series):
 
 
 def verdicts(work: command_line.Work) -> list[str]:
-    """Return what the locked test allows to say of B against A and against its frozen features."""
+    """Return lines on what the locked test says of B against A, and against its frozen features."""
     a, b = (
         pd.read_csv(work.folder / family / "candidate" / "predictions.csv")
         for family in families.FAMILIES
     )
-    pairs = {
-        "B against A": evaluation.compare(b, a, seed=work.settings.seed),
-        "B against its head on frozen features": work.candidate("B")["against_frozen_features"],
-    }
-    return [f"{name}: {verdict(pair)}" for name, pair in pairs.items()]
+    lines = verdict("B", "A", evaluation.compare(b, a, seed=work.settings.seed))
+    record = work.candidate("B")
+    # A candidate of before the field was kept always has the comparison.
+    if record.get("fine_tuning_kept", True):
+        return lines + verdict("B", "B's frozen head", record["against_frozen_features"])
+    return [*lines, f"B  {report.FINE_TUNING[str(record['fine_tuning_kept'])]}"]
 
 
-def verdict(pair: dict) -> str:
-    """Say in a line what a pair of paired differences shows at 95 %, and what it does not."""
+def verdict(first: str, second: str, pair: dict) -> list[str]:
+    """Say in two lines what a pair of paired differences shows at 95 %, and what it does not."""
     mae, gender = pair["mae"], pair["gender"]
-    told = {True: "told apart", False: "not told apart"}
-    return (
-        f"MAE {mae['value']:+.2f} years [{mae['low']:.2f}, {mae['high']:.2f}], "
-        f"{told[not mae['low'] <= 0 <= mae['high']]}; gender: {gender['only_a']} faces right only "
-        f"here, {gender['only_b']} only there, p = {gender['p']:.2g}, {told[gender['p'] < 0.05]}"
-    )
+    clear = {True: "a clear difference", False: "no clear difference"}
+    return [
+        f"{first} against {second}, age: {mae['value']:+.2f} years "
+        f"[{mae['low']:+.2f}, {mae['high']:+.2f}], {clear[not mae['low'] <= 0 <= mae['high']]}",
+        f"{first} against {second}, gender: {gender['only_a']} faces right only in {first}, "
+        f"{gender['only_b']} only in {second}, p = {gender['p']:.2g}, {clear[gender['p'] < 0.05]}",
+    ]

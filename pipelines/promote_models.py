@@ -5,11 +5,12 @@ place only through the gate of `agegender.registry.promotion`. A second call cha
 """
 
 import json
+import textwrap
 from pathlib import Path
 
 import pandas as pd
 
-from agegender import config
+from agegender import config, progress
 from agegender.evidence import report
 from agegender.networks import backbones, export
 from agegender.registry import promotion, releases, tracking, versions
@@ -26,11 +27,13 @@ LICENCES = {
 def promote(work: command_line.Work) -> dict[str, int]:
     """Return the registered version of each family; nothing is registered or judged twice."""
     registered = {}
+    work.display("\nRegistry")
     if work.faces.kind == "utkface":
         # What a first search has to beat: the models trained on as many faces.
         releases.register(work.root / "models", full=len(work.faces.manifest) > releases.FULL_FACES)
-    for family in families.FAMILIES:
+    for place, family in enumerate(families.FAMILIES):
         name = model_name(work, family)
+        work.display(progress.Progress("Registry", place, len(families.FAMILIES), name))
         folder = work.folder / family / "candidate"
         record = work.candidate(family)
         card, metrics, tags = describe(work, record)
@@ -55,14 +58,19 @@ def promote(work: command_line.Work) -> dict[str, int]:
             config.Gate(),
             seed=record["seed"],
         )
-        rival = f" against version {judged['against']}" if version != judged["against"] else ""
-        print(
-            f"{family}: {name} version {version}{rival}: {judged['decision']}; "
-            f"{'; '.join(judged['reasons'])}",
-            flush=True,
-        )
-        export_champion(work, name, family)
+        exported = export_champion(work, name, family)
+        champion = versions.aliases(name)["champion"]
+        where = f"version {champion} is champion, in {exported.relative_to(work.root)}"
+        if judged["decision"] == "champion":
+            work.display(f"  {family}  {name} {where}")
+        else:
+            work.display(
+                f"  {family}  {name} version {version} against version {judged['against']}: "
+                f"{judged['decision']}; {where}"
+            )
+            work.display(textwrap.indent(textwrap.fill("; ".join(judged["reasons"]), 104), "     "))
         registered[family] = version
+    work.display(progress.Progress("Registry", 1, 1))
     return registered
 
 
@@ -97,6 +105,8 @@ def describe(work: command_line.Work, record: dict) -> tuple[str, dict[str, floa
         "epochs": str(record["epochs"]),
         "seed": str(record["seed"]),
     }
+    if backbone and "fine_tuning_kept" in record:
+        tags["fine_tuning_kept"] = str(record["fine_tuning_kept"])
     return card, metrics, tags | record.get("origin", {})
 
 
@@ -123,6 +133,6 @@ def summary(record: dict) -> str:
         return f"{value['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
     return (
-        f"test MAE {interval('mae', 2)} years, CS@5 {interval('cs5', 3)}, gender accuracy "
-        f"{interval('gender_accuracy', 3)} (95 % intervals, n = {test['n']}, seed {record['seed']})"
+        f"test MAE {interval('mae', 2)} years, gender accuracy {interval('gender_accuracy', 3)}, "
+        f"n = {test['n']}"
     )

@@ -28,7 +28,12 @@ def release(work: command_line.Work, *, model: str) -> None:
     family = config.RELEASES[model].family
     work = dataclasses.replace(work, folder=work.folder / f"release-{model}")
     families.train_release(
-        model, work.faces, work.settings, folder=work.folder / family, cache=work.cache
+        model,
+        work.faces,
+        work.settings,
+        folder=work.folder / family,
+        cache=work.cache,
+        report=work.display,
     )
     record = work.candidate(family)
     if "evidence" not in record:

@@ -50,6 +50,7 @@ def reproduce(
             seeds=seeds,
             folder=work.folder,
             cache=work.cache,
+            report=work.display,
         )
         verdicts.append(result["verdict"])
 

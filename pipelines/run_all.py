@@ -1,31 +1,55 @@
 """The whole job, `make tune`: faces, two searches, two candidates, the test, the registry, exports.
 
-About 15 minutes on two cores (MINUTES=). Ends with a table of both models.
+About 15 minutes on two cores, 5 with drawn faces (MINUTES=). Ends with what both models reach.
 A second call with the same arguments goes on where the first was stopped, or shows its result.
 """
 
+import textwrap
 import time
 
-from agegender.registry import tracking, versions
+from agegender.registry import tracking
 from pipelines import command_line, evaluate_models, promote_models, search_models, train_finalists
+from tuning import families, search
 
 
 def run_all(work: command_line.Work) -> None:
-    """Run the stages in order and print where the results are."""
+    """Run the stages in order; say what was found and what one would type next."""
     search_models.search(work)
     train_finalists.train(work)
     evaluate_models.evaluate(work)
-    registered = promote_models.promote(work)
-    print()
-    for family, version in registered.items():
-        name = promote_models.model_name(work, family)
-        champion = versions.aliases(name)["champion"]
-        print(f"{family}  {promote_models.summary(work.candidate(family))}")
-        print(f"   {name} version {version}; the champion, in exports/, is version {champion}")
-    for line in evaluate_models.verdicts(work):
-        print(line)
-    looks = len(tracking.test_looks())
-    print(f"Looks at the locked test so far, noted in this store's test-ledger: {looks}.")
+    promote_models.promote(work)
+    work.display("\n".join(["", *results(work), "", *next_steps(work)]))
+
+
+def results(work: command_line.Work) -> list[str]:
+    """Return the summary: what both models reach, and how far that can be trusted."""
+    lines = ["Results on the locked test, with 95 % intervals"]
+    for family in families.FAMILIES:
+        lines.append(f"{family}  {promote_models.summary(work.candidate(family))}")
+    lines += evaluate_models.verdicts(work)
+    for family in families.FAMILIES:
+        done = search.read_journal(work.folder / family / "trials.json")
+        if few := families.shortfall(done, family, work.settings, work.ready - work.started):
+            lines.append(f"{family}  {few}")
+    looks = search.count(len(tracking.test_looks()), "look")
+    lines.append(
+        f"{looks} at the locked test so far, kept in the experiment {tracking.TEST_LEDGER}."
+    )
     if work.faces.kind == "generated":
-        print("These faces are generated: the numbers say nothing about people.")
-    print(f"{(time.monotonic() - work.started) / 60:.1f} minutes. Compare the runs: make ui")
+        lines.append("These faces are generated: the numbers say nothing about people.")
+    return [textwrap.fill(line, search.LINE_LENGTH, subsequent_indent="   ") for line in lines]
+
+
+def next_steps(work: command_line.Work) -> list[str]:
+    """Return what one would type next."""
+    experiment = families.experiment(work.faces)
+    trials = [url for (name, _), url in tracking.views().items() if name == experiment]
+    uri = tracking.current_uri()
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    return [
+        f"Done in {(time.monotonic() - work.started) / 60:.1f} minutes. Next:",
+        "  make ui                        all runs in the browser; the trials of this search:",
+        *(f"    {server}{url}" for url in trials),
+        "  make report                    both models explained, as HTML and PDF in reports/",
+        "  make predict PHOTO=photo.jpg   ages and genders in a photo of yours",
+    ]

@@ -16,4 +16,5 @@ def search(work: command_line.Work) -> None:
             folder=work.folder / family,
             cache=work.cache,
             stop_at=work.stop_at(share),
+            report=work.display,
         )

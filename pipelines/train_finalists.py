@@ -20,4 +20,5 @@ def train(work: command_line.Work) -> None:
             folder=work.folder / family,
             cache=work.cache,
             stop_at=work.stop_at(share),
+            report=work.display,
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from agegender import config, disk
+from agegender import config, disk, progress
 from agegender.data import pixels
 from agegender.registry import tracking
 from tuning import mailbox, search, workers
@@ -102,25 +102,25 @@ class Tasks:
                 f"The Ray cluster at RAY_ADDRESS={address} cannot be used: {error}"
             ) from error
 
-    def run(self, function: Callable, arguments: dict, report: Callable[[str], None]):
+    def run(self, function: Callable, arguments: dict, report: progress.Report):
         """Return function(**arguments, ...) from a node of the cluster; all is pickled.
 
-        The function gets besides: report and alive as in `workers.Processes.run`, the faces, a
-        cache and an empty folder for its checkpoint on that node, and `keep_in_store`. What it
-        raises is raised here. TrialError where its worker died each time, or hung.
+        The function gets besides: report as in `workers.Processes.run`, the faces, a cache and an
+        empty folder for its checkpoint on that node, and `keep_in_store`. What it raises is raised
+        here. TrialError where its worker died each time, or hung.
         """
         name, starts, heard = arguments["name"], 0, None
         task = self.task.remote(function, arguments, self.faces, self.weights, self.mailbox)
         while not self.stopping.is_set():
             done, _ = self.ray.wait([task], timeout=POLL_SECONDS)
-            for line in self.ray.get(self.mailbox.take.remote(name)):
+            for said in self.ray.get(self.mailbox.take.remote(name)):
                 heard = time.monotonic()
-                if line == STARTED:
-                    starts += 1
-                    line = f"  {name}: its worker died, attempt {starts} of {workers.ATTEMPTS}"
-                    line = line if starts > 1 else None
-                if line:
-                    report(line)
+                if said != STARTED:
+                    report(said)
+                    continue
+                starts += 1
+                if starts > 1:
+                    report(f"  {name}: its worker died, attempt {starts} of {workers.ATTEMPTS}.")
             if done:
                 return self._result(task)
             # A task that waits for its place is not silent.
@@ -173,11 +173,11 @@ def check_store(uri: str, hosts: set[str]) -> None:
         )
 
 
-def _work(function, arguments, faces, weights, lines):
+def _work(function, arguments, faces, weights, messages):
     """Run on a node: write what is missing there, call the function, send what it says."""
 
-    def say(line=None):
-        lines.put.remote(arguments["name"], line)
+    def say(said):
+        messages.put.remote(arguments["name"], said)
 
     say(STARTED)
     # Named by the files: which weights are at hand decides what a trial's values mean.
@@ -194,7 +194,6 @@ def _work(function, arguments, faces, weights, lines):
                 **arguments | {"faces": faces, "cache": cache, "checkpoint": Path(folder)},
                 keep_in_store=True,
                 report=say,
-                alive=say,
             )
         except Exception as error:
             # What is behind an error stays behind when it is sent.

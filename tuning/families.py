@@ -13,13 +13,12 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import pandas as pd
 
-from agegender import config, disk
+from agegender import config, disk, progress
 from agegender.data import pixels
 from agegender.evidence import figures
 from agegender.networks import backbones, export, training
@@ -44,7 +43,7 @@ def search_family(
     folder: Path,
     cache: Path,
     stop_at: float = math.inf,
-    report: Callable[[str], None] = print,
+    report: progress.Report = progress.plain,
 ) -> list[search.Trial]:
     """Search the space of family "A" or "B"; one parent run, one child run a trial.
 
@@ -78,7 +77,7 @@ def search_family(
             metrics=["val_score", "val_age_mae", "val_gender_accuracy"],
             params=names,
         )
-        report(f"Search of {TITLES[family]} (MLflow run {parent_run_id}):")
+        report(f"\nSearch of {TITLES[family]}")
 
         on_cluster = bool(os.environ.get("RAY_ADDRESS"))
         if on_cluster:
@@ -118,6 +117,7 @@ def search_family(
                 "seconds_left": stop_at - time.monotonic(),
                 "checkpoint": checkpoint(trial),
             }
+            report(progress.Progress(arguments["name"], 0, 1, "begins"))
             try:
                 result = processes.run(train_trial, arguments, report)
             except workers.TrialError as error:
@@ -126,6 +126,8 @@ def search_family(
                 raise
             except training.CheckpointError as error:
                 raise search.SearchError(str(error)) from error
+            finally:
+                report(progress.Progress(arguments["name"], 1, 1))
             return dataclasses.replace(trial, **result)
 
         done = search.search(
@@ -139,15 +141,14 @@ def search_family(
             stop_at=stop_at,
             cancel=processes.stop,
             on_end=forget,
+            name=f"Search of {family}",
             report=report,
         )
-        _summarise(parent_run_id, done)
+        _summarise(parent_run_id, done, report)
     return done
 
 
-def train_trial(
-    *, store, faces, settings, fold_count, seconds_left, report, alive, **arguments
-) -> dict:
+def train_trial(*, store, faces, settings, fold_count, seconds_left, report, **arguments) -> dict:
     """Train a trial in a process of its own; return what `search.Trial` keeps of it.
 
     faces: themselves, or their folder.
@@ -161,7 +162,6 @@ def train_trial(
         folds=trials.folds(faces, fold_count, settings.seed),
         stop_at=time.monotonic() + seconds_left,
         report=report,
-        alive=alive,
         **arguments,
     )
     return {name: getattr(result, name) for name in ("status", "metrics", "seconds", "run_id")}
@@ -175,7 +175,7 @@ def train_finalists(
     folder: Path,
     cache: Path,
     stop_at: float = math.inf,
-    report: Callable[[str], None] = print,
+    report: progress.Report = progress.plain,
 ) -> Path:
     """Train the best settings of a search again, longer, over folds; export the best as candidate.
 
@@ -187,7 +187,7 @@ def train_finalists(
     """
     candidate = folder / "candidate"
     if _is_done(family, settings, folder):
-        report(f"{TITLES[family]} is trained: {candidate}. For more: another MINUTES=, SEED=.")
+        report(f"{TITLES[family]}: trained before. For more: another MINUTES= or SEED=.")
         return candidate
     work = getattr(settings, FAMILIES[family])
     parent_run_id = json.loads((folder / "search.json").read_text())["run_id"]
@@ -204,7 +204,10 @@ def train_finalists(
         disk.write(folder / "plan.json", json.dumps(plan))
     epochs = plan["epochs"]
     folds = trials.folds(faces, work.folds, settings.seed)
-    report(f"Training {TITLES[family]}: {len(plan['trainings'])} x {epochs} epochs.")
+    report(
+        f"\nLast training of {TITLES[family]}: "
+        f"{search.count(len(plan['trainings']), 'training')} of {search.count(epochs, 'epoch')}"
+    )
     results: dict[int, list[search.Trial]] = {}
     first_folds = {}
     by_number = {trial.number: trial for trial in done}
@@ -231,9 +234,9 @@ def train_finalists(
         if fold == 0:
             first_folds[trial.number] = (finalist, trained)
         report(
-            f"  finalist {trial.number}, fold {fold}: val_score {finalist.val_score:.3f} "
-            f"({finalist.metrics['val_age_mae']:.2f} years, "
-            f"{finalist.metrics['val_gender_accuracy']:.3f}) in {finalist.seconds:.0f} s"
+            f"  trial {trial.number:>2} again, fold {fold}  val_score {finalist.val_score:.3f}  "
+            f"{finalist.metrics['val_age_mae']:5.2f} years  gender "
+            f"{finalist.metrics['val_gender_accuracy']:.3f}  {finalist.seconds:4.0f} s"
         )
     means = {
         number: statistics.mean(result.val_score for result in finalists)
@@ -241,7 +244,9 @@ def train_finalists(
     }
     winner, trained = first_folds[min(means, key=means.get)]
     candidate.mkdir(exist_ok=True)
+    report(progress.Progress(f"Export of {family}", 0, 1, "written, then read by a new process"))
     export_networks(family, trained, candidate, mirror_images=settings.mirror_images)
+    report(progress.Progress(f"Export of {family}", 1, 1))
     record = {
         "family": family,
         "run_id": winner.run_id,
@@ -253,6 +258,7 @@ def train_finalists(
         "backbone": _backbone(family, winner.values),
         "origin": origin(faces, settings) | {"epochs_trained": str(len(trained.history))},
         "val": winner.metrics,
+        "fine_tuning_kept": trained.fine_tuning_kept,
         "folds": {number: [dataclasses.asdict(r) for r in rs] for number, rs in results.items()},
     }
     disk.write(candidate / "candidate.json", json.dumps(record, indent=1))
@@ -305,7 +311,7 @@ def train_release(
     *,
     folder: Path,
     cache: Path,
-    report: Callable[[str], None] = print,
+    report: progress.Report = progress.plain,
 ) -> Path:
     """Train a model of config.RELEASES on training and validation faces; return its folder.
 
@@ -371,6 +377,7 @@ def train_release(
         "backbone": _backbone(family, values),
         "origin": origin(faces, settings) | {"epochs_trained": str(len(trained.history))},
         "val": calibration.metrics,
+        "fine_tuning_kept": trained.fine_tuning_kept,
         "history": calibrated.history.to_dict("records"),
         "faces": len(every_row),
     }
@@ -389,15 +396,22 @@ def train_release(
 def export_networks(
     family: str, trained: trials.Trained, folder: Path, *, mirror_images: bool
 ) -> None:
-    """Write a trained network's .h5 and, of B, that of the same head before fine-tuning."""
+    """Write a trained network's .h5 and, of a fine-tuned one, that of its head before that.
+
+    The second is for the evaluation alone, so no fresh process has to read it.
+    """
     golden = export.golden_images()
-    networks = {f"age_gender_{family}": trained.network}
-    if trained.frozen_weights:
-        networks["frozen_features"] = keras.models.clone_model(trained.network)
-        networks["frozen_features"].set_weights(trained.frozen_weights)
-    for name, network in networks.items():
+
+    def write(network, name, *, fresh_process):
         exported = export.with_mirror(network) if mirror_images else network
-        export.export_h5(exported, folder / f"{name}.h5", golden)
+        path = folder / f"{name}.h5"
+        export.export_h5(exported, path, golden, fresh_process=fresh_process)
+
+    write(trained.network, f"age_gender_{family}", fresh_process=True)
+    if trained.fine_tuning_kept:
+        frozen = keras.models.clone_model(trained.network)
+        frozen.set_weights(trained.frozen_weights)
+        write(frozen, "frozen_features", fresh_process=False)
 
 
 def train_and_log(
@@ -419,13 +433,12 @@ def train_and_log(
     params=None,
     checkpoint=None,
     keep_in_store=False,
-    alive=lambda: None,
 ):
     """Train one setting on each fold in one MLflow run; return its Trial and the last network.
 
     params: which of the values the run shows; None: all of them. checkpoint: a folder for what an
     interrupted call goes on from, in the same run; keep_in_store: also among the run's artifacts,
-    for a call on another machine. alive: called whenever something is done.
+    for a call on another machine. report: called whenever something is done.
     """
     run_id = None
     if checkpoint:
@@ -443,42 +456,14 @@ def train_and_log(
         if keep_in_store:
             stored_checkpoints.download(run_id, checkpoint)
         started = time.monotonic()
-        last_line = uploaded = started
-        upload_seconds = 0.0
         length = epochs + (settings.head_epochs if family == "B" else 0)
-
-        def on_progress(done, total):
-            nonlocal last_line
-            alive()
-            now = time.monotonic()
-            if now - last_line > 10:
-                last_line = now
-                left = (now - started) * (total - done) / done
-                report(f"  backbone's activations: {done} of {total} faces, {left:.0f} s left")
-
-        def on_epoch(row):
-            nonlocal last_line, uploaded, upload_seconds
-            alive()
-            if fold is folds[-1]:  # The one whose curves the run shows.
-                tracking.log_epoch(run_id, row)
-            now = time.monotonic()
-            # A tenth of the time at most goes into uploads.
-            if keep_in_store and now - uploaded > 10 * upload_seconds:
-                stored_checkpoints.upload(run_id, checkpoint)
-                uploaded = time.monotonic()
-                upload_seconds = uploaded - now
-            if now - last_line > 30:
-                last_line = now
-                prefix, split = ("val_", "validation") if "val_score" in row else ("", "training")
-                report(
-                    f"  {name}, epoch {row['epoch'] + 1}: {split} "
-                    f"{row[f'{prefix}age_mae']:.2f} years, "
-                    f"{row[f'{prefix}gender_accuracy']:.3f}; {row['seconds']:.0f} s an epoch, at "
-                    f"that pace {row['seconds'] * (length - row['epoch'] - 1) / 60:.0f} min left"
-                )
-
-        records = []
+        records, watches = [], []
         for fold_number, fold in enumerate(folds):
+            watch = _Watch(name, run_id, length, stop_at, report)
+            watches.append(watch)
+            watch.logs_epochs = fold is folds[-1]  # The one whose curves the run shows.
+            if keep_in_store:
+                watch.kept = checkpoint
             trained = trials.train(
                 family,
                 faces,
@@ -489,15 +474,18 @@ def train_and_log(
                 epochs=epochs,
                 seed=settings.seed if seed is None else seed,
                 stop_at=stop_at,
-                on_epoch=on_epoch,
-                on_progress=on_progress,
+                on_epoch=watch.epoch,
+                on_progress=watch.activations,
                 checkpoint=checkpoint and checkpoint / f"fold-{fold_number}",
             )
             # The quickest epoch: what else ran on the machine for a while is no plan's measure.
             epoch_seconds = trained.history.seconds.tail(epochs).min()
             records.append(trained.best_epoch | {"epoch_seconds": epoch_seconds})
-        seconds = time.monotonic() - started
         metrics = pd.DataFrame(records).mean().to_dict()
+        # What is computed once for all trials is no part of what the next one takes.
+        if shared_seconds := sum(watch.activation_seconds for watch in watches):
+            metrics["activation_seconds"] = shared_seconds
+        seconds = time.monotonic() - started - shared_seconds
         tracking.log_metrics(
             run_id,
             metrics
@@ -517,8 +505,59 @@ def train_and_log(
         lines: list[str] = []
         trained.network.summary(print_fn=lines.append, line_length=100)
         tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
+    report(progress.Progress(name, 1, 1))
     result = search.Trial(number, values, "COMPLETED", metrics, seconds, run_id)
     return result, trained
+
+
+class _Watch:
+    """Follows one training: epochs and checkpoints to the store, progress to the user.
+
+    epochs: at most so many, of both phases. logs_epochs: whether the run gets them. kept: the
+    checkpoint's folder, where it is to be among the run's artifacts.
+    """
+
+    def __init__(self, name, run_id, epochs, stop_at, report):
+        self.name, self.run_id, self.epochs = name, run_id, epochs
+        self.stop_at, self.report = stop_at, report
+        self.logs_epochs, self.kept = True, None
+        self.paces = {}
+        self.uploaded, self.upload_seconds = time.monotonic(), 0.0
+        self.activations_began, self.activation_seconds = None, 0.0
+
+    def activations(self, done, total):
+        """Tell how far the backbone's activations are."""
+        now = time.monotonic()
+        self.activations_began = self.activations_began or now
+        self.activation_seconds = now - self.activations_began
+        left = self._left("activations", done, total)
+        note = f"activations of the backbone, {done:,} of {total:,} faces"
+        self.report(progress.Progress(self.name, done, total, note, left))
+
+    def epoch(self, row):
+        """Log an epoch and tell of it."""
+        if self.logs_epochs:
+            tracking.log_epoch(self.run_id, row)
+        # A tenth of the time at most goes into uploads.
+        if self.kept and time.monotonic() - self.uploaded > 10 * self.upload_seconds:
+            began = time.monotonic()
+            stored_checkpoints.upload(self.run_id, self.kept)
+            self.uploaded = time.monotonic()
+            self.upload_seconds = self.uploaded - began
+        done, prefix = row["epoch"] + 1, "val_" if "val_score" in row else ""
+        note = (
+            f"epoch {done} of {self.epochs}, {row[f'{prefix}age_mae']:.2f} years, "
+            f"{row[f'{prefix}gender_accuracy']:.3f}"
+        )
+        left = self._left(row.get("phase"), done, self.epochs)
+        if row.get("phase") == "head":
+            left = None  # Its epochs say nothing of those that follow.
+        elif left is not None:
+            left = min(left, max(0.0, self.stop_at - time.monotonic()))
+        self.report(progress.Progress(self.name, done, self.epochs, note, left))
+
+    def _left(self, phase, done, total):
+        return self.paces.setdefault(phase, progress.Pace()).seconds_left(done, total)
 
 
 def trial_epochs(work: config.FamilySettings, faces: pixels.Faces) -> int:
@@ -594,7 +633,7 @@ def trial_table(done: list[search.Trial]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _summarise(run_id: str, done: list[search.Trial]) -> None:
+def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -> None:
     """Put on the parent what one compares, the table of trials and its pictures; draw each trial's.
 
     Half a second a trial, which would otherwise be its own.
@@ -604,7 +643,8 @@ def _summarise(run_id: str, done: list[search.Trial]) -> None:
     leader = search.best(done)[0]
     tracking.log_metrics(run_id, leader.metrics | {"trials": len(done)})
     tracking.set_tags(run_id, {"best_trial": str(leader.number)})
-    for trial in done:
+    for place, trial in enumerate(done):
+        report(progress.Progress("Figures", place, len(done)))
         if trial.status == "COMPLETED":
             curves = figures.learning_curves(tracking.history(trial.run_id))
             tracking.log_figure(trial.run_id, curves, "learning_curves.png")
@@ -616,3 +656,27 @@ def _summarise(run_id: str, done: list[search.Trial]) -> None:
     if varying and len(completed) > 2:
         for draw in (figures.parallel_coordinates, figures.hyperparameter_importance):
             tracking.log_figure(run_id, draw(completed, varying), f"{draw.__name__}.png")
+    report(progress.Progress("Figures", 1, 1))
+
+
+def shortfall(
+    done: list[search.Trial],
+    family: str,
+    settings: config.Settings,
+    starting_seconds: float,
+) -> str:
+    """Say that too few settings were tried for a search, and what would try more; else "".
+
+    starting_seconds: what passed before the first search.
+    """
+    work = getattr(settings, FAMILIES[family])
+    if len(done) >= search.LEAST_TRIALS or settings.tier == "notebook":
+        return ""
+    wanted = 2 * search.LEAST_TRIALS
+    tried = f"{len(done)} of {search.count(work.trials, 'setting')} tried: too few for a search"
+    if settings.minutes is None or work.trials < search.LEAST_TRIALS:
+        return f"{tried}; TRIALS={wanted} tries more"
+    seconds = wanted * statistics.mean(trial.seconds for trial in done)
+    seconds += sum(trial.metrics.get("activation_seconds", 0) for trial in done)
+    seconds = starting_seconds + seconds / work.search_share + settings.closing_seconds
+    return f"{tried}; MINUTES={math.ceil(seconds / 60)} would try about {wanted}"

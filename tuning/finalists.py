@@ -10,14 +10,13 @@ import math
 import statistics
 import string
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from agegender import config, disk
+from agegender import config, disk, progress
 from agegender.data import pixels
 from agegender.evidence import report as drawing
 from agegender.networks import backbones, training
@@ -46,7 +45,7 @@ def retrain(
     cache: Path,
     counted_epochs: int | None = None,
     stop_at: float = math.inf,
-    report: Callable[[str], None] = print,
+    report: progress.Report = progress.plain,
 ) -> pd.DataFrame:
     """Train each setting with each seed, a child run each; return one row a training.
 
@@ -118,7 +117,7 @@ def leaderboard(
     seeds: int = 3,
     epochs: int | None = None,
     stop_at: float = math.inf,
-    report: Callable[[str], None] = print,
+    report: progress.Report = progress.plain,
 ) -> pd.DataFrame:
     """Train the best settings of a search over several seeds; return their `standing`.
 
@@ -161,7 +160,7 @@ def ablation(
     seeds: int = 2,
     epochs: int | None = None,
     stop_at: float = math.inf,
-    report: Callable[[str], None] = print,
+    report: progress.Report = progress.plain,
 ) -> pd.DataFrame:
     """Train the full space's defaults, and these with one change at a time; return `standing`.
 
@@ -359,7 +358,7 @@ def reproduce(
     seeds: int | None = None,
     folder: Path,
     cache: Path,
-    report: Callable[[str], None] = print,
+    report: progress.Report = progress.plain,
 ) -> dict:
     """Train a registered version again: with its own seed, then with further ones.
 

@@ -1,21 +1,23 @@
 """Where the trials of a cluster leave word: a module of its own, for it needs no network.
 
-The process that serves it imports what its module imports: here nothing.
+The process that serves it imports what its module imports: here next to nothing.
 """
 
 import collections
 
+from agegender import progress
+
 
 class Mailbox:
-    """What the trials say, until the driver asks for it; an actor on the driver's node."""
+    """What the trials report, until the driver asks for it; an actor on the driver's node."""
 
     def __init__(self):
-        self.lines = collections.defaultdict(list)
+        self.messages = collections.defaultdict(list)
 
-    def put(self, name: str, line: str | None) -> None:
-        """Keep a line of a trial, None for a sign of life."""
-        self.lines[name].append(line)
+    def put(self, name: str, said: str | progress.Progress) -> None:
+        """Keep what a trial reports."""
+        self.messages[name].append(said)
 
-    def take(self, name: str) -> list[str | None]:
-        """Hand over a trial's lines."""
-        return self.lines.pop(name, [])
+    def take(self, name: str) -> list[str | progress.Progress]:
+        """Hand over what a trial reported since the last call."""
+        return self.messages.pop(name, [])

@@ -22,9 +22,12 @@ from pathlib import Path
 
 import keras_tuner
 
-from agegender import disk
+from agegender import disk, progress
 
 MOST_FAILURES_IN_A_ROW = 5
+# With fewer settings, what was found is hardly better than the defaults: the summary says so.
+LEAST_TRIALS = 4
+LINE_LENGTH = 110
 ALGORITHMS = {
     "random": keras_tuner.oracles.RandomSearchOracle,
     "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
@@ -178,7 +181,8 @@ def search(
     stop_at: float = math.inf,
     cancel: Callable[[], None] | None = None,
     on_end: Callable[[Trial], None] | None = None,
-    report: Callable[[str], None] = print,
+    name: str = "search",
+    report: progress.Report = progress.plain,
 ) -> list[Trial]:
     """Run trials until there are `most_trials` or no time is left; return the finished, in order.
 
@@ -189,7 +193,8 @@ def search(
     were running are run first, under their numbers. stop_at is on time.monotonic()'s clock: a trial
     that would likely end later is not started. cancel: called where the search ends early, to end
     the trials that run. on_end: gets each trial once its result is in the journal, and again where
-    the search goes on: it may have been killed in between.
+    the search goes on: it may have been killed in between. name: what its progress is reported
+    under.
     """
     trials = read_journal(path)
     results = sorted((t for t in trials if t.told is not None), key=lambda trial: trial.told or 0)
@@ -198,8 +203,8 @@ def search(
             on_end(trial)
     if trials:
         running = len(trials) - len(results)
-        interrupted = f", and {running} that were interrupted" if running else ""
-        report(f"{len(results)} finished trials found in {path}{interrupted}: going on from there.")
+        interrupted = f", {running} interrupted" if running else ""
+        report(f"  Going on from {count(len(results), 'finished trial')}{interrupted}.")
     with tempfile.TemporaryDirectory() as directory:
         asks = proposals(make_oracle(algorithm, space, seed, most_trials, directory))
         tells = _replay(asks, trials, results, path)
@@ -217,7 +222,7 @@ def search(
             seconds = [trial.seconds for trial in results if trial.status == "COMPLETED"]
             likely_seconds = statistics.median(seconds) if seconds else 0
             if time.monotonic() + 1.1 * likely_seconds > stop_at and trials:
-                report(f"Out of time for another trial of about {likely_seconds:.0f} s.")
+                report(f"  No time for another trial of about {likely_seconds:.0f} s.")
                 return None
             if (asked := next(asks, None)) is None:
                 return None
@@ -227,9 +232,13 @@ def search(
             save()
             return trial
 
+        def tell_progress():
+            report(standing(results, most_trials, stop_at, name))
+
         with concurrent.futures.ThreadPoolExecutor(workers) as threads:
             futures: dict[concurrent.futures.Future, int] = {}
             try:
+                tell_progress()
                 while True:
                     while len(futures) < workers and (trial := next_trial()):
                         futures[threads.submit(_run, run_trial, trial)] = trial.number
@@ -247,12 +256,14 @@ def search(
                         if on_end:
                             on_end(trial)
                         tells.pop(number)(_score(trial))
-                        report(progress(results, most_trials, stop_at))
+                        report(result_line(results))
+                        tell_progress()
                     _check_failures(results)
             except BaseException:
                 if cancel:
                     cancel()
                 raise
+        report(progress.Progress(name, 1, 1))
     return sorted(results, key=lambda trial: trial.number)
 
 
@@ -307,21 +318,44 @@ def best(trials: list[Trial], count: int = 1) -> list[Trial]:
     return sorted(completed, key=lambda trial: trial.val_score)[:count]
 
 
-def progress(results: list[Trial], most_trials: int, stop_at: float) -> str:
-    """Return a line: the last result, the best so far, and the time that is left."""
+def result_line(results: list[Trial]) -> str:
+    """Return a line with the last of the results, marked where it is the best so far."""
     trial = results[-1]
-    result = f"val_score {trial.val_score:.3f}"
+    line = f"  trial {trial.number:>2}  "
     if trial.status == "FAILED":
-        result = trial.message.strip().splitlines()[-1]
-    line = f"  trial {trial.number:2d} of at most {most_trials}: {result} in {trial.seconds:.0f} s"
-    completed = [trial for trial in results if trial.status == "COMPLETED"]
-    if completed:
-        leader = best(completed)[0]
-        line += (
-            f"; best trial {leader.number}: {leader.val_score:.3f} "
-            f"({leader.metrics['val_age_mae']:.2f} years, "
-            f"{leader.metrics['val_gender_accuracy']:.3f})"
-        )
-    left = statistics.mean(trial.seconds for trial in results) * (most_trials - len(results))
-    left = min(left, stop_at - time.monotonic())
-    return line + f"; about {max(0, left) / 60:.1f} min of search left"
+        return f"{line}failed: {trial.message.strip().splitlines()[-1]}"[:LINE_LENGTH]
+    leads = trial is best([one for one in results if one.status == "COMPLETED"])[0]
+    return (
+        f"{line}val_score {trial.val_score:.3f}  {trial.metrics['val_age_mae']:5.2f} years  gender "
+        f"{trial.metrics['val_gender_accuracy']:.3f}  {trial.seconds:4.0f} s"
+        + "  best so far"
+        * leads
+    )
+
+
+def standing(
+    results: list[Trial], most_trials: int, stop_at: float, name: str
+) -> progress.Progress:
+    """Return how far a search is: trials, of how many at this pace, the best, the time left."""
+    total, seconds_left, note = most_trials, stop_at - time.monotonic(), ""
+    if results:
+        pace = max(1e-9, statistics.mean(trial.seconds for trial in results))
+        more = int(min(most_trials - len(results), max(1, seconds_left / pace)))
+        total = len(results) + more
+        seconds_left = min(seconds_left, pace * more)
+        note = f"trial {min(len(results) + 1, total)} of {total}"
+    if any(trial.status == "COMPLETED" for trial in results):
+        leader = best(results)[0]
+        note += f", best {leader.val_score:.3f} ({errors(leader.metrics)})"
+    finite = seconds_left if math.isfinite(seconds_left) else None
+    return progress.Progress(name, len(results), total, note, finite)
+
+
+def errors(metrics: dict[str, float]) -> str:
+    """Return both validation errors in a few words."""
+    return f"{metrics['val_age_mae']:.2f} years, {metrics['val_gender_accuracy']:.3f}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where there are several."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

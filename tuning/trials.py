@@ -34,6 +34,18 @@ class Trained:
             return {}
         return self.history.loc[self.history.val_score.idxmin(), list(BEST_EPOCH)].to_dict()
 
+    @property
+    def fine_tuning_kept(self) -> bool | None:
+        """Whether the weights are fine-tuned: False where the head alone was as good in validation.
+
+        None where nothing was fine-tuned.
+        """
+        if "phase" not in self.history or "fine-tuning" not in set(self.history.phase):
+            return None
+        if "val_score" not in self.history:
+            return True
+        return bool(self.history.phase[self.history.val_score.idxmin()] == "fine-tuning")
+
 
 def folds(faces: pixels.Faces, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return `count` pairs of training and validation rows: the manifest's, then others.

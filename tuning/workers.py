@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from agegender import disk
+from agegender import disk, progress
 from tuning import fork_server, search
 
 ATTEMPTS = 3
@@ -43,11 +43,11 @@ class Processes:
         for place in range(count):
             self.places.put(place)
 
-    def run(self, function: Callable, arguments: dict, report: Callable[[str], None]):
-        """Return function(**arguments, report=..., alive=...) from another process; all is pickled.
+    def run(self, function: Callable, arguments: dict, report: progress.Report):
+        """Return function(**arguments, report=...) from another process; all is pickled.
 
-        The function calls alive() whenever it has done something, and report(line). What it raises
-        is raised here. TrialError where its process died each time, or hung.
+        The function reports whenever it has done something. What it raises is raised here.
+        TrialError where its process died each time, or hung.
         """
         place = self.places.get()
         try:
@@ -56,7 +56,7 @@ class Processes:
                 if not isinstance(answer, int):
                     break
                 how = f"signal {-answer}" if answer < 0 else f"exit status {answer}"
-                report(f"  a trial's process ended with {how}, attempt {attempt} of {ATTEMPTS}")
+                report(f"  A trial's process died ({how}): attempt {attempt} of {ATTEMPTS}.")
             else:
                 raise TrialError(
                     f"Its process ended with {how}, {ATTEMPTS} times: for lack of memory, or killed"
@@ -94,8 +94,7 @@ class Processes:
                     if kind == "ended":
                         process.join(PATIENCE_SECONDS)  # All is said; it may hang on its way out.
                         return content
-                    if kind == "line":
-                        report(*content)
+                    report(*content)
                 elif time.monotonic() - last > self.silent_seconds:
                     raise TrialError(
                         f"No epoch ended in {self.silent_seconds / 60:.0f} minutes: it hangs, or "
@@ -158,9 +157,7 @@ def _work(connection, share, function, arguments):
             connection.send(message)
 
     try:
-        result = function(
-            **arguments, report=lambda line: send("line", line), alive=lambda: send("alive")
-        )
+        result = function(**arguments, report=lambda said: send("said", said))
         send("ended", result, None)
     except Exception as error:
         # What is behind an error stays behind when it is sent.

@@ -307,6 +307,8 @@ def _training(family: str, model: dict, missing: list[str]) -> list[pages.Part]:
         facts.append(f"{model['metrics']['seconds'] / 60:.1f} minutes in all")
     if facts:
         page.append("Trained with " + ", ".join(facts) + ".")
+    if frozen := report.FINE_TUNING.get(tags.get("fine_tuning_kept", "")):
+        page.append(frozen)
     if "release" in tags:
         page.append(
             f"It was released: trained for {tags['epochs']} epochs on training and validation "

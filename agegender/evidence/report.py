@@ -13,6 +13,12 @@ DATA = {
     "their owners. Ages are apparent: estimated by an algorithm, checked by a person.",
     "generated": "Faces drawn by a program: **the numbers say nothing about people**.",
 }
+# What B's weights are where they are not fine-tuned, by the record's `fine_tuning_kept`.
+FINE_TUNING = {
+    "False": "Fine-tuning was tried and discarded: in validation it was no better than the head on "
+    "frozen features. This model is that head.",
+    "None": "Nothing was fine-tuned: this model is a head on frozen features.",
+}
 USE = """\
 Study of apparent age, and of the gender label, on aligned and cropped faces. Not for deciding \
 about, identifying or watching people."""
@@ -47,13 +53,15 @@ def model_card(
 ) -> str:
     """Return a model's card in Markdown, shorter than the 5,000 characters of a description.
 
-    record: a candidate's, with seed, epochs, data, val and test. data_kind: "utkface" or
-    "generated". backbone: name, licence and pretraining, or None. evidence: any of slices,
-    worst_slices, intervals, abstention, label_noise, robustness and mirror, as the evaluation
-    leaves them, and test_looks, their number; what is missing is left out.
+    record: a candidate's, with seed, epochs, data, val, test and, of B, fine_tuning_kept.
+    data_kind: "utkface" or "generated". backbone: name, licence and pretraining, or None. evidence:
+    any of slices, worst_slices, intervals, abstention, label_noise, robustness and mirror, as the
+    evaluation leaves them, and test_looks, their number; what is missing is left out.
     """
     name = f"age-gender-{family}" + ("" if data_kind == "utkface" else f"-{data_kind}")
     weights = backbone and "{name} ({licence}), trained on {pretraining}.".format(**backbone)
+    if backbone and (frozen := FINE_TUNING.get(str(record.get("fine_tuning_kept", True)))):
+        weights += f" {frozen}"
     sections = {
         "Intended use": USE,
         "How to use it": "```python\nimport mlflow\n\n"

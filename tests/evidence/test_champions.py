@@ -123,6 +123,14 @@ def test_training_and_trust_are_told_as_they_were(text):
     assert "No confidence in gender reaches" in text
 
 
+def test_discarded_fine_tuning_is_said(text):
+    discarded = model("B", 3, 0.02)
+    discarded["tags"]["fine_tuning_kept"] = "False"
+    assert "Fine-tuning was tried and discarded" in written({"B": discarded})
+    discarded["tags"]["fine_tuning_kept"] = "True"
+    assert "discarded" not in written({"B": discarded}) and "discarded" not in text
+
+
 def test_different_faces_are_not_compared():
     other = model("B", 3, 0.02)
     table = labels().assign(age_predicted=1.0, gender_probability=0.2, name="other")

@@ -15,8 +15,8 @@ def interval(value):
     return {"value": value, "low": value * 0.9, "high": value * 1.1}
 
 
-def card(kind="utkface", backbone=BACKBONE, evidence=None):
-    record = {
+def card(kind="utkface", backbone=BACKBONE, evidence=None, **changes):
+    record = changes | {
         "seed": 7,
         "epochs": 31,
         "data": "0123456789abcdef0123456789abcdef",
@@ -67,7 +67,7 @@ def full_evidence():
 
 
 def test_the_fullest_card_fits_a_description_and_holds_every_part():
-    text = card(evidence=json.loads(json.dumps(full_evidence())))
+    text = card(evidence=json.loads(json.dumps(full_evidence())), fine_tuning_kept=False)
     assert len(text) < 5000
     for part in (
         "non-commercial",
@@ -100,6 +100,13 @@ def test_what_was_not_measured_leaves_no_heading():
 
 def test_abstention_that_cannot_be_reached_is_said():
     assert "confidence none" in card(evidence={"abstention": {"confidence": None}})
+
+
+def test_the_card_says_where_fine_tuning_was_discarded():
+    assert "Fine-tuning was tried and discarded" in card(fine_tuning_kept=False)
+    assert "Nothing was fine-tuned" in card(fine_tuning_kept=None)
+    assert "head on frozen features" not in card(fine_tuning_kept=True)
+    assert card() == card(fine_tuning_kept=True)  # a record of before this was noted
 
 
 def test_the_leaderboard_draws_each_training_and_letter(tmp_path):

@@ -143,7 +143,7 @@ class Place:
         """What each trial came to, without what a clock says."""
         return [
             (trial["number"], trial["values"], trial["status"])
-            + ({name: v for name, v in trial["metrics"].items() if name != "epoch_seconds"},)
+            + ({name: v for name, v in trial["metrics"].items() if not name.endswith("seconds")},)
             for trial in self.journal()
         ]
 

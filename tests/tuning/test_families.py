@@ -1,5 +1,6 @@
 """What is trained again after a search, and a release: training, calibration."""
 
+import dataclasses
 import json
 
 import keras
@@ -58,7 +59,7 @@ def test_a_release_learns_from_validation_too_and_calibrates_without_it(tmp_path
     record = json.loads((candidate / "candidate.json").read_text())
     learned = len(faces.rows("train", "validation"))
     assert (record["epochs"], record["faces"]) == (2, learned)
-    assert [line for line in lines if line.startswith("Release")] == [
+    assert [line for line in lines if str(line).startswith("Release")] == [
         f"Release A, calibration: 1 epochs on {len(faces.rows('train'))} faces.",
         f"Release A, final: 2 epochs on {learned} faces.",
     ]
@@ -87,3 +88,20 @@ def test_a_release_learns_from_validation_too_and_calibrates_without_it(tmp_path
 
     assert release() == candidate
     assert lines[-1] == f"A is trained: {candidate}."
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "told"),
+    [
+        (4, {}, ""),
+        (1, {}, "1 of 12 settings tried: too few for a search; MINUTES=46 would try about 8"),
+        (2, {}, "2 of 12 settings tried: too few for a search; MINUTES=46 would try about 8"),
+        (1, {"minutes": None}, "1 of 12 settings tried: too few for a search; TRIALS=8 tries more"),
+        (1, {"tier": "notebook"}, ""),
+    ],
+)
+def test_too_few_settings_for_a_search_are_said(count, changes, told):
+    settings = dataclasses.replace(config.Settings(), **changes)
+    done = [search.Trial(n, {}, "COMPLETED", {}, seconds=60) for n in range(count)]
+    done[0].metrics["activation_seconds"] = 30.0
+    assert families.shortfall(done, "A", settings, starting_seconds=40) == told

@@ -208,6 +208,40 @@ def test_two_processes_cannot_run_one_search(tmp_path):
         pass
 
 
-def test_progress_names_best_and_time_left():
-    trials = [run_trial(search.Trial(1, {"learning_rate": 1e-3, "kind": "deep"}))]
-    assert "best trial 1: 0.000" in search.progress(trials, 4, math.inf)
+def finished(number, val_score=0.5, seconds=20.0):
+    metrics = FILL | {"val_score": val_score}
+    return search.Trial(number, {}, "COMPLETED", metrics, seconds)
+
+
+def test_a_finished_trial_is_a_line_and_the_best_is_marked():
+    first, second = finished(1), finished(2, 0.6)
+    failed = search.Trial(3, {}, "FAILED", message="Traceback\n" + "ValueError: x" * 20)
+    assert search.result_line([first]).endswith("0.900    20 s  best so far")
+    line = search.result_line([first, second])
+    assert "trial  2" in line and "val_score 0.600" in line and "best so far" not in line
+    line = search.result_line([first, second, failed])
+    assert "trial  3  failed: ValueError" in line and len(line) <= search.LINE_LENGTH
+
+
+def test_progress_counts_the_trials_that_there_is_time_for():
+    seen = search.standing([], 12, math.inf, "Search of A")
+    assert (seen.part, seen.done, seen.total, seen.seconds_left) == ("Search of A", 0, 12, None)
+    results = [finished(1), finished(2, 0.4)]
+    seen = search.standing(results, 12, time.monotonic() + 65, "Search of A")
+    assert (seen.done, seen.total) == (2, 5)
+    assert seen.note == "trial 3 of 5, best 0.400 (5.00 years, 0.900)"
+    assert seen.seconds_left == pytest.approx(60)
+    seen = search.standing(results, 3, time.monotonic() + 65, "Search of A")
+    assert seen.total == 3 and seen.seconds_left == pytest.approx(20)
+    seen = search.standing(results, 12, time.monotonic() + 25, "Search of A")
+    assert seen.total == 3 and seen.seconds_left <= 25
+
+
+def test_a_search_reports_how_far_it_is(tmp_path):
+    said = []
+    run(tmp_path, most_trials=3, report=said.append, name="Search of B")
+    lines = [line for line in said if isinstance(line, str)]
+    parts = [part for part in said if not isinstance(part, str)]
+    assert ["trial  1" in lines[0], "trial  3" in lines[2], len(lines)] == [True, True, 3]
+    assert [part.done for part in parts] == [0, 1, 2, 3, 1]
+    assert {part.part for part in parts} == {"Search of B"} and parts[-1].total == 1

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from agegender.data import pixels
 from tuning import trials
@@ -62,3 +63,22 @@ def test_same_seed_same_folds_another_seed_others():
     first, again, other = (trials.folds(faces, 3, seed)[2][1] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("phases", "scores", "kept"),
+    [
+        (["head", "fine-tuning"], [0.5, 0.4], True),
+        (["head", "fine-tuning"], [0.4, 0.4], False),
+        (["head", "head"], [0.5, 0.4], None),
+        (["head", "fine-tuning"], None, True),  # a release, without validation
+        (None, [0.5, 0.4], None),  # network A
+    ],
+)
+def test_it_is_known_whether_fine_tuning_was_kept(phases, scores, kept):
+    history = pd.DataFrame({"epoch": [0, 1]})
+    if phases:
+        history["phase"] = phases
+    if scores:
+        history["val_score"] = scores
+    assert trials.Trained(None, history).fine_tuning_kept is kept

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from agegender import progress
 from agegender.networks import training
 from tuning import fork_server, search, workers
 
 
-def work(report, alive, *, way="return", marks=None, seconds=30):
+def work(report, *, way="return", marks=None, seconds=30):
     if marks is not None:
         marks.mkdir(exist_ok=True)
         (marks / str(os.getpid())).touch()
     if way == "return":
         report("a line")
+        report(progress.Progress("a part", 1, 2, seconds_left=3.5))
         return {"process": os.getpid(), "cores": sorted(os.sched_getaffinity(0))}
     if way == "raise":
         raise training.TrainingDivergedError("nan")
@@ -33,7 +35,7 @@ def work(report, alive, *, way="return", marks=None, seconds=30):
         os.kill(os.getpid(), signal.SIGKILL)
     for _ in range(10 * seconds):
         if way == "slow":
-            alive()
+            report(progress.Progress("slow", 0, 1))
         time.sleep(0.1)
     return "slow but sure"
 
@@ -52,7 +54,7 @@ def test_a_call_returns_from_another_process_and_reports(run):
     first, second = (run(report=lines.append) for _ in range(2))
     assert len({first["process"], second["process"], os.getpid()}) == 3
     assert first["cores"] == sorted(os.sched_getaffinity(0))
-    assert lines == ["a line", "a line"]
+    assert lines == 2 * ["a line", progress.Progress("a part", 1, 2, seconds_left=3.5)]
 
 
 @pytest.mark.skipif(not fork_server.FORKS, reason="trials are forked on Linux alone")
@@ -79,7 +81,7 @@ def test_what_it_raises_is_raised_here_with_the_traceback_of_there(run):
 def test_a_killed_process_is_replaced_and_given_up_in_the_end(run, tmp_path):
     lines = []
     assert run(way="die once", marks=tmp_path / "once", report=lines.append) == "at last"
-    assert lines == ["  a trial's process ended with signal 9, attempt 1 of 3"]
+    assert lines == ["  A trial's process died (signal 9): attempt 1 of 3."]
     with pytest.raises(workers.TrialError, match="signal 9, 3 times"):
         run(way="die", marks=tmp_path / "always")
     assert len(list((tmp_path / "always").iterdir())) == workers.ATTEMPTS

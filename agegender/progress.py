@@ -1,0 +1,126 @@
+"""What a long run tells its user: lines that stay, and bars on a terminal."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import rich.console
+import rich.progress
+import rich.text
+
+# Where the output is no terminal, this much time at least lies between two lines of progress.
+PLAIN_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far one part of a run has come. The part ends when `done` reaches `total`.
+
+    part: its name, such as "B trial 003".
+    done, total: in whatever unit the part is counted in.
+    note: what else is worth a look, such as the errors of the last epoch.
+    seconds_left: None while there is nothing to estimate it from.
+    """
+
+    part: str
+    done: float
+    total: float
+    note: str = ""
+    seconds_left: float | None = None
+
+
+Report = Callable[[str | Progress], None]
+
+
+class Display:
+    """A `Report` for a person.
+
+    Lines are printed. Within `with`, on a terminal, each part under way has a bar; elsewhere it has
+    a plain line now and then.
+    """
+
+    def __init__(self) -> None:
+        self._bars = rich.progress.Progress(
+            rich.progress.TextColumn("  {task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.TextColumn("{task.fields[note]}", markup=False),
+            _TimeLeft(),
+            console=rich.console.Console(),
+            transient=True,
+            refresh_per_second=2,
+        )
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> "Display":
+        if self._bars.console.is_interactive:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bars.live.is_started:
+            self._bars.stop()
+
+    def __call__(self, said: str | Progress) -> None:
+        """Print a line, or show how far a part is."""
+        if isinstance(said, str):
+            print(said, flush=True)  # Above the bars: rich takes care of that.
+        elif self._bars.live.is_started:
+            self._draw(said)
+        elif said.done < said.total and time.monotonic() - self._last_line > PLAIN_SECONDS:
+            note = said.note or f"{said.done:g} of {said.total:g}"
+            left = f", {clock(said.seconds_left)} left" if said.seconds_left is not None else ""
+            print(f"  {said.part}: {note}{left}", flush=True)
+        else:
+            return
+        self._last_line = time.monotonic()
+
+    def _draw(self, said: Progress) -> None:
+        if said.done >= said.total:
+            if said.part in self._tasks:
+                self._bars.remove_task(self._tasks.pop(said.part))
+            return
+        if said.part not in self._tasks:
+            self._tasks[said.part] = self._bars.add_task(said.part, note="", ends_at=None)
+        ends_at = None if said.seconds_left is None else time.monotonic() + said.seconds_left
+        self._bars.update(
+            self._tasks[said.part],
+            completed=said.done,
+            total=said.total,
+            note=said.note,
+            ends_at=ends_at,
+        )
+
+
+class _TimeLeft(rich.progress.ProgressColumn):
+    """Counts down between two estimates."""
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        ends_at = task.fields["ends_at"]
+        left = "" if ends_at is None else f"{clock(ends_at - time.monotonic())} left"
+        return rich.text.Text(left)
+
+
+class Pace:
+    """Estimates the time left from the steps after the first, which also builds and traces."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def seconds_left(self, done: float, total: float) -> float | None:
+        """Return the estimate after `done` of `total` steps; None at the first call."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, done
+        since, before = self._first
+        return (now - since) * (total - done) / (done - before) if done > before else None
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as minutes and seconds, such as 2:05."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+# The `Report` of calls that name none: lines, and plain lines of progress.
+plain = Display()
