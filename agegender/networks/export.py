@@ -1,10 +1,9 @@
 """The .h5 contract: write, inspect without executing, load, verify golden predictions.
 
-The file loads with keras.models.load_model(path, compile=False) where there is only Keras, and also
-without that argument, as it is saved uncompiled. Its golden predictions lie in a group of the same
-file, which Keras does not look at, so that they cannot be lost or paired with another model:
-golden/images (uint8), golden/age (years) and golden/gender, made on the CPU by the backend named in
-the group's attribute `backend`.
+The file loads with keras.models.load_model(path) where there is only Keras, 3.6 or newer, and is
+saved uncompiled. Its golden predictions lie in a group of the same file, which Keras ignores, so
+that they cannot be lost or paired with another model: golden/images (uint8), golden/age (years) and
+golden/gender, made on the CPU by the backend named in the group's attribute `backend`.
 
 This module imports only Keras, h5py and NumPy. Run as a script, from anywhere, it verifies a file:
 
@@ -55,6 +54,20 @@ _PARTS = {
     "initializer": keras.initializers,
     "regularizer": keras.regularizers,
     "constraint": keras.constraints,
+}
+# Settings that came after Keras 3.6, which stops at any that it does not know, and the values with
+# which they change nothing. (Before 3.6 a network's one input was listed in another form, at which
+# newer versions warn with each prediction.)
+_NEWER_SETTINGS = {
+    "antialias": False,
+    "input_axes": None,
+    "optional": False,
+    "output_axes": None,
+    "quantization_config": None,
+    "ragged": False,
+    "renorm": False,
+    "renorm_clipping": None,
+    "renorm_momentum": 0.99,
 }
 _OBJECT_KEYS = frozenset(
     ("module", "class_name", "config", "registered_name", "name", "build_config", "inbound_nodes")
@@ -122,11 +135,10 @@ def export_h5(
     seconds. ExportError with the reason where the contract is not kept.
     """
     config = json.loads(network.to_json())
-    for part in _objects(config):
-        part.pop("compile_config", None)
-        if part["class_name"] == "DTypePolicy":
-            part["config"]["name"] = "float32"
+    _make_portable(config)
     _check(config)
+    # Before a network is made from it, which takes it apart.
+    portable = json.dumps({name: config[name] for name in ("class_name", "config")})
     # On the CPU, as a fresh process will, whatever the network was trained on.
     with keras.device("cpu:0"):
         copy = keras.Model.from_config(config["config"])
@@ -141,6 +153,7 @@ def export_h5(
         with _without_format_advice():
             copy.save(temporary)
         with h5py.File(temporary, "a") as file:
+            file.attrs["model_config"] = portable
             golden = file.create_group("golden")
             golden.attrs["backend"] = keras.backend.backend()
             golden.create_dataset("images", data=golden_images, compression="gzip")
@@ -270,6 +283,24 @@ def compare_with_golden(network: keras.Model, path: Path) -> dict:
     }
 
 
+def _make_portable(config: dict) -> None:
+    """Rewrite a model's configuration, in place, as Keras 3.6 reads it: all in float32.
+
+    ExportError where a layer uses what older versions of Keras do not have.
+    """
+    for part in _objects(config):
+        part.pop("compile_config", None)
+        settings = part["config"]
+        if isinstance(settings.get("dtype"), dict):
+            settings["dtype"] = "float32"
+        for name in _NEWER_SETTINGS.keys() & settings.keys():
+            if settings.pop(name) != _NEWER_SETTINGS[name]:
+                raise ExportError(
+                    f"{part.get('name', part['class_name'])} sets {name}, which Keras 3.6 does not "
+                    "have; build it without."
+                )
+
+
 def _objects(node: object) -> Iterator[dict]:
     """Yield every object of a model's configuration, at any depth."""
     if isinstance(node, dict) and "class_name" in node:
@@ -367,7 +398,7 @@ def _check_object(part: dict) -> None:
     elif module in ("keras.layers", "keras"):
         standard = name in (LAYERS if module == "keras.layers" else ("DTypePolicy",))
     else:
-        known = {part.__name__: part for part in _PARTS.values()}
+        known = {f"keras.{part.__name__.rpartition('.')[2]}": part for part in _PARTS.values()}
         standard = inspect.isclass(vars(known.get(module, object)).get(name))
     if not standard or part.get("registered_name") not in (None, name):
         raise ExportError(

@@ -1,5 +1,9 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import keras
@@ -378,3 +382,62 @@ def test_golden_images_are_the_same_everywhere_and_varied():
     np.testing.assert_array_equal(images, export.golden_images())
     assert len({image.tobytes() for image in images}) == 8
     assert images.std(axis=(1, 2)).min() > 5
+
+
+def environment_with_keras(folder, keras_version, jax_version):
+    """Make an environment with these alone; return its Python, or skip where none can be had."""
+    commands = [
+        [sys.executable, "-m", "venv", folder],
+        [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "h5py"]
+        + [f"keras=={keras_version}.*", f"jax=={jax_version}.*"],
+    ]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no environment with Keras {keras_version}: {done.stderr[-300:]}")
+    return folder / "bin" / "python"
+
+
+# Each with a JAX of its time; the newest Keras is the one that all other tests run on.
+@pytest.mark.parametrize(
+    ("keras_version", "jax_version"),
+    [
+        pytest.param("3.6", "0.4", marks=pytest.mark.system),
+        *(
+            pytest.param(*versions, marks=pytest.mark.slow)
+            for versions in (
+                ("3.8", "0.5"),
+                ("3.10", "0.6"),
+                ("3.12", "0.7"),
+                ("3.13", "0.8"),
+                ("3.14", "0.9"),
+                ("3.15", "0.10"),
+            )
+        ),
+    ],
+)
+def test_older_versions_of_keras_load_what_is_exported(
+    keras_version, jax_version, exported, mirrored, tmp_path
+):
+    python = environment_with_keras(tmp_path / "environment", keras_version, jax_version)
+    released = sorted((Path(__file__).parents[2] / "models").glob("*.h5"))
+    assert len(released) == 4
+    for path in (exported[1], mirrored[1], *released):
+        done = subprocess.run(
+            [python, export.__file__, path],
+            env={"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{path.name}: {done.stderr[-1000:]}"
+        assert json.loads(done.stdout)["age_years"] < export.OTHER_BACKEND_TOLERANCE[0]
+
+
+def test_a_setting_that_older_versions_lack_is_refused(tmp_path):
+    images = keras.Input((128, 128, 3), name="image")
+    x = keras.layers.Resizing(64, 64, antialias=True)(images)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = [keras.layers.Dense(1, name="age")(x)]
+    outputs.append(keras.layers.Dense(1, "sigmoid", name="gender")(x))
+    with pytest.raises(export.ExportError, match="antialias, which Keras 3.6 does not have"):
+        export.export_h5(keras.Model(images, outputs), tmp_path / "a.h5", export.golden_images(1))
