@@ -4,7 +4,6 @@ import multiprocessing.forkserver
 import os
 import re
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -98,12 +97,15 @@ def test_what_hangs_is_ended_and_what_is_slow_is_not(run):
 
 def test_stopping_ends_what_runs(run, tmp_path):
     processes = workers.Processes(1, silent_seconds=60)
-    thread = threading.Timer(1, processes.stop)
-    thread.start()
-    started = time.monotonic()
+    stopped = []
+
+    def stop(_):
+        stopped.append(time.monotonic())
+        processes.stop()
+
     with pytest.raises(search.SearchError, match="Stopped"):
-        run(processes, way="slow", marks=tmp_path / "marks")
-    assert time.monotonic() - started < 15
+        run(processes, stop, way="slow", marks=tmp_path / "marks")
+    assert time.monotonic() - stopped[0] < 15
     for mark in (tmp_path / "marks").iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(mark.name), 0)
