@@ -12,9 +12,10 @@ import pandas as pd
 
 from agegender import disk, progress
 from agegender.data import pixels
-from agegender.evidence import evaluation, figures, report, robustness, uncertainty
+from agegender.evidence import evaluation, robustness, uncertainty
 from agegender.networks import export, training
 from agegender.registry import tracking
+from agegender.show import card, figures, intervals
 from pipelines import command_line
 from tuning import families, trials
 
@@ -107,7 +108,8 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     # Names are in the order of the ages: a step through them shows all.
     examples = images[drawn[:: -(-len(drawn) // 6)]]
     begin(3, "figures")
-    drawings = figures.of_test(test, slices, corrupted) | {
+    tested = figures.Tested(test, slices, corrupted)
+    drawings = figures.of_test({family: tested}) | {
         "occlusion_maps": figures.occlusion_maps(
             examples, [robustness.occlusion_map(predict, image) for image in examples]
         ),
@@ -151,7 +153,7 @@ def most_wrong(images: np.ndarray, test: pd.DataFrame, error: pd.Series):
         f"{'female' if row.gender else 'male'} -> {row.gender_probability:.2f} female"
         for row in test.loc[worst].itertuples()
     ]
-    return figures.most_wrong(images[worst], labels)
+    return figures.face_grid(images[worst], labels, 6, (2.0, 2.5))
 
 
 def verdicts(work: command_line.Work) -> list[str]:
@@ -165,7 +167,7 @@ def verdicts(work: command_line.Work) -> list[str]:
     # A candidate of before the field was kept always has the comparison.
     if record.get("fine_tuning_kept", True):
         return lines + verdict("B", "B's frozen head", record["against_frozen_features"])
-    return [*lines, f"B  {report.FINE_TUNING[str(record['fine_tuning_kept'])]}"]
+    return [*lines, f"B  {card.FINE_TUNING[str(record['fine_tuning_kept'])]}"]
 
 
 def verdict(first: str, second: str, pair: dict) -> list[str]:
@@ -173,8 +175,9 @@ def verdict(first: str, second: str, pair: dict) -> list[str]:
     mae, gender = pair["mae"], pair["gender"]
     clear = {True: "a clear difference", False: "no clear difference"}
     return [
-        f"{first} against {second}, age: {mae['value']:+.2f} years "
-        f"[{mae['low']:+.2f}, {mae['high']:+.2f}], {clear[not mae['low'] <= 0 <= mae['high']]}",
+        f"{first} against {second}, age: {intervals.digits(intervals.Interval.of(mae))} years, "
+        f"{clear[not mae['low'] <= 0 <= mae['high']]}",
         f"{first} against {second}, gender: {gender['only_a']} faces right only in {first}, "
-        f"{gender['only_b']} only in {second}, p = {gender['p']:.2g}, {clear[gender['p'] < 0.05]}",
+        f"{gender['only_b']} only in {second}, {intervals.probability(gender['p'])}, "
+        f"{clear[gender['p'] < 0.05]}",
     ]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from agegender.data import pixels
-from agegender.evidence import exploration, pages
+from agegender.evidence import dataset
 from agegender.registry import tracking
+from agegender.show import exploration
 
 
 def explore(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports")) -> None:
@@ -19,19 +20,18 @@ def explore(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports
     prepared = pixels.prepare(data, Path(".cache", "data"), seed=seed)
     faces = pixels.open_faces(prepared)
     rejected = pd.read_csv(prepared / pixels.REJECTED, keep_default_na=False)
-    measured = exploration.quality(faces.pixels)
+    measured = dataset.quality(faces.pixels)
     drawn = exploration.drawings(faces.manifest, faces.pixels, measured, seed=seed)
-    parts = exploration.page(
-        faces.manifest,
+    html = exploration.page(
+        dataset.describe(faces.manifest, measured),
         rejected,
-        measured,
         drawn,
         kind=faces.kind,
         source=Path(faces.record["source"]).name,
     )
     to.mkdir(parents=True, exist_ok=True)
     path = to / f"exploration-{faces.kind}.html"
-    path.write_text(pages.to_html(parts))
+    path.write_text(html)
     tags = {"data.digest": faces.digest, "data.kind": faces.kind, "role": "exploration"}
     with tracking.run("exploration", experiment=tracking.PAGES, tags=tags) as run_id:
         for name, figure in drawn.items():

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from agegender import config, progress
-from agegender.evidence import report
 from agegender.networks import backbones, export
 from agegender.registry import promotion, releases, tracking, versions
+from agegender.show import card, intervals
 from pipelines import command_line
 from tuning import families
 
@@ -36,8 +36,8 @@ def promote(work: command_line.Work) -> dict[str, int]:
         work.display(progress.Progress("Registry", place, len(families.FAMILIES), name))
         folder = work.folder / family / "candidate"
         record = work.candidate(family)
-        card, metrics, tags = describe(work, record)
-        tracking.log_text(record["run_id"], card, "model_card.md")
+        text, metrics, tags = describe(work, record)
+        tracking.log_text(record["run_id"], text, "model_card.md")
         manifest = work.faces.manifest
         seen = manifest[manifest["split"].isin(("train", "validation"))][["name", "split"]]
         tracking.log_table(record["run_id"], seen, promotion.TRAINING_FACES)
@@ -48,7 +48,7 @@ def promote(work: command_line.Work) -> dict[str, int]:
             metrics=metrics,
             tags=tags,
             example=export.golden_images()[:2],
-            description=card,
+            description=text,
         )
         judged = promotion.judge(
             name,
@@ -87,7 +87,7 @@ def describe(work: command_line.Work, record: dict) -> tuple[str, dict[str, floa
         known = backbones.BACKBONES[record["backbone"]]
         backbone = {"name": record["backbone"]}
         backbone |= {"licence": known.licence, "pretraining": known.pretraining}
-    card = report.model_card(
+    text = card.model_card(
         record,
         family=record["family"],
         data_kind=work.faces.kind,
@@ -107,7 +107,7 @@ def describe(work: command_line.Work, record: dict) -> tuple[str, dict[str, floa
     }
     if backbone and "fine_tuning_kept" in record:
         tags["fine_tuning_kept"] = str(record["fine_tuning_kept"])
-    return card, metrics, tags | record.get("origin", {})
+    return text, metrics, tags | record.get("origin", {})
 
 
 def model_name(work: command_line.Work, family: str) -> str:
@@ -127,12 +127,7 @@ def summary(record: dict) -> str:
     """Return a line with a candidate's test metrics, intervals and n."""
     test = record["test"]
 
-    def interval(name, digits):
-        value = test[name]
-        low, high = value["low"], value["high"]
-        return f"{value['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-    return (
-        f"test MAE {interval('mae', 2)} years, gender accuracy {interval('gender_accuracy', 3)}, "
-        f"n = {test['n']}"
+    mae, gender = (
+        intervals.digits(intervals.Interval.of(test[name])) for name in ("mae", "gender_accuracy")
     )
+    return f"test MAE {mae} years, gender accuracy {gender}, n = {test['n']}"

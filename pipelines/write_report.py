@@ -7,8 +7,8 @@ FACES=1 asks for them; what a version lacks is left out and named. Both files ar
 
 from pathlib import Path
 
-from agegender.evidence import champions, pages
 from agegender.registry import dossier, tracking, versions
+from agegender.show import report as show
 
 
 def report(*, generated: bool = False, faces: bool = False, to: Path = Path("reports")) -> None:
@@ -28,14 +28,13 @@ def report(*, generated: bool = False, faces: bool = False, to: Path = Path("rep
             break
     else:
         raise ValueError("No champion is registered: run `make tune` first.")
-    parts = champions.parts(
-        models, tracking.test_looks(), data_kind=kind, faces=faces or kind == "generated"
-    )
+    facts = show.facts(models, tracking.test_looks(), kind=kind)
+    html, pdf = show.write(facts, faces=faces or kind == "generated")
     to.mkdir(parents=True, exist_ok=True)
     paths = [to / f"report-{kind}.{ending}" for ending in ("html", "pdf")]
-    paths[0].write_text(pages.to_html(parts))
-    pages.to_pdf(parts, paths[1])
-    tags = {f"version.{family}": model["tags"]["version"] for family, model in models.items()}
+    paths[0].write_text(html)
+    paths[1].write_bytes(pdf)
+    tags = {f"version.{family}": model.tags["version"] for family, model in models.items()}
     tags |= {"data.kind": kind, "role": "report"}
     with tracking.run("report", experiment=tracking.PAGES, tags=tags) as run_id:
         for path in paths:

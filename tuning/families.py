@@ -20,9 +20,9 @@ import pandas as pd
 
 from agegender import config, disk, progress
 from agegender.data import pixels
-from agegender.evidence import figures
-from agegender.networks import backbones, export, training
+from agegender.networks import backbones, export, models, training
 from agegender.registry import stored_checkpoints, tracking
+from agegender.show import figures
 from tuning import cluster, search, spaces, trials, workers
 
 FAMILIES = {"A": "scratch", "B": "pretrained"}
@@ -500,11 +500,12 @@ def train_and_log(
             best_epoch = int(trained.history.val_score.idxmin())
             tracking.log_metrics(run_id, {"best_epoch": best_epoch})
             if role != "trial":  # Those are drawn when the search has ended.
-                curves = figures.learning_curves(trained.history)
+                curves = figures.learning_curves({family: trained.history})
                 tracking.log_figure(run_id, curves, "learning_curves.png")
         lines: list[str] = []
         trained.network.summary(print_fn=lines.append, line_length=100)
         tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
+        tracking.log_text(run_id, json.dumps(models.layers(trained.network)), "layers.json")
     report(progress.Progress(name, 1, 1))
     result = search.Trial(number, values, "COMPLETED", metrics, seconds, run_id)
     return result, trained
@@ -634,10 +635,12 @@ def trial_table(done: list[search.Trial]) -> pd.DataFrame:
 
 
 def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -> None:
-    """Put on the parent what one compares, the table of trials and its pictures; draw each trial's.
+    """Put what one compares on the parent, with the page of the search; draw each trial's curves.
 
     Half a second a trial, which would otherwise be its own.
     """
+    from agegender.show import search_page  # 2 s that no trial's process has to wait for.
+
     table = trial_table(done)
     tracking.log_table(run_id, table, "trials.csv")
     leader = search.best(done)[0]
@@ -646,16 +649,12 @@ def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -
     for place, trial in enumerate(done):
         report(progress.Progress("Figures", place, len(done)))
         if trial.status == "COMPLETED":
-            curves = figures.learning_curves(tracking.history(trial.run_id))
+            history = tracking.history(trial.run_id)
+            curves = figures.learning_curves({f"trial {trial.number}": history})
             tracking.log_figure(trial.run_id, curves, "learning_curves.png")
-    completed = table[table.status == "COMPLETED"]
-    varying = [name for name in completed.columns if name in leader.values]
-    varying = [name for name in varying if completed[name].nunique() > 1]
-    tracking.log_figure(run_id, figures.best_so_far(completed), "best_so_far.png")
-    tracking.log_figure(run_id, figures.pareto_front(completed), "pareto_front.png")
-    if varying and len(completed) > 2:
-        for draw in (figures.parallel_coordinates, figures.hyperparameter_importance):
-            tracking.log_figure(run_id, draw(completed, varying), f"{draw.__name__}.png")
+    if len(table[table.status == "COMPLETED"]) >= search_page.FEWEST_TRIALS:
+        searched = [name for name in leader.values if name in table]
+        tracking.log_text(run_id, search_page.page(table, searched), "search.html")
     report(progress.Progress("Figures", 1, 1))
 
 

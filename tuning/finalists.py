@@ -18,7 +18,6 @@ from scipy import stats
 
 from agegender import config, disk, progress
 from agegender.data import pixels
-from agegender.evidence import report as drawing
 from agegender.networks import backbones, training
 from agegender.registry import tracking
 from tuning import families, search, spaces, trials
@@ -232,7 +231,6 @@ def _compare(
         summary.insert(1, "setting", summary.trial.map(names))
         tracking.log_table(run_id, summary, f"{role}.csv")
         tracking.log_table(run_id, table, "trainings.csv")
-        tracking.log_figure(run_id, drawing.leaderboard(table, summary), f"{role}.png")
         tracking.set_tags(run_id, {"conclusion": conclusion(summary)})
         report(f"{summary.round(4).to_string(index=False)}\n{conclusion(summary)}")
     return summary

@@ -120,6 +120,26 @@ def probability_bins(probability: np.ndarray) -> np.ndarray:
     return np.clip(probability * CALIBRATION_BINS, 0, CALIBRATION_BINS - 1).astype(int)
 
 
+def reliability(gender_true: np.ndarray, gender_probability: np.ndarray) -> pd.DataFrame:
+    """Return a row a bin of `probability_bins` that holds faces, by the bin's number.
+
+    Arrays (N,), 1 is female. Columns: n, probability (mean), share (labelled female) with its
+    share_low and share_high, Wilson's 95 % interval.
+    """
+    table = pd.DataFrame({"female": gender_true > 0.5, "probability": gender_probability})
+    groups = table.groupby(probability_bins(gender_probability))
+    bins = groups.agg(
+        n=("female", "size"), probability=("probability", "mean"), share=("female", "mean")
+    )
+    bounds = [
+        stats.binomtest(round(row.share * row.n), row.n).proportion_ci(CONFIDENCE, "wilson")
+        for row in bins.itertuples()
+    ]
+    return bins.assign(
+        share_low=[bound.low for bound in bounds], share_high=[bound.high for bound in bounds]
+    )
+
+
 def _auc(weights: np.ndarray, female: np.ndarray, starts: np.ndarray) -> float:
     """Return the share of pairs (female, male) in the right order, ties half.
 
@@ -205,6 +225,25 @@ def compare(predictions: pd.DataFrame, others: pd.DataFrame, *, seed: int) -> di
         female = (table["gender_probability"] >= 0.5).to_numpy()
         correct.append(female == (table["gender"] > 0.5).to_numpy())
     return {"mae": paired_difference(*errors, seed=seed), "gender": mcnemar(*correct)}
+
+
+def shared_errors(predictions: pd.DataFrame, others: pd.DataFrame) -> dict[str, float | int]:
+    """Return how far two networks fail on the same faces, given in the same order.
+
+    correlation: of their errors in age; wrong: genders that the first has wrong; wrong_both: those
+    of them that the other has wrong too.
+    """
+    tables = (predictions, others)
+    errors = [(table["age_predicted"] - table["age_years"]).to_numpy(float) for table in tables]
+    wrong, other_wrong = (
+        ((table["gender_probability"] >= 0.5) != (table["gender"] > 0.5)).to_numpy()
+        for table in tables
+    )
+    return {
+        "correlation": float(np.corrcoef(*errors)[0, 1]),
+        "wrong": int(wrong.sum()),
+        "wrong_both": int((wrong & other_wrong).sum()),
+    }
 
 
 def slice_masks(table: pd.DataFrame) -> dict[str, np.ndarray]:

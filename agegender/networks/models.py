@@ -156,3 +156,16 @@ def for_training(network: keras.Model, inputs: keras.KerasTensor | None = None) 
     names = {layer.name for layer in network.layers} & set(AGE_LAYERS.values())
     outputs |= {name: network.get_layer(name).output for name in names}
     return keras.Model(network.input if inputs is None else inputs, outputs)
+
+
+def layers(network: keras.Model) -> list[dict]:
+    """Return name, kind, shape of the output (without the batch) and parameters of each layer."""
+    return [
+        {
+            "name": layer.name,
+            "kind": type(layer).__name__,
+            "shape": list(layer.output.shape[1:]),
+            "parameters": layer.count_params(),
+        }
+        for layer in network.layers
+    ]

@@ -7,28 +7,30 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 
+from agegender.networks import backbones
 from agegender.registry import tracking, versions
+from agegender.show.report import StoredRun, StoredVersion
 
 
-def read(model_name: str, which: str | int = "champion") -> dict:
-    """Return all there is of a version, named by alias or number.
+def read(model_name: str, which: str | int = "champion") -> StoredVersion:
+    """Return all there is of a version, named by alias or number; what there is not is empty.
 
-    Keys: name, tags (the version's, with its number as "version"), params, metrics, run_tags and
-    files (bytes by path, of the run that trained it), history (a row an epoch, from 0; empty where
-    none was logged), dataset (number of faces, in all and a split) and search: tags, params,
-    metrics and files of the parent run, empty where there is none. ValueError where there is no
-    such version.
+    ValueError where there is no such version.
     """
     tags = versions.get(model_name, which)
-    run = _run(tags["run_id"]) if "run_id" in tags else None
-    parent = run and _run(run.data.tags.get("mlflow.parentRunId", ""))
-    found = {"name": model_name, "tags": tags, "history": pd.DataFrame(), "dataset": {}}
-    if run and run.inputs.dataset_inputs:
-        found["dataset"] = json.loads(run.inputs.dataset_inputs[0].dataset.profile or "{}")
-    if run:
-        found["history"] = tracking.history(run.info.run_id)
-    of_run = _content(run)
-    return found | of_run | {"run_tags": of_run["tags"], "tags": tags, "search": _content(parent)}
+    run = _run(tags.get("run_id", ""))
+    parent = _run(run.data.tags.get("mlflow.parentRunId", "")) if run else None
+    inputs = run.inputs.dataset_inputs if run else []
+    known = backbones.BACKBONES.get(tags.get("backbone", ""))
+    return StoredVersion(
+        name=model_name,
+        tags=tags,
+        run=_stored(run),
+        search=_stored(parent),
+        history=tracking.history(run.info.run_id) if run else pd.DataFrame(),
+        sizes=json.loads(inputs[0].dataset.profile or "{}") if inputs else {},
+        pretraining=known.pretraining if known else "",
+    )
 
 
 def _run(run_id: str) -> mlflow.entities.Run | None:
@@ -41,12 +43,11 @@ def _run(run_id: str) -> mlflow.entities.Run | None:
         return None
 
 
-def _content(run: mlflow.entities.Run | None) -> dict:
+def _stored(run: mlflow.entities.Run | None) -> StoredRun:
     if run is None:
-        return {"tags": {}, "params": {}, "metrics": {}, "files": {}}
+        return StoredRun()
     data = run.data
-    files = _files(run.info.run_id)
-    return {"tags": data.tags, "params": data.params, "metrics": data.metrics, "files": files}
+    return StoredRun(data.tags, data.params, data.metrics, _files(run.info.run_id))
 
 
 def _files(run_id: str) -> dict[str, bytes]:

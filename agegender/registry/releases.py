@@ -12,10 +12,11 @@ import keras
 import pandas as pd
 
 from agegender.data import splits
-from agegender.evidence import evaluation, figures
-from agegender.networks import export
+from agegender.evidence import evaluation
+from agegender.networks import export, models
 from agegender.photos import estimate
 from agegender.registry import promotion, tracking, versions
+from agegender.show import figures
 
 # More than in the coursework's 5,000 faces: all of UTKFace, whose models are named so.
 FULL_FACES = 10_000
@@ -73,7 +74,7 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
         ) as run_id:
             history = pd.DataFrame(record["history"])
             tracking.log_epochs(run_id, history)
-            curves = figures.learning_curves(history)
+            curves = figures.learning_curves({family: history})
             tracking.log_figure(run_id, curves, "learning_curves.png")
             flat = evaluation.flatten(record["test"])
             tracking.log_metrics(
@@ -88,7 +89,8 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
             predictions = pd.read_csv(folder / f"{title}.csv", keep_default_na=False)
             tracking.log_table(run_id, predictions, "predictions.csv")
             tables = (pd.DataFrame(record["evidence"][name]) for name in ("slices", "robustness"))
-            for drawing, figure in figures.of_test(predictions, *tables).items():
+            tested = figures.Tested(predictions, *tables)
+            for drawing, figure in figures.of_test({family: tested}).items():
                 tracking.log_figure(run_id, figure, f"test/{drawing}.png")
             lines: list[str] = []
             network = export.load_h5(folder / f"{title}.h5")
@@ -98,6 +100,7 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
             network.summary(print_fn=lines.append, line_length=100)
             tracking.log_metrics(run_id, {"parameters": network.count_params()})
             tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
+            tracking.log_text(run_id, json.dumps(models.layers(network)), "layers.json")
             registered[family] = versions.register_version(
                 model_name=model,
                 run_id=run_id,

@@ -31,9 +31,9 @@ from PIL import Image
 
 from agegender import config, disk
 from agegender.data import pixels
-from agegender.evidence import figures
 from agegender.networks import backbones, batches, export, models, notebook, training
 from agegender.registry import tracking
+from agegender.show import figures
 from tests.bench import levers
 from tuning import families, spaces, trials
 

@@ -267,3 +267,24 @@ def test_means_of_resamples_are_those_of_one_resample_after_the_other(table):
     found = evaluation.summary(table, seed=5)
     low, high = np.quantile(means, [0.025, 0.975])
     assert [found["mae_low"], found["mae_high"]] == pytest.approx([low, high], rel=1e-12)
+
+
+def test_reliability_bins_hold_every_face_and_the_calibration_error():
+    generator = np.random.default_rng(0)
+    probability = generator.random(500)
+    gender = (generator.random(500) < probability**2).astype(float)
+    bins = evaluation.reliability(gender, probability)
+    assert bins.n.sum() == 500 and (bins.share * bins.n).sum() == pytest.approx(gender.sum())
+    assert (bins.share_low <= bins.share).all() and (bins.share <= bins.share_high).all()
+    ages = np.arange(500)
+    found = evaluation.evaluate(ages, ages, gender, probability, seed=0, resamples=9)
+    error = (bins.n * (bins.share - bins.probability).abs()).sum() / 500
+    assert error == pytest.approx(found["gender_ece"]["value"])
+
+
+def test_shared_errors_are_those_of_the_same_faces():
+    table = pd.DataFrame({"age_years": [10, 20, 30, 40], "gender": [0, 0, 1, 1]})
+    one = table.assign(age_predicted=[11, 18, 33, 36], gender_probability=[0.9, 0.9, 0.9, 0.1])
+    other = table.assign(age_predicted=[12, 16, 36, 32], gender_probability=[0.9, 0.1, 0.1, 0.1])
+    found = evaluation.shared_errors(one, other)
+    assert found == {"correlation": pytest.approx(1), "wrong": 3, "wrong_both": 2}

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from agegender.registry import dossier, tracking
+from agegender.show import report
 
 
 def test_everything_of_a_version_and_its_search_is_read(root, register):
@@ -30,16 +31,16 @@ def test_everything_of_a_version_and_its_search_is_read(root, register):
             )
     register(run_id)
     found = dossier.read("age-gender-A")
-    assert found["tags"]["version"] == "1" and found["run_tags"]["trial"] == "4"
-    assert found["params"] == {"width": "8"} and found["metrics"]["test_mae"] == 6.5
-    assert found["files"]["test/confusion.png"] == b"a picture"
-    assert found["history"][["epoch", "val_score", "age_mae"]].values.tolist() == [
+    assert found.tags["version"] == "1" and found.run.tags["trial"] == "4"
+    assert found.run.params == {"width": "8"} and found.run.metrics["test_mae"] == 6.5
+    assert found.run.files["test/confusion.png"] == b"a picture"
+    assert found.history[["epoch", "val_score", "age_mae"]].values.tolist() == [
         [0, 0.5, 9.0],
         [1, 0.4, 8.0],
     ]
-    assert found["dataset"] == {"num_rows": 3, "train": 2, "test": 1}
-    assert found["search"]["params"] == {"algorithm": "random"}
-    assert found["search"]["files"] == {"trials.csv": b"trial\n1\n"}
+    assert found.sizes == {"num_rows": 3, "train": 2, "test": 1}
+    assert found.search.params == {"algorithm": "random"}
+    assert found.search.files == {"trials.csv": b"trial\n1\n"}
 
 
 def test_a_version_without_search_or_artifacts_has_empty_places(root, register):
@@ -47,8 +48,8 @@ def test_a_version_without_search_or_artifacts_has_empty_places(root, register):
         pass
     register(run_id)
     found = dossier.read("age-gender-A", 1)
-    assert found["search"] == {"tags": {}, "params": {}, "metrics": {}, "files": {}}
-    assert found["history"].empty and found["dataset"] == {}
+    assert found.search == report.StoredRun() and found.sizes == {}
+    assert found.history.empty and found.pretraining == ""
 
 
 def test_a_version_outlives_its_run(root, register):
@@ -57,7 +58,7 @@ def test_a_version_outlives_its_run(root, register):
     register(run_id)
     mlflow.MlflowClient().set_model_version_tag("age-gender-A", "1", "run_id", "0" * 32)
     found = dossier.read("age-gender-A")
-    assert found["metrics"] == {} and found["tags"]["licence"] == "research only"
+    assert found.run == report.StoredRun() and found.tags["licence"] == "research only"
 
 
 def test_no_such_version_is_an_error(root):

@@ -76,7 +76,9 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
     evidence = json.loads(tracking.read_text(version["run_id"], "evidence.json"))
     assert evidence == record()["evidence"]
     drawn = list(root.glob(f"mlruns/artifacts/*/{version['run_id']}/artifacts/test/*.png"))
-    assert len(drawn) == 7
+    assert len(drawn) == 6
+    layers = json.loads(tracking.read_text(version["run_id"], "layers.json"))
+    assert layers[0]["shape"] == [128, 128, 3] and layers[-1]["parameters"] > 0
     assert list(tracking.test_looks().purpose) == ["release, before it came here"]
     assert tracking.read_text(version["run_id"], "model_card.md") == "# A card"
     assert "30.3333" in tracking.read_text(version["run_id"], "predictions.csv")

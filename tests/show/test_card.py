@@ -1,11 +1,10 @@
-"""The card says what it must in the space there is; the leaderboard shows what it is given."""
+"""The card says what it must in the space there is, with the numbers that it is given."""
 
 import json
 
-import pandas as pd
 import pytest
 
-from agegender.evidence import report
+from agegender.show import card as cards
 
 LICENCE = "Trained on UTKFace: non-commercial research use only. " + "Backbone's licence. " * 15
 BACKBONE = {"name": "faceres", "licence": "MIT", "pretraining": "VGGFace2, " + "then others " * 20}
@@ -16,15 +15,14 @@ def interval(value):
 
 
 def card(kind="utkface", backbone=BACKBONE, evidence=None, **changes):
-    record = changes | {
+    record = {
         "seed": 7,
         "epochs": 31,
         "data": "0123456789abcdef0123456789abcdef",
         "val": {"val_score": 0.31234, "val_age_mae": 5.4321, "val_gender_accuracy": 0.91234},
-        "test": {"n": 4143, "score": 0.333}
-        | {name: interval(0.8765432) for name in report.METRICS},
-    }
-    return report.model_card(
+        "test": {"n": 4143, "score": 0.333} | {name: interval(0.8765432) for name in cards.METRICS},
+    } | changes
+    return cards.model_card(
         record,
         family="B",
         data_kind=kind,
@@ -39,9 +37,10 @@ def full_evidence():
     names += ["White", "Black", "Asian", "Indian", "other", "age 0-9, male", "female, Black"]
     slices = [
         {"slice": name, "n": 1234 if name != "Indian" else 29, "ranked": name != "Indian"}
-        | {f"mae{end}": 12.3456 for end in ("", "_low", "_high")}
-        | {f"gender_accuracy{end}": 0.87654 for end in ("", "_low", "_high")}
-        for name in names
+        | {"mae": 12.3 + place / 10, "mae_low": 11.1, "mae_high": 13.9}
+        | {"bias": 0.1, "bias_low": -0.2, "bias_high": 0.4}
+        | {"gender_accuracy": 0.876, "gender_accuracy_low": 0.85, "gender_accuracy_high": 0.9}
+        for place, name in enumerate(names)
     ]
     corruptions = ("blur", "noise", "jpeg", "darkness", "occlusion", "shift")
     curves = [
@@ -57,12 +56,15 @@ def full_evidence():
             "half_widths_years": [3.14, 22.71],
             "test": interval(0.8912) | {"n": 4143},
         },
-        "abstention": {"accuracy": 0.97, "confidence": 0.7654321, "share_accepted": 0.87654},
+        "abstention": {"accuracy_target": 0.97, "confidence": 0.7654321, "share_accepted": 0.87654},
         "label_noise": {"pairs": 321, "age_difference_years": interval(3.21)},
         "robustness": [{"corruption": "clean", "strength": 0, "mae": 4.8, "gender_accuracy": 0.9}]
         + curves,
         "test_looks": 3,
-        "mirror": {"mae": interval(-0.0765) | {"p": 0.01}, "gender": {"only_a": 3}},
+        "mirror": {
+            "mae": {"value": -0.0765, "low": -0.084, "high": -0.069, "p": 0.01},
+            "gender": {"only_a": 3},
+        },
     }
 
 
@@ -73,17 +75,16 @@ def test_the_fullest_card_fits_a_description_and_holds_every_part():
         "non-commercial",
         "https://susanqq.github.io/UTKFace/",
         "VGGFace2",
-        "0.877 [0.789, 0.964]",  # metrics
+        "| gender accuracy | 0.88 [0.79, 0.96] |",
         "n = 4143 faces of data 0123456789abcdef0123456789abcdef, seed 7, 31 epochs",
-        "| Indian * | 29 |",
-        "fewer than 30",
-        "mae in age 80+, Indian; gender accuracy in",  # the worst slices
+        "In validation: score 0.312, 5.4 years, 0.91",
+        "| Indian (few) | 29 | 13.7 [11.1, 13.9] |",
         "3.1 to 22.7 years",
-        "0.891 [0.802, 0.98], n = 4143",
-        "confidence 0.765",
-        "pairs 321",
+        "89 % [80, 98], n = 4143",
+        "from a confidence of 0.77, which 88 %",
+        "321 pairs",
         "- blur, standard deviation (pixels): 0.125: 12.3, 0.88; 0.25",
-        "-0.0765",
+        "-0.076 [-0.084, -0.069]",
     ):
         assert part in text, part
     assert "| age 0-9, male |" not in text
@@ -99,7 +100,8 @@ def test_what_was_not_measured_leaves_no_heading():
 
 
 def test_abstention_that_cannot_be_reached_is_said():
-    assert "confidence none" in card(evidence={"abstention": {"confidence": None}})
+    never = {"accuracy_target": 0.97, "confidence": None}
+    assert "97 %: no confidence reaches it" in card(evidence={"abstention": never})
 
 
 def test_the_card_says_where_fine_tuning_was_discarded():
@@ -109,24 +111,33 @@ def test_the_card_says_where_fine_tuning_was_discarded():
     assert card() == card(fine_tuning_kept=True)  # a record of before this was noted
 
 
-def test_the_leaderboard_draws_each_training_and_letter(tmp_path):
-    trainings = pd.DataFrame(
-        {"trial": [3, 3, 5, 5], "seed": [0, 1, 0, 1], "val_score": [0.30, 0.31, 0.4, 0.42]}
-    )
-    standing = pd.DataFrame({"trial": [3, 5], "setting": ["the defaults", "no augmentation"]})
-    standing = standing.assign(val_score_mean=[0.305, 0.41], group=["a", "b"])
-    figure = report.leaderboard(trainings, standing)
-    (axis,) = figure.axes
-    assert sorted(x for line in axis.lines for x in line.get_xdata()) == sorted(trainings.val_score)
-    assert [text.get_text() for text in axis.texts] == ["a", "b"]
-    assert [label.get_text() for label in axis.get_yticklabels()] == [*standing.setting]
-    low, high = axis.get_ylim()
-    assert low > high  # the best is on top
-    figure.savefig(tmp_path / "leaderboard.png")
+def test_the_epochs_are_those_that_were_trained():
+    assert "seed 7, 19 epochs" in card(origin={"epochs_trained": "19"})
+
+
+def test_a_release_says_whose_its_validation_numbers_are():
+    assert "shorter training without the validation faces" in card(history=[])
+    assert "shorter training" not in card()
+
+
+def test_a_small_group_that_looks_worst_is_named_with_its_faces():
+    named = {name: row for row in full_evidence()["slices"] if (name := row["slice"])}
+    named["Indian"]["mae"] = 99.0
+    groups = cards.groups({"slices": list(named.values())})
+    assert [group.name for group in cards.worst(groups, "mae")] == ["Indian", "other"]
+    text = card(evidence={"slices": list(named.values())})
+    assert "Indian looks worst, 99.0 [11.1, 13.9] years, on 29 faces only;" in text
+    assert "other is worst of the groups with 30 faces or more, 13.8 [11.1, 13.9] years" in text
+    # Where no small group is worse, none is named.
+    named["Indian"]["mae"] = 1.0
+    assert [
+        group.name for group in cards.worst(cards.groups({"slices": list(named.values())}), "mae")
+    ] == ["other"]
+    assert cards.worst([], "mae") == []
 
 
 def test_a_record_without_a_test_is_an_error():
     with pytest.raises(KeyError, match="test"):
-        report.model_card(
+        cards.model_card(
             {"val": {}}, family="A", data_kind="generated", licence="", backbone=None, evidence={}
         )

@@ -1,0 +1,145 @@
+"""What is in the prepared faces: picture quality, balance of the splits, conflicting labels.
+
+manifest: name, age_years, gender (0 male, 1 female), race, group, split; pixels: uint8
+(N, S, S, 3) RGB; row i of one is row i of the other.
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agegender.evidence import evaluation
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def quality(pixels: np.ndarray) -> pd.DataFrame:
+    """Return brightness (mean luma, 0..1) and sharpness of each picture.
+
+    Sharpness is the variance of the Laplacian of the luma (0..255): low where a picture is blurred.
+    """
+    found = []
+    for start in range(0, len(pixels), 128):  # Bounds the memory.
+        grey = pixels[start : start + 128] @ LUMA
+        centre = grey[:, 1:-1, 1:-1]
+        laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+        laplacian -= 4 * centre
+        found.append(np.stack([grey.mean(axis=(1, 2)) / 255, laplacian.var(axis=(1, 2))], axis=1))
+    return pd.DataFrame(np.concatenate(found), columns=["brightness", "sharpness"])
+
+
+def balance(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a split: faces, share, ages (median, under 10, from 70 on), female, each race.
+
+    Besides p, of the two-sample Kolmogorov-Smirnov test of the ages against training.
+    """
+    train = manifest["age_years"][manifest["split"] == "train"]
+    rows = []
+    for split, part in manifest.groupby("split", sort=False):
+        ages = part["age_years"]
+        row = {"split": split, "faces": len(part), "share": f"{len(part) / len(manifest):.1%}"}
+        row |= {"median age": float(ages.median()), "under 10": f"{(ages < 10).mean():.1%}"}
+        row |= {"from 70 on": f"{(ages >= 70).mean():.1%}"}
+        row |= {"female": f"{part['gender'].mean():.1%}"}
+        for value, race in enumerate(evaluation.RACES):
+            row[race] = f"{(part['race'] == value).mean():.1%}"
+        p = stats.ks_2samp(train, ages, method="asymp").pvalue if split != "train" else np.nan
+        rows.append(row | {"p": float(p)})
+    return pd.DataFrame(rows).sort_values("faces", ascending=False, ignore_index=True)
+
+
+def conflicting_groups(manifest: pd.DataFrame) -> list[np.ndarray]:
+    """Return the rows of each near-duplicate group with several labels, the widest ages first."""
+    twins = manifest.reset_index(drop=True)
+    twins = twins[twins.duplicated("group", keep=False)]
+    found = [
+        (int(np.ptp(group["age_years"])), group.index.to_numpy())
+        for _, group in twins.groupby("group")
+        if len(group[["age_years", "gender"]].drop_duplicates()) > 1
+    ]
+    return [rows for _, rows in sorted(found, key=lambda pair: -pair[0])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What is told of prepared faces. Shares are 0..1, ages in years.
+
+    common_age and common_share: the most frequent age; least_female and most_female: decade of the
+    labelled age and its share; races: a share each; twins and twin_groups: near-duplicates;
+    dark, bright: luma under 0.2, over 0.8; blurred: under a tenth of median_sharpness; unlike: the
+    splits whose ages differ from training's (p < 0.05); few: slices of the test with fewer than
+    SMALL_SLICE faces; accuracy_half_width: of the interval of an accuracy of 0.9 on the test.
+    """
+
+    ages: pd.Series
+    common_age: int
+    common_share: float
+    young: float
+    old: float
+    female: float
+    least_female: tuple[str, float]
+    most_female: tuple[str, float]
+    races: dict[str, float]
+    twins: int
+    twin_groups: int
+    conflicts: int
+    label_noise: dict
+    luma: float
+    dark: float
+    bright: float
+    blurred: float
+    median_sharpness: float
+    balance: pd.DataFrame
+    unlike: list[str]
+    excluded: int
+    floors: evaluation.Floors
+    tested: int
+    few: dict[str, int]
+    accuracy_half_width: float
+
+
+def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
+    """Return what a page tells of prepared faces; measured: of `quality`."""
+    ages = manifest["age_years"]
+    decades = np.minimum(ages // 10, evaluation.OLDEST_DECADE)
+    female = manifest.groupby(decades)["gender"].mean()
+    female.index = ["80 and more" if d == 8 else f"{10 * d} to {10 * d + 9}" for d in female.index]
+    twins = manifest[manifest.duplicated("group", keep=False)]
+    train, test = (manifest[manifest["split"] == name] for name in ("train", "test"))
+    masks = evaluation.slice_masks(test)
+    sizes = {name: int(mask.sum()) for name, mask in masks.items() if ", " not in name}
+    brightness, sharpness = measured["brightness"], measured["sharpness"]
+    splits = balance(manifest)
+    unlike = splits[splits["split"].isin(("validation", "test")) & (splits["p"] < 0.05)]
+    return Description(
+        ages=ages,
+        common_age=int(ages.mode()[0]),
+        common_share=float(ages.value_counts(normalize=True).iloc[0]),
+        young=float((ages < 10).mean()),
+        old=float((ages >= 70).mean()),
+        female=float(manifest["gender"].mean()),
+        least_female=(female.idxmin(), float(female.min())),
+        most_female=(female.idxmax(), float(female.max())),
+        races={
+            race: float((manifest["race"] == value).mean())
+            for value, race in enumerate(evaluation.RACES)
+        },
+        twins=len(twins),
+        twin_groups=int(twins["group"].nunique()),
+        conflicts=len(conflicting_groups(manifest)),
+        label_noise=evaluation.label_noise(manifest),
+        luma=float(brightness.mean()),
+        dark=float((brightness < 0.2).mean()),
+        bright=float((brightness > 0.8).mean()),
+        blurred=float((sharpness < sharpness.median() / 10).mean()),
+        median_sharpness=float(sharpness.median()),
+        balance=splits,
+        unlike=list(unlike["split"]),
+        excluded=int((manifest["split"] == "excluded").sum()),
+        floors=evaluation.floors(train["age_years"].to_numpy(), train["gender"].to_numpy()),
+        tested=len(test),
+        few={name: n for name, n in sizes.items() if n < evaluation.SMALL_SLICE},
+        accuracy_half_width=float(1.96 * np.sqrt(0.9 * 0.1 / len(test))),
+    )

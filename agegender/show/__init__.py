@@ -1,0 +1,1 @@
+"""Pictures and pages from what was measured; nothing is counted here."""

@@ -1,0 +1,112 @@
+"""What a network is made of, from the list of its layers."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import matplotlib
+import matplotlib.figure
+import matplotlib.patches
+import numpy as np
+
+from agegender.show import figures
+
+BRANCHES = ("age", "gender")
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The layers of one map size or of one branch.
+
+    shape: of the last layer, without the batch; kinds: how many layers there are of each.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kinds: Mapping[str, int]
+    parameters: int
+
+    @property
+    def layers(self) -> int:
+        """The number of layers, without paddings."""
+        return sum(self.kinds.values())
+
+    @property
+    def convolutions(self) -> int:
+        """The number of layers that convolve."""
+        return sum(count for kind, count in self.kinds.items() if "Conv" in kind)
+
+
+def blocks(layers: Iterable[Mapping[str, Any]]) -> list[Block]:
+    """Put together the layers of one map size, and those of each branch, in their order.
+
+    layers: of `agegender.networks.models.layers`. Paddings, of odd sizes and without weights, are
+    left out.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for layer in layers:
+        if "Padding" not in layer["kind"]:
+            shape = layer["shape"]
+            branch = layer["name"].partition("_")[0]
+            size = f"{shape[0]} x {shape[1]}" if len(shape) == 3 else "vector"
+            groups.setdefault(branch if branch in BRANCHES else size, []).append(layer)
+    return [
+        Block(
+            name,
+            tuple(members[-1]["shape"]),
+            collections.Counter(layer["kind"] for layer in members),
+            sum(layer["parameters"] for layer in members),
+        )
+        for name, members in groups.items()
+    ]
+
+
+@matplotlib.rc_context(figures.STYLE)
+def diagram(network: list[Block]) -> matplotlib.figure.Figure:
+    """Draw the blocks from picture to both answers: height is map size, width is channels."""
+    figure, axis = figures.blank(10, 2.7)
+    axis.axis("off")
+    trunk = [block for block in network if block.name not in BRANCHES]
+    largest = max(block.shape[0] for block in trunk if len(block.shape) == 3)
+    x, middle = 0.0, -1.0
+
+    def box(
+        x: float, y: float, width: float, height: float, colour: str, label: str, note: str
+    ) -> None:
+        axis.add_patch(
+            matplotlib.patches.Rectangle((x, y - height / 2), width, height, fc=colour, ec="black")
+        )
+        words = {"ha": "center", "fontsize": 8}
+        axis.text(x + width / 2, y - height / 2 - 0.06, label, va="top", **words)
+        axis.text(x + width / 2, y + height / 2 + 0.04, note, va="bottom", **words)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "black"})
+
+    for place, block in enumerate(trunk):
+        is_map = len(block.shape) == 3
+        height = 1.6 * np.sqrt(block.shape[0] / largest) if is_map else 1.0
+        width = 0.16 + 0.09 * np.log2(block.shape[-1]) if is_map else 0.16
+        note = f"{block.convolutions} conv." if block.convolutions else ""
+        label = f"{block.name}\n{block.shape[-1]} ch." if is_map else f"{block.shape[-1]}"
+        colour = figures.BLUE if block.convolutions else figures.GREY
+        if place:
+            # At least so far apart that the words below do not meet.
+            start, x = x, max(x + 0.3, middle + 0.85 - width / 2)
+            arrow((start, 0), (x, 0))
+        middle = x + width / 2
+        box(x, 0, width, height, colour, label, note)
+        x += width + 0.05
+    for branch in (block for block in network if block.name in BRANCHES):
+        is_age = branch.name == "age"
+        y, colour = (0.8, figures.ORANGE) if is_age else (-0.5, figures.GREEN)
+        arrow((x, 0), (x + 0.5, y))
+        dense = branch.kinds.get("Dense", 0)
+        answer = "age in years" if is_age else "probability of female"
+        box(x + 0.55, y, 0.8, 0.35, colour, answer, f"{dense} dense")
+    axis.set_xlim(-0.1, x + 1.6)
+    axis.set_ylim(-1.5, 1.3)
+    total = sum(block.parameters for block in network)
+    axis.set_title(f"From the picture to both answers: {total:,} parameters")
+    return figure

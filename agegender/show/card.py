@@ -1,0 +1,110 @@
+"""The model card: what a version's page in the registry says, in Markdown."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from agegender.evidence import evaluation, robustness
+from agegender.show import figures, pages
+from agegender.show.intervals import Interval
+
+TITLES = {"A": "trained from scratch", "B": "built on a pretrained network"}
+# What B's weights are where they are not fine-tuned, by the record's `fine_tuning_kept`.
+FINE_TUNING = {
+    "False": "Fine-tuning was tried and discarded: in validation it was no better than the head on "
+    "frozen features. This model is that head.",
+    "None": "Nothing was fine-tuned: this model is a head on frozen features.",
+}
+METRICS = {
+    "mae": "mean absolute error, years",
+    "rmse": "root mean square error, years",
+    "bias": "bias (predicted - labelled), years",
+    "cs5": "share within 5 years",
+    "gender_accuracy": "gender accuracy",
+    "gender_f1": "gender F1, mean of both",
+    "gender_auc": "gender AUC",
+    "gender_ece": "gender calibration error",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """What was measured of the test faces of one decade, gender or race.
+
+    ranked: there are enough faces for the group to be compared with others.
+    """
+
+    name: str
+    faces: int
+    ranked: bool
+    mae: Interval
+    bias: Interval
+    gender_accuracy: Interval
+
+
+def groups(evidence: Mapping[str, Any]) -> list[Group]:
+    """Return the groups of an evaluation, without the pairs of groups; empty without any."""
+    return [
+        Group(
+            row["slice"],
+            row["n"],
+            row["ranked"],
+            *(Interval.of(row, name) for name in figures.MEASURES),
+        )
+        for row in evidence.get("slices", [])
+        if ", " not in row["slice"]
+    ]
+
+
+def worst(found: Sequence[Group], measure: str) -> list[Group]:
+    """Return the small group that looks worst in a measure, if one does, and the worst ranked one.
+
+    measure: "mae" or "gender_accuracy".
+    """
+    sign = -1 if measure == "gender_accuracy" else 1
+    order = sorted(found, key=lambda group: -sign * getattr(group, measure).value)
+    ranked = [group for group in order if group.ranked][:1]
+    return order[:1] + [group for group in ranked if group is not order[0]]
+
+
+def model_card(
+    record: Mapping[str, Any],
+    *,
+    family: str,
+    data_kind: str,
+    licence: str,
+    backbone: Mapping[str, str] | None,
+    evidence: Mapping[str, Any],
+) -> str:
+    """Return a model's card in Markdown, shorter than the 5,000 characters of a description.
+
+    record: a candidate's, with seed, epochs, origin, data, val, test and, of B, fine_tuning_kept.
+    data_kind: "utkface" or
+    "generated". backbone: name, licence and pretraining, or None. evidence: any of slices,
+    intervals, abstention, label_noise, robustness and mirror, as the evaluation leaves them, and
+    test_looks, their number; what is missing is left out.
+    """
+    test, found = record["test"], groups(evidence)
+    corrupted = pd.DataFrame(evidence.get("robustness", []))
+    return pages.markdown(
+        "card.md.jinja",
+        name=f"age-gender-{family}" + ("" if data_kind == "utkface" else f"-{data_kind}"),
+        title=TITLES[family],
+        kind=data_kind,
+        licence=licence,
+        backbone=backbone,
+        frozen=FINE_TUNING.get(str(record.get("fine_tuning_kept", True))),
+        record=record,
+        epochs=record.get("origin", {}).get("epochs_trained", record["epochs"]),
+        released="history" in record,
+        metrics={label: test[name] for name, label in METRICS.items() if name in test},
+        evidence=evidence,
+        groups=found,
+        worst={measure: worst(found, measure) for measure in ("mae", "gender_accuracy")},
+        corrupted=corrupted.groupby("corruption", sort=False) if len(corrupted) else [],
+        units={name: f", {unit}" for name, (*_, unit) in robustness.CORRUPTIONS.items()},
+        interval=Interval.of,
+        small=evaluation.SMALL_SLICE,
+    )

@@ -1,0 +1,171 @@
+"""Documents: a Jinja2 template makes Markdown of facts, and that becomes one HTML file or a PDF.
+
+In the Markdown a picture is a paragraph of its own, `![caption](name)`, whose bytes are given by
+name. Whatever a template prints is shown as it is: its marks are escaped.
+"""
+
+import base64
+import io
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import markdown_it
+import markupsafe
+import matplotlib.figure
+import numpy as np
+import PIL.Image
+import typst
+from markdown_it.token import Token
+
+from agegender.show import intervals
+
+WIDTH_PIXELS = 1400
+COLOURS = 64  # of a drawing, which has few: a third of the bytes
+_MARKS = re.compile(r"([\\`*|\[\]<])")
+
+
+def escaped(value: object) -> object:
+    """Escape what a template prints, unless it is Markdown already."""
+    if isinstance(value, markupsafe.Markup):
+        return value
+    return markupsafe.Markup(_MARKS.sub(r"\\\1", str(value)))
+
+
+def _code(value: object) -> markupsafe.Markup:
+    return markupsafe.Markup("`" + str(value).replace("`", "'").replace("|", "\\|") + "`")
+
+
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    undefined=jinja2.StrictUndefined,
+    autoescape=True,
+    finalize=escaped,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters |= {
+    function.__name__: lambda number, function=function: markupsafe.Markup(function(number))
+    for function in (intervals.digits, intervals.percent, intervals.probability)
+} | {"code": _code}
+_parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+def markdown(template: str, **facts: object) -> str:
+    """Return the Markdown that a template makes of facts."""
+    return _templates.get_template(template).render(facts)
+
+
+def html(text: str, pictures: Mapping[str, bytes]) -> str:
+    """Return Markdown as one HTML page that needs nothing else; its contents stay in view."""
+    tokens = _parser.parse(text)
+    sections = []
+    for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if before.type == "heading_open":
+            before.attrs["id"] = re.sub(r"\W+", "-", token.content.lower()).strip("-")
+            if before.tag == "h2":
+                sections.append((str(before.attrs["id"]), token.content))
+        for image in [child for child in token.children or [] if child.type == "image"]:
+            content = pictures[str(image.attrs["src"])]
+            kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+            image.attrs["src"] = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+            before.tag = after.tag = "figure"
+            token.children = [image, *(image.children or [])]
+    body = _parser.renderer.render(tokens, _parser.options, {})
+    return page(tokens[1].content, sections, body)
+
+
+def page(title: str, sections: Sequence[tuple[str, str]], body: str) -> str:
+    """Return an HTML page; sections: anchor and words of each entry of the contents."""
+    escaped = [tuple(map(markupsafe.escape, section)) for section in sections]
+    return markdown(
+        "page.html.jinja",
+        title=markupsafe.escape(title),
+        sections=escaped,
+        body=markupsafe.Markup(body),
+    )
+
+
+def pdf(text: str, pictures: Mapping[str, bytes]) -> bytes:
+    """Return Markdown as a PDF of A4 pages; the same text and pictures give the same bytes."""
+    style = Path(__file__).with_name("templates").joinpath("page.typ").read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in pictures.items():
+            Path(folder, name).write_bytes(content)
+        main = Path(folder, "main.typ")
+        main.write_text(style + _typst(_parser.parse(text)))
+        return typst.compile(main, format="pdf", ignore_system_fonts=True)
+
+
+_TYPST = {
+    **{"paragraph_close": "\n\n", "heading_close": "\n\n", "bullet_list_close": "\n"},
+    **{"list_item_open": "\n- ", "strong_open": "#strong[", "strong_close": "]"},
+    **{"em_open": "#emph[", "em_close": "]", "link_close": "]", "softbreak": " "},
+    **{"th_open": "[", "th_close": "],", "td_open": "[", "td_close": "],"},
+    **{"thead_open": "table.header(", "thead_close": "),", "table_close": ")\n\n"},
+}
+
+
+def _typst(tokens: Sequence[Token]) -> str:
+    """Return Typst's markup of parsed Markdown; texts are its strings, so nothing is a mark."""
+    parts = []
+    for place, token in enumerate(tokens):
+        string = json.dumps(token.content, ensure_ascii=False)
+        if token.type == "inline":
+            parts.append(_typst(token.children or []))
+        elif token.type == "text":
+            parts.append(f"#{string};")
+        elif token.type == "code_inline":
+            parts.append(f"#raw({string});")
+        elif token.type == "fence":
+            parts.append(f"#raw(block: true, {string})\n\n")
+        elif token.type == "heading_open":
+            parts.append("\n" + "=" * int(token.tag[1]) + " ")
+        elif token.type == "link_open":
+            parts.append(f"#link({json.dumps(token.attrs['href'])})[")
+        elif token.type == "image":
+            caption = _typst(token.children or [])
+            parts.append(f"#picture({json.dumps(token.attrs['src'])})[{caption}]")
+        elif token.type == "table_open":
+            head = [each.type for each in tokens[place:]]
+            columns = head[: head.index("thead_close")].count("th_open")
+            parts.append(f"#table(columns: {columns},")
+        else:
+            parts.append(_TYPST.get(token.type, ""))
+    return "".join(parts)
+
+
+def picture(source: matplotlib.figure.Figure | bytes, *, photographs: bool = False) -> bytes:
+    """Return a figure, or a picture file's bytes, small enough for a page: 1,400 pixels wide.
+
+    photographs: kept as a JPEG; else as a PNG of 64 colours.
+    """
+    stream = io.BytesIO(source if isinstance(source, bytes) else b"")
+    if isinstance(source, matplotlib.figure.Figure):
+        source.savefig(stream, format="png", dpi=WIDTH_PIXELS / source.get_figwidth())
+    image = PIL.Image.open(stream).convert("RGBA")
+    image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    image.thumbnail((WIDTH_PIXELS, 2 * WIDTH_PIXELS))
+    small = io.BytesIO()
+    if photographs:
+        image.save(small, "jpeg", quality=65)
+    else:
+        # Of Pillow's methods the one that keeps small coloured things: others turn them grey.
+        octree = PIL.Image.Quantize.FASTOCTREE
+        image = image.quantize(COLOURS, method=octree, dither=PIL.Image.Dither.NONE)
+        image.save(small, "png", optimize=True)
+    return small.getvalue()
+
+
+def beside(pictures: Sequence[bytes]) -> bytes:
+    """Return pictures side by side, all as high as the first, as one PNG."""
+    images = [PIL.Image.open(io.BytesIO(content)).convert("RGB") for content in pictures]
+    height = images[0].height
+    resized = [image.resize((image.width * height // image.height, height)) for image in images]
+    stream = io.BytesIO()
+    PIL.Image.fromarray(np.concatenate(resized, axis=1)).save(stream, "png")
+    return stream.getvalue()

@@ -1,0 +1,350 @@
+"""The report on the champions: facts from what the store kept, then one template for both files."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from agegender.evidence import evaluation
+from agegender.show import architecture, card, figures, pages
+from agegender.show.intervals import Interval
+
+# Pictures of faces in a run; those of real people stay out of a report unless they are asked for.
+FACES = {
+    "test/occlusion_maps.png": "What a grey patch over each place changes in the prediction.",
+    "test/most_wrong_age.png": "The largest errors in age: label, prediction.",
+    "test/most_wrong_gender.png": "The largest errors in gender: label, prediction.",
+}
+FIGURES = {
+    "predicted_against_true": "Predicted against labelled ages of the test, with the interval in "
+    "which the true age should lie.",
+    "confusion": "Labelled against predicted gender.",
+    "reliability_diagram": "How often a probability of female is right. On the line, it can be "
+    "taken at its word.",
+    "slices": "Groups of faces: error and bias in age, and accuracy in gender.",
+    "risk_coverage": "What is left of the error where the least certain faces are not answered.",
+    "robustness": "The same test faces made worse.",
+}
+LEDGER_LINES = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredRun:
+    """What the store keeps of a run; files: bytes by path."""
+
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a .csv of the run; empty where there is none."""
+        if name not in self.files:
+            return pd.DataFrame()
+        return pd.read_csv(io.BytesIO(self.files[name]), keep_default_na=False, na_values=[""])
+
+    def json(self, name: str) -> Any:
+        """Return what a .json of the run holds; an empty dict where there is none."""
+        return json.loads(self.files.get(name, b"{}"))
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredVersion:
+    """What the store keeps of a registered version.
+
+    tags: the version's, with its number as "version"; run: which trained it; search: its parent,
+    empty where there is none; history: a row an epoch; sizes: faces, in all (num_rows) and a split;
+    pretraining: what the pretrained network was trained on, empty for network A.
+    """
+
+    name: str
+    tags: Mapping[str, str]
+    run: StoredRun
+    search: StoredRun
+    history: pd.DataFrame
+    sizes: Mapping[str, int]
+    pretraining: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchFacts:
+    """A search: its trials and, by searched setting, what was tried and what was best."""
+
+    trials: int
+    complete: int
+    best_trial: int
+    best_score: float
+    algorithm: str
+    tried: Mapping[str, tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """What the report says of one network; what was not measured is None or empty.
+
+    metrics: of the test, by name; held: the share of test faces whose age lies in its interval;
+    mirror: the change of the MAE, years, with the mirror image; kept: the row of the history with
+    the lowest val_score, its epoch counted from 1; released: trained on the validation faces too;
+    chosen_among: so many trials; command: what trains it again.
+    """
+
+    family: str
+    stored: StoredVersion
+    metrics: Mapping[str, Interval | None]
+    parameters: int | None
+    evidence: Mapping[str, Any]
+    held: Interval | None
+    mirror: Interval | None
+    groups: list[card.Group]
+    blocks: list[architecture.Block]
+    predictions: pd.DataFrame
+    kept: Mapping[str, float]
+    search: SearchFacts | None
+    frozen: str | None
+    released: bool
+    chosen_among: str
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PairFacts:
+    """B against A on the same test faces.
+
+    difference: B's mean absolute error minus A's, years; only_a, only_b: genders that one alone has
+    right; p: McNemar's; age, gender: what the test shows at 95 %; the others are those of
+    `evaluation.shared_errors`, A first.
+    """
+
+    difference: Interval
+    only_a: int
+    only_b: int
+    p: float
+    age: str
+    gender: str
+    correlation: float
+    wrong: int
+    wrong_both: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportFacts:
+    """What the report says.
+
+    kind: "utkface" or "generated"; looks, looks_here: at any test, at that of this data;
+    shown_looks: the last of these; missing: what the store does not hold; command: what does the
+    whole again.
+    """
+
+    models: list[ModelFacts]
+    pair: PairFacts | None
+    kind: str
+    looks: int
+    looks_here: int
+    shown_looks: list[dict[str, str]]
+    missing: list[str]
+    command: str
+
+
+def model_facts(family: str, stored: StoredVersion) -> ModelFacts:
+    """Read what the store kept of a version of network "A" or "B"."""
+    run, history, tags = stored.run, stored.history, stored.tags
+    evidence, search = run.json("evidence.json"), _search_facts(stored.search)
+    kept: dict[str, float] = {}
+    if {"val_score", "val_age_mae", "age_mae"} <= set(history):
+        best = history.loc[history["val_score"].idxmin()]
+        kept = best.to_dict() | {"epoch": int(best["epoch"]) + 1}
+    release = tags.get("release", "").removeprefix("age_gender_")
+    again = f"reproduce MODEL={family} VERSION={tags['version']}"
+    data = "GENERATED=1" if stored.name.endswith("-generated") else "DATA=..."
+    return ModelFacts(
+        family=family,
+        stored=stored,
+        metrics={name: Interval.of(run.metrics, f"test_{name}") for name in card.METRICS},
+        parameters=int(run.metrics["parameters"]) if "parameters" in run.metrics else None,
+        evidence=evidence,
+        held=Interval.of(evidence.get("intervals", {}).get("test")),
+        mirror=Interval.of(evidence.get("mirror", {}).get("mae")),
+        groups=card.groups(evidence),
+        blocks=architecture.blocks(run.json("layers.json")),
+        predictions=run.table("predictions.csv"),
+        kept=kept,
+        search=search,
+        frozen=card.FINE_TUNING.get(tags.get("fine_tuning_kept", "")),
+        released=bool(release),
+        chosen_among="none: fixed before"
+        if release
+        else str(search.trials)
+        if search
+        else "not known",
+        command=f"make {f'release MODEL={release}' if release else again} {data}",
+    )
+
+
+def _search_facts(search: StoredRun) -> SearchFacts | None:
+    trials = search.table("trials.csv")
+    if trials.empty:
+        return None
+    done = trials[trials["status"] == "COMPLETED"]
+    best = done.loc[done["val_score"].idxmin()]
+    searched = list(trials.columns)[list(trials.columns).index("seconds") + 1 :]
+    return SearchFacts(
+        trials=len(trials),
+        complete=len(done),
+        best_trial=int(best["trial"]),
+        best_score=float(best["val_score"]),
+        algorithm=search.params.get("algorithm", "not known"),
+        tried={
+            name: (_range(done[name]), _short(best[name]))
+            for name in searched
+            if done[name].nunique() > 1
+        },
+    )
+
+
+def _range(values: pd.Series) -> str:
+    values = values.dropna()
+    if pd.api.types.is_numeric_dtype(values) and values.nunique() > 4:
+        return f"{_short(values.min())} to {_short(values.max())}"
+    return ", ".join(_short(value) for value in sorted(values.unique(), key=str))
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def pair_facts(a: ModelFacts, b: ModelFacts) -> PairFacts | None:
+    """Compare both networks face by face; None where they were not tested on the same faces."""
+    tables = [model.predictions for model in (a, b)]
+    labels = [table.reindex(columns=["name", "age_years"]).to_numpy().tolist() for table in tables]
+    if not labels[0] or labels[0] != labels[1]:
+        return None
+    found = evaluation.compare(b.predictions, a.predictions, seed=0)
+    mae, gender = found["mae"], found["gender"]
+    told_apart = gender["p"] < 1 - evaluation.CONFIDENCE
+    return PairFacts(
+        difference=Interval(mae["value"], mae["low"], mae["high"]),
+        only_a=gender["only_b"],
+        only_b=gender["only_a"],
+        p=gender["p"],
+        age=_verdict(not mae["low"] <= 0 <= mae["high"], mae["value"] < 0),
+        gender=_verdict(told_apart, gender["only_a"] > gender["only_b"]),
+        **evaluation.shared_errors(a.predictions, b.predictions),
+    )
+
+
+def _verdict(told_apart: bool, b_is_better: bool) -> str:
+    return f"{'AB'[b_is_better]} is better" if told_apart else "not told apart"
+
+
+def facts(versions: Mapping[str, StoredVersion], looks: pd.DataFrame, *, kind: str) -> ReportFacts:
+    """Return what the report says of the champions "A" and "B", or of the one there is.
+
+    looks: the ledger of test looks: when, purpose, run_id and data. kind: "utkface" or "generated".
+    """
+    models = [model_facts(family, stored) for family, stored in versions.items()]
+    first = models[0].stored.tags
+    digests = {model.stored.tags.get("data.digest") for model in models}
+    here = looks[looks["data"].isin(digests)] if "data" in looks else looks
+    names = {model.stored.tags.get("run_id"): model.family for model in models}
+    shown = [
+        {
+            "when": f"{row.when:%Y-%m-%d %H:%M}",
+            "purpose": row.purpose,
+            "model": names.get(row.run_id, f"run {row.run_id[:8]}"),
+        }
+        for row in here.tail(LEDGER_LINES).itertuples()
+    ]
+    return ReportFacts(
+        models=models,
+        command=f"make tune PRESET={first.get('preset', 'laptop')} SEED={first.get('seed', 0)}"
+        + ("" if kind == "generated" else " DATA=..."),
+        pair=pair_facts(*models) if len(models) == 2 else None,
+        kind=kind,
+        looks=len(looks),
+        looks_here=len(here),
+        shown_looks=shown,
+        missing=[
+            f"network {family}: it has no champion" for family in "AB" if family not in versions
+        ]
+        + [f"network {model.family}: {what}" for model in models for what in _missing(model)],
+    )
+
+
+def _missing(model: ModelFacts) -> list[str]:
+    found = {
+        "what the test measured (metrics of its run)": model.metrics["mae"],
+        "groups, trust and robustness (evidence.json)": model.evidence,
+        "the test face by face (predictions.csv)": len(model.predictions),
+        "its layers (layers.json)": model.blocks,
+        "its epochs (metrics of its run)": model.kept,
+        "the search that it came from (trials.csv)": model.released or model.search,
+    }
+    return [what for what, there in found.items() if not there]
+
+
+def pictures(report: ReportFacts, *, faces: bool) -> dict[str, bytes]:
+    """Return the pictures of a report by name, both networks side by side.
+
+    faces: show the pictures of faces that the runs keep.
+    """
+    drawn = {
+        f"architecture_{model.family}": architecture.diagram(model.blocks)
+        for model in report.models
+        if model.blocks
+    }
+    searches = {
+        f"search of {model.family}": model.stored.search.table("trials.csv")
+        for model in report.models
+        if model.search and model.search.complete > 2
+    }
+    if searches:
+        drawn["search"] = figures.search_history(searches)
+    curves = {model.family: model.stored.history for model in report.models if model.kept}
+    if curves:
+        drawn["learning_curves"] = figures.learning_curves(curves)
+    tested = {
+        model.family: figures.Tested(
+            model.predictions,
+            pd.DataFrame(model.evidence["slices"]).loc[lambda t: ~t["slice"].str.contains(", ")],
+            pd.DataFrame(model.evidence["robustness"]),
+        )
+        for model in report.models
+        if len(model.predictions) and model.groups and model.evidence.get("robustness")
+    }
+    if tested:
+        drawn |= figures.of_test(tested)
+    made = {name: pages.picture(figure) for name, figure in drawn.items()}
+    for name in FACES if faces else ():
+        kept = [model.stored.run.files.get(name) for model in report.models]
+        if all(kept):
+            made[Path(name).stem] = pages.picture(pages.beside(kept), photographs=True)
+    return made
+
+
+def write(report: ReportFacts, *, faces: bool) -> tuple[str, bytes]:
+    """Return the report as one HTML page and as a PDF; faces: as in `pictures`."""
+    shown = pictures(report, faces=faces)
+    text = markdown(report, shown)
+    return pages.html(text, shown), pages.pdf(text, shown)
+
+
+def markdown(report: ReportFacts, shown: Mapping[str, bytes]) -> str:
+    """Return the report with the pictures that are there, of those of `pictures`."""
+    captions = FIGURES | {Path(name).stem: caption for name, caption in FACES.items()}
+    names = {name for model in report.models for name in model.stored.run.params}
+    return pages.markdown(
+        "report.md.jinja",
+        facts=report,
+        models=report.models,
+        metrics=card.METRICS,
+        settings=sorted(names),
+        searched=sorted({n for model in report.models if model.search for n in model.search.tried}),
+        results={name: caption for name, caption in captions.items() if name in shown},
+        pictures=shown,
+        interval=Interval.of,
+        worst=card.worst,
+    )

@@ -1,0 +1,89 @@
+"""A search as one interactive page, drawn by Optuna from the trials that Keras Tuner proposed."""
+
+from collections.abc import Sequence
+
+import markupsafe
+import optuna
+import pandas as pd
+from optuna import distributions, visualization
+
+from agegender.show import pages
+
+# With fewer trials a picture of a search, or of what mattered in it, says nothing.
+FEWEST_TRIALS, FEWEST_FOR_IMPORTANCE = 3, 15
+OBJECTIVES = {"val_age_mae": "minimize", "val_gender_accuracy": "maximize"}
+
+
+def page(trials: pd.DataFrame, searched: Sequence[str]) -> str:
+    """Return the page as HTML that needs nothing else, of some 5 MB.
+
+    trials: a row a trial with trial, status, val_score, val_age_mae (years), val_gender_accuracy
+    and a column for each searched setting, missing where the trial does not have it. ValueError
+    for fewer than FEWEST_TRIALS complete ones.
+    """
+    done = trials[trials["status"] == "COMPLETED"]
+    if len(done) < FEWEST_TRIALS:
+        raise ValueError(
+            f"Expected {FEWEST_TRIALS} complete trials or more; got {len(done)}. Search for longer."
+        )
+    varied = [name for name in searched if done[name].nunique() > 1]
+    shared = [name for name in varied if done[name].notna().all()]
+    study = _study(done, varied, {"val_score": "minimize"})
+    named = {"target_name": "val_score (lower is better)"}
+    drawn = {"History": visualization.plot_optimization_history(study, **named)}
+    if shared:
+        drawn["Parallel coordinates"] = visualization.plot_parallel_coordinate(
+            study, params=shared, **named
+        )
+        drawn["Slices"] = visualization.plot_slice(study, params=varied, **named)
+    if shared and len(done) >= FEWEST_FOR_IMPORTANCE:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        drawn["Importance (fANOVA)"] = visualization.plot_param_importances(
+            study, evaluator=evaluator, params=shared, target_name="val_score"
+        )
+    drawn["Age against gender (Pareto front)"] = visualization.plot_pareto_front(
+        _study(done, varied, OBJECTIVES), target_names=["MAE (years)", "gender accuracy"]
+    )
+    parts = [
+        f'<h2 id="{place}">{markupsafe.escape(title)}</h2>'
+        # The library once, with the first of them.
+        + figure.to_html(full_html=False, include_plotlyjs=place == 0, default_height="460px")
+        for place, (title, figure) in enumerate(drawn.items())
+    ]
+    title = f"{len(trials)} trials, {len(done)} complete"
+    sections = [(str(place), name) for place, name in enumerate(drawn)]
+    return pages.page(title, sections, f"<h1>{title}</h1>" + "".join(parts))
+
+
+def _study(
+    trials: pd.DataFrame, searched: Sequence[str], objectives: dict[str, str]
+) -> optuna.Study:
+    """Return a study in memory that holds the trials, numbered as they are."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # It reports each study at its making.
+    study = optuna.create_study(directions=list(objectives.values()))
+    optuna.logging.set_verbosity(level)
+    known = {name: _distribution(trials[name].dropna()) for name in searched}
+    rows = {row["trial"]: row for row in trials.to_dict("records")}
+    for number in range(max(rows) + 1):
+        # Optuna counts from 0 without gaps: what is not among ours is a failed one, not drawn.
+        row = rows.get(number, {})
+        values = {name: row[name] for name in known if not pd.isna(row.get(name))}
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE if row else optuna.trial.TrialState.FAIL,
+                params=values,
+                distributions={name: known[name] for name in values},
+                values=[row[name] for name in objectives] if row else None,
+            )
+        )
+    return study
+
+
+def _distribution(values: pd.Series) -> distributions.BaseDistribution:
+    """Return the range over which a setting was tried; logarithmic over a factor of 30."""
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        return distributions.CategoricalDistribution(sorted(values.unique().tolist(), key=str))
+    low, high = values.min(), values.max()
+    logarithmic = bool(low > 0 and high / low > 30)
+    return distributions.FloatDistribution(float(low), float(high), log=logarithmic)

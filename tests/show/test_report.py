@@ -1,0 +1,254 @@
+"""The report: each sentence and table is held against the numbers it comes from."""
+
+import dataclasses
+import functools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agegender.evidence import evaluation, robustness
+from agegender.show import card, figures, intervals, pages, report
+from agegender.show.intervals import Interval
+from agegender.show.report import StoredRun, StoredVersion
+
+COUNT = 300
+HOW = {"A": (8, 0.2), "B": (3, 0.02)}
+
+
+def labels():
+    generator = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "name": [f"{number}.jpg" for number in range(COUNT)],
+            "age_years": np.r_[np.arange(COUNT - 9) % 40, np.full(9, 85)],
+            "gender": generator.integers(0, 2, COUNT),
+            "race": generator.integers(0, 2, COUNT),
+        }
+    )
+
+
+@functools.cache
+def measured(family, error_years, wrong_share):
+    generator = np.random.default_rng(ord(family))
+    table = labels()
+    table["age_predicted"] = table.age_years + error_years * generator.choice([-1, 1], COUNT)
+    wrong = generator.random(COUNT) < wrong_share
+    table["gender_probability"] = np.where(wrong, 1 - table.gender, table.gender) * 0.8 + 0.1
+    table["age_low"], table["age_high"] = table.age_predicted - 9, table.age_predicted + 9
+    truth = table.age_years, table.age_predicted, table.gender, table.gender_probability
+    metrics = evaluation.evaluate(*truth, seed=0, resamples=300) | {"score": 0.4}
+    slices = evaluation.slices(table, seed=0)
+    evidence = {
+        "slices": slices.to_dict("records"),
+        "worst_slices": evaluation.worst_slices(slices),
+        "intervals": {
+            "coverage": 0.9,
+            "test": {"value": 0.8, "low": 0.75, "high": 0.85, "mean_width_years": 21.0},
+        },
+        "robustness": robustness.curves(
+            lambda images: (np.full(len(images), 30.0), np.full(len(images), 0.6)),
+            np.zeros((4, 32, 32, 3), np.uint8),
+            np.arange(4.0),
+            np.array([0.0, 1, 0, 1]),
+            seed=0,
+        ).to_dict("records"),
+        "abstention": {"accuracy_target": 0.97, "confidence": None, "share_accepted": 0.0},
+    }
+    return evaluation.flatten(metrics), evidence, table.to_csv(index=False).encode()
+
+
+def stored(family, error_years, wrong_share, *, files=None, tags=None, **changes):
+    """A version whose ages are off by so many years and whose genders are wrong in such a share."""
+    metrics, evidence, predictions = measured(family, error_years, wrong_share)
+    history = pd.DataFrame({"epoch": range(4), "val_score": [0.5, 0.4, 0.45, 0.46]})
+    history["age_mae"], history["val_age_mae"] = [9.0, 7, 3, 2], [9.0, 8, 8, 8]
+    for name in ("age_loss", "gender_loss", "gender_accuracy"):
+        history[name] = history[f"val_{name}"] = [0.7, 0.8, 0.8, 0.8]
+    layers = [{"name": "image", "kind": "InputLayer", "shape": [8, 8, 3], "parameters": 0}]
+    layers += [{"name": "conv", "kind": "Conv2D", "shape": [8, 8, 4], "parameters": 112}]
+    layers += [{"name": "pool", "kind": "GlobalAveragePooling2D", "shape": [4], "parameters": 0}]
+    layers += [
+        {"name": name, "kind": "Dense", "shape": [1], "parameters": 5} for name in ("age", "gender")
+    ]
+    kept = {"predictions.csv": predictions, "evidence.json": json.dumps(evidence).encode()}
+    kept |= {"layers.json": json.dumps(layers).encode()}
+    arguments = {
+        "name": f"age-gender-{family}",
+        "tags": {"version": "3", "data.digest": "abc", "seed": "7", "run_id": f"run{family}"}
+        | (tags or {}),
+        "run": StoredRun(
+            params={"learning_rate": "0.002", "odd": "<b> | *x*"},
+            metrics={f"test_{name}": value for name, value in metrics.items()}
+            | {"parameters": 122.0},
+            files=kept | (files or {}),
+        ),
+        "search": StoredRun(),
+        "history": history,
+        "sizes": {"num_rows": 2000, "train": 1700, "test": COUNT},
+        "pretraining": "",
+    }
+    return StoredVersion(**arguments | changes)
+
+
+def looks(count):
+    return pd.DataFrame(
+        {
+            "when": pd.date_range("2026-01-01", periods=count),
+            "purpose": "final evaluation",
+            "run_id": "runA",
+            "data": ["abc"] * (count - 1) + ["other"],
+        }
+    )
+
+
+def facts(versions, count=2, kind="utkface"):
+    return report.facts(versions, looks(count), kind=kind)
+
+
+def written(versions, count=2, kind="utkface"):
+    """Return the page without its pictures, whose drawing takes most of the time."""
+    return pages.html(report.markdown(facts(versions, count, kind), {}), {})
+
+
+def rows(text):
+    """Return the cells of all table rows of a page, by the first."""
+    found = re.findall(r"<tr>\n(.*?)</tr>", text, re.DOTALL)
+    cells = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row, re.DOTALL) for row in found]
+    return {first: rest for first, *rest in cells}
+
+
+@pytest.fixture(scope="module")
+def both():
+    return {"A": stored("A", 8, 0.2), "B": stored("B", 3, 0.02)}
+
+
+@pytest.fixture(scope="module")
+def page(both):
+    return report.write(facts(both), faces=False)
+
+
+def test_every_metric_is_that_of_its_model_side_by_side(page):
+    table = rows(page[0])
+    numbers = {family: measured(family, *how)[0] for family, how in HOW.items()}
+    for name, label in card.METRICS.items():
+        shown = [intervals.digits(Interval.of(numbers[family], name)) for family in "AB"]
+        assert table[label] == shown, name
+    assert table["parameters"] == ["122", "122"] and table["faces"] == ["300", "300"]
+    assert table["learning_rate"] == ["0.002", "0.002", "odd", *["&lt;b&gt; | *x*"] * 2]
+    assert table["best epoch of these, by validation"] == ["2", "2"]
+    assert table["MAE in validation there, years"] == ["8.00", "8.00"]
+    assert table["age intervals: held on the test"] == ["80 % [75, 85]"] * 2
+    assert table["gender: share of faces answered for it"] == ["0 %", "0 %"]
+    assert table["change of the MAE by the mirror image, years"] == ["not measured"] * 2
+    assert "2,000 faces: 1,700 train, 300 test." in page[0]
+
+
+def test_the_verdict_is_that_of_the_paired_comparison(both):
+    for versions, age, gender in (
+        (both, "B is better", "B is better"),
+        ({"A": stored("A", 3, 0.02), "B": stored("B", 8, 0.2)}, "A is better", "A is better"),
+        ({"A": stored("A", 5, 0.1), "B": stored("B", 5, 0.1)}, "not told apart", "not told apart"),
+    ):
+        models = facts(versions)
+        found = evaluation.compare(
+            models.models[1].predictions, models.models[0].predictions, seed=0
+        )
+        assert (models.pair.age, models.pair.gender) == (age, gender)
+        assert models.pair.difference == Interval.of(found["mae"])
+        assert (models.pair.only_b, models.pair.only_a) == (
+            found["gender"]["only_a"],
+            found["gender"]["only_b"],
+        )
+
+
+def test_the_worst_groups_are_those_of_the_table_and_small_ones_say_so(page):
+    assert "age 80+ looks worst, 8.00 [8.00, 8.00] years, on 9 faces only;" not in page[0]
+    worse = json.loads(stored("A", 8, 0.2).run.files["evidence.json"])
+    for row in worse["slices"]:
+        if row["slice"] == "age 80+":
+            row |= {"mae": 17.1, "mae_low": 12.2, "mae_high": 22.4}
+    text = written({"A": stored("A", 8, 0.2, files={"evidence.json": json.dumps(worse).encode()})})
+    assert "age 80+ looks worst, 17 [12, 22] years, on 9 faces only;" in text
+
+
+def test_a_release_is_not_said_to_be_searched():
+    release = {"release": "age_gender_A_full", "epochs": "36"}
+    text = written({"A": stored("A", 8, 0.2, tags=release)})
+    assert rows(text)["chosen among so many trials"] == ["none: fixed before"]
+    assert "A was released: trained for 36 epochs on training and validation faces" in text
+    assert "make release MODEL=A_full" in text and "trials.csv" not in text
+    assert rows(written({"A": stored("A", 8, 0.2)}))["chosen among so many trials"] == ["not known"]
+
+
+def test_different_faces_are_not_compared(both):
+    table = labels().assign(age_predicted=1.0, gender_probability=0.2, name="other")
+    table["age_low"] = table["age_high"] = 1.0
+    other = stored("B", 3, 0.02, files={"predictions.csv": table.to_csv(index=False).encode()})
+    assert facts({"A": both["A"], "B": other}).pair is None
+    assert "they are not compared" in written({"A": both["A"], "B": other})
+
+
+def test_whatever_is_missing_is_named_and_nothing_breaks(page):
+    assert "network A: the search that it came from" in page[0]
+    assert "layers.json" not in page[0]
+    nothing = {"run": StoredRun(), "history": pd.DataFrame(), "sizes": {}}
+    empty, pdf = report.write(facts({"A": stored("A", 8, 0.2, **nothing)}, 1), faces=True)
+    for told in ("B: it has no champion", "evidence.json", "predictions.csv", "layers.json"):
+        assert told in empty, told
+    assert "nan" not in empty.lower() and "None" not in empty and "<img" not in empty
+    assert rows(empty)["mean absolute error, years"] == ["not measured"]
+    assert pdf.startswith(b"%PDF")
+
+
+def test_both_files_hold_the_same_pictures_and_need_nothing_else(page):
+    html, pdf = page
+    assert html.count("<img ") == len(report.FIGURES) + 3  # two architectures, learning curves
+    assert not re.search(r'(src|href)="(?!data:image/|#)', html) and "<script" not in html
+    assert 1 <= len(re.findall(rb"/Type ?/Page\b", pdf)) <= 8
+    assert len(pdf) < 2**20
+    sections = re.findall(r"<h2[^>]*>(.*?)</h2>", html)
+    assert re.findall(r'<a href="#[^"]*">(.*?)</a>', html) == sections
+    for part in ("Introduction", "Our network, A", "The pretrained network, B", "Training"):
+        assert part in sections
+    for part in ("Results", "Summary and discussion", "Ethics", "Looks at the test"):
+        assert part in sections
+
+
+def test_real_faces_stay_out_unless_asked_for():
+    content = pages.picture(
+        figures.search_history({"A": pd.DataFrame({"trial": [1], "val_score": [0.5]})})
+    )
+    nothing = stored("A", 8, 0.2, run=StoredRun(files=dict.fromkeys(report.FACES, content)))
+    shown = facts({"A": dataclasses.replace(nothing, history=pd.DataFrame())})
+    names = {Path(name).stem for name in report.FACES}
+    assert report.pictures(shown, faces=False).keys() & names == set()
+    found = report.pictures(shown, faces=True)
+    assert found.keys() == names
+    text = report.markdown(shown, found)
+    assert all(caption in text for caption in report.FACES.values())
+
+
+def test_the_search_is_told_as_its_table_has_it():
+    trials = pd.DataFrame({"trial": range(1, 13), "status": "COMPLETED"})
+    trials["val_score"] = np.linspace(0.9, 0.4, 12)
+    trials["seconds"], trials["width"] = 9.0, 32
+    trials["learning_rate"] = np.geomspace(1e-4, 1e-2, 12)
+    trials["head"] = [None, "ordinal"] * 3 + ["regression"] * 6
+    trials.loc[11, "status"] = "FAILED"
+    files = {"trials.csv": trials.to_csv(index=False).encode()}
+    search = StoredRun(params={"algorithm": "bayesian"}, files=files)
+    text = written({"A": stored("A", 8, 0.2, search=search), "B": stored("B", 3, 0.02)})
+    assert "A: 12 trials, 11 complete, proposed by the algorithm bayesian. Trial 11 is best" in text
+    assert rows(text)["learning_rate"] == ["0.0001 to 0.00658", "0.00658", "", ""]
+    assert rows(text)["head"] == ["ordinal, regression", "regression", "", ""]
+    assert "width" not in rows(text) and rows(text)["chosen among so many trials"][0] == "12"
+
+
+def test_the_ledger_counts_the_looks_at_this_data():
+    text = written({"A": stored("A", 8, 0.2)}, count=31)
+    assert "31 looks at a test are noted in this store, 30 of them at the test of this data" in text
+    assert text.count("<td>final evaluation</td>\n<td>A</td>") == report.LEDGER_LINES
