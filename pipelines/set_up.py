@@ -47,7 +47,8 @@ def install(backend: str, dev: str = "") -> None:
     extras = ["pipelines", *["dev", "jax", "ray", "server"] * bool(dev)]
     extras += ["jax"] * (backend == "jax") + ["cuda"] * (backend != "jax" and has_nvidia_gpu())
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    print(f"Setting up .venv ({python}, {backend}, {' '.join(extras)}) ...", flush=True)
+    what = f"{python}, {backend}{', what developers need' * bool(dev)}"
+    print(f"Setting up .venv ({what}): once, about half a minute.", flush=True)
     uv = shutil.which("uv")
     stamps = list(Path(".venv").glob("ready-*"))
     for stamp in stamps:
