@@ -15,7 +15,9 @@ from collections.abc import Iterator
 VARIABLES = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # of TensorFlow's and jaxlib's C++
     "GRPC_VERBOSITY": "ERROR",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # of Alembic, which makes its tables, too
+    # Of Alembic, which makes its tables, too. Its warnings are of its own house ('Failed to resolve
+    # installed pip version'): what fails for us is raised.
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
 # A line of absl's log, unless it is fatal; its greeting; the second line of TensorFlow's CPU guard.
 LOG = "^([IWE][0-9]{4} |WARNING: All log messages before absl::|To enable the following instr)"

@@ -6,12 +6,10 @@
 import contextlib
 import dataclasses
 import hashlib
-import logging
 import os
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from agegender import disk
@@ -130,23 +128,8 @@ def prepare(database: Path) -> None:
     with disk.hold(database.parent / ".lock"):
         if not database.exists():
             print(f"Making the tracking store {database}", file=sys.stderr, flush=True)
-        with quiet():
-            mlflow.MlflowClient(f"sqlite:///{database}").search_experiments(max_results=1)
+        mlflow.MlflowClient(f"sqlite:///{database}").search_experiments(max_results=1)
         _mend_moved(database)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what MLflow tells of its progress; warnings stay."""
-    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _mend_moved(database: Path) -> None:

@@ -63,14 +63,13 @@ def register_version(
             source_run_id=run_id,
             params=trained.data.params,
         )
-        with store.quiet():
-            mlflow.models.Model.log(
-                artifact_path=None,
-                flavor=mlflow.pyfunc,
-                run_id=run_id,
-                model_id=model.model_id,
-                **_pyfunc(h5_path, example),
-            )
+        mlflow.models.Model.log(
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            model_id=model.model_id,
+            **_pyfunc(h5_path, example),
+        )
         with contextlib.suppress(mlflow.MlflowException):  # It is there already.
             client.create_registered_model(model_name)
         version = client.create_model_version(
