@@ -1,0 +1,26 @@
+"""A release is trained on the faces that it is named for, and on no others."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from agegender import config
+from agegender.data import pixels
+from pipelines import command_line, release_models
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "count", "expected"),
+    [
+        ("A", "generated", 5000, "the coursework's 5,000 faces; DATA has 5,000 generated faces"),
+        ("B", "utkface", 20_000, "the coursework's 5,000 faces; DATA has 20,000 utkface faces"),
+        ("B_full", "utkface", 5000, "all of UTKFace; DATA has 5,000 utkface faces"),
+    ],
+)
+def test_other_faces_make_no_release(tmp_path, model, kind, count, expected):
+    faces = pixels.Faces(tmp_path, pd.DataFrame(index=range(count)), None, "digest", kind, {})
+    work = command_line.Work(config.Settings(), faces, tmp_path, tmp_path, started=0.0)
+    with pytest.raises(ValueError, match=f"{model} is trained on {expected}"):
+        release_models.release(work, model=model)
+    assert not list(Path(tmp_path).iterdir())
