@@ -653,7 +653,7 @@ def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -
             curves = figures.learning_curves({f"trial {trial.number}": history})
             tracking.log_figure(trial.run_id, curves, "learning_curves.png")
     if len(table[table.status == "COMPLETED"]) >= search_page.FEWEST_TRIALS:
-        searched = [name for name in leader.values if name in table]
+        searched = [name for name in table if any(name in trial.values for trial in done)]
         tracking.log_text(run_id, search_page.page(table, searched), "search.html")
     report(progress.Progress("Figures", 1, 1))
 

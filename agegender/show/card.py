@@ -81,10 +81,9 @@ def model_card(
     """Return a model's card in Markdown, shorter than the 5,000 characters of a description.
 
     record: a candidate's, with seed, epochs, origin, data, val, test and, of B, fine_tuning_kept.
-    data_kind: "utkface" or
-    "generated". backbone: name, licence and pretraining, or None. evidence: any of slices,
-    intervals, abstention, label_noise, robustness and mirror, as the evaluation leaves them, and
-    test_looks, their number; what is missing is left out.
+    data_kind: "utkface" or "generated". backbone: name, licence and pretraining, or None. evidence:
+    any of slices, intervals, abstention, label_noise, robustness and mirror, as the evaluation
+    leaves them, and test_looks, their number; what is missing is left out.
     """
     test, found = record["test"], groups(evidence)
     corrupted = pd.DataFrame(evidence.get("robustness", []))

@@ -115,6 +115,7 @@ def learning_curves(part: matplotlib.figure.SubFigure, history: pd.DataFrame) ->
 def search_history(part: matplotlib.figure.SubFigure, trials: pd.DataFrame) -> None:
     """Draw each trial's val_score and the lowest until then; columns trial and val_score."""
     axis = part.subplots()
+    trials = trials.dropna(subset=["val_score"])  # Those that failed.
     axis.plot(trials["trial"], trials["val_score"], "o", color=GREY, label="trial")
     lowest = trials["val_score"].cummin()
     axis.step(trials["trial"], lowest, where="post", color=BLUE, lw=2, label="best so far")

@@ -145,7 +145,7 @@ def picture(source: matplotlib.figure.Figure | bytes, *, photographs: bool = Fal
     """
     stream = io.BytesIO(source if isinstance(source, bytes) else b"")
     if isinstance(source, matplotlib.figure.Figure):
-        source.savefig(stream, format="png", dpi=WIDTH_PIXELS / source.get_figwidth())
+        source.savefig(stream, format="png", dpi=WIDTH_PIXELS / 10)  # Narrow ones stay small.
     image = PIL.Image.open(stream).convert("RGBA")
     image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")

@@ -89,7 +89,7 @@ class ModelFacts:
     metrics: of the test, by name; held: the share of test faces whose age lies in its interval;
     mirror: the change of the MAE, years, with the mirror image; kept: the row of the history with
     the lowest val_score, its epoch counted from 1; released: trained on the validation faces too;
-    chosen_among: so many trials; command: what trains it again.
+    chosen_among: so many trials; frozen: why its weights are, if so; command: what trains it again.
     """
 
     family: str
@@ -213,6 +213,8 @@ def _range(values: pd.Series) -> str:
 
 
 def _short(value: object) -> str:
+    if pd.isna(value):
+        return "not used"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

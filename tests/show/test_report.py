@@ -184,6 +184,13 @@ def test_a_release_is_not_said_to_be_searched():
     assert rows(written({"A": stored("A", 8, 0.2)}))["chosen among so many trials"] == ["not known"]
 
 
+def test_discarded_fine_tuning_is_said(both):
+    discarded = stored("B", 3, 0.02, tags={"fine_tuning_kept": "False"})
+    assert "Fine-tuning was tried and discarded" in written({"B": discarded})
+    kept = stored("B", 3, 0.02, tags={"fine_tuning_kept": "True"})
+    assert "discarded" not in written({"A": both["A"], "B": kept})
+
+
 def test_different_faces_are_not_compared(both):
     table = labels().assign(age_predicted=1.0, gender_probability=0.2, name="other")
     table["age_low"] = table["age_high"] = 1.0
@@ -237,14 +244,14 @@ def test_the_search_is_told_as_its_table_has_it():
     trials["val_score"] = np.linspace(0.9, 0.4, 12)
     trials["seconds"], trials["width"] = 9.0, 32
     trials["learning_rate"] = np.geomspace(1e-4, 1e-2, 12)
-    trials["head"] = [None, "ordinal"] * 3 + ["regression"] * 6
+    trials["head"] = [None, "ordinal"] * 3 + ["regression"] * 4 + [None] * 2
     trials.loc[11, "status"] = "FAILED"
     files = {"trials.csv": trials.to_csv(index=False).encode()}
     search = StoredRun(params={"algorithm": "bayesian"}, files=files)
     text = written({"A": stored("A", 8, 0.2, search=search), "B": stored("B", 3, 0.02)})
     assert "A: 12 trials, 11 complete, proposed by the algorithm bayesian. Trial 11 is best" in text
     assert rows(text)["learning_rate"] == ["0.0001 to 0.00658", "0.00658", "", ""]
-    assert rows(text)["head"] == ["ordinal, regression", "regression", "", ""]
+    assert rows(text)["head"] == ["ordinal, regression", "not used", "", ""]
     assert "width" not in rows(text) and rows(text)["chosen among so many trials"][0] == "12"
 
 
