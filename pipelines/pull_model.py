@@ -1,12 +1,13 @@
 """Fetch a registered model's .h5, checked before it is handed over: `make pull MODEL=B TO=B.h5`.
 
-From the local store or the server in MLFLOW_TRACKING_URI. Checks the SHA-256, inspects the file
-without executing anything, loads it with Keras and compares its golden predictions.
+From the local store or the server in MLFLOW_TRACKING_URI; a registry without a champion gets the
+released models first, as version 1. Checks the SHA-256, inspects the file without executing
+anything, loads it with Keras and compares its golden predictions.
 """
 
 from pathlib import Path
 
-from agegender.registry import tracking, versions
+from agegender.registry import releases, tracking, versions
 
 
 def pull(
@@ -23,5 +24,7 @@ def pull(
     """
     name, asked = versions.full_name(model, generated), version or alias
     tracking.connect(Path.cwd())
+    if not generated:
+        releases.register(Path.cwd() / "models", full=True)
     path = versions.pull(name, asked, to)
     print(f"{name} ({asked}) is in {path}")

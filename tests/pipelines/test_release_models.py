@@ -7,7 +7,7 @@ import pytest
 
 from agegender import config
 from agegender.data import pixels
-from pipelines import command_line, release_models
+from pipelines import command_line, pull_model, release_models
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,12 @@ def test_other_faces_make_no_release(tmp_path, model, kind, count, expected):
     with pytest.raises(ValueError, match=f"{model} is trained on {expected}"):
         release_models.release(work, model=model)
     assert not list(Path(tmp_path).iterdir())
+
+
+@pytest.mark.system
+def test_pull_hands_over_the_released_model_where_nothing_is_registered(tmp_path, monkeypatch):
+    models = Path(__file__).parents[2] / "models"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(models)
+    pull_model.pull(model="B", to=tmp_path / "B.h5")
+    assert (tmp_path / "B.h5").read_bytes() == (models / "age_gender_B_full.h5").read_bytes()
