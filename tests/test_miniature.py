@@ -1,0 +1,131 @@
+"""The true pipeline in miniature, in this process: searches, candidates, test, registry, report."""
+
+import dataclasses
+import json
+
+import mlflow
+import pandas as pd
+import pytest
+
+from agegender import config
+from agegender.registry import tracking, versions
+from agegender.show import intervals
+from pipelines import (
+    command_line,
+    pull_model,
+    release_models,
+    roll_back,
+    run_all,
+    write_report,
+)
+from tuning import families, search
+
+ONE_EPOCH = config.FamilySettings(1, 1, 1, search_share=0.2, final_share=0.3, folds=1)
+SETTINGS = dataclasses.replace(
+    config.PRESETS["drawn"],
+    minutes=None,
+    generated_faces=120,
+    scratch=dataclasses.replace(ONE_EPOCH, trials=2),
+    pretrained=ONE_EPOCH,
+    head_epochs=2,
+    robustness_faces=6,
+)
+EXPERIMENT = "age-gender-generated"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder in which everything has run, once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("clone"))
+        work = command_line.start(SETTINGS, None)
+        with search.hold(work.folder), work.display:
+            run_all.run_all(work)
+    return work
+
+
+@pytest.fixture(autouse=True)
+def in_its_folder(work, monkeypatch):
+    """Stages work in the current folder."""
+    monkeypatch.chdir(work.root)
+    tracking.connect(work.root)
+
+
+def runs():
+    client = mlflow.MlflowClient()
+    return client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+
+
+def test_every_run_is_tracked_and_ended(work):
+    found = [(run.data.tags["role"], run.data.tags["family"]) for run in runs()]
+    assert sorted(found) == sorted(
+        (role, family)
+        for family, trials in (("A", 2), ("B", 1))
+        for role in ("search", *["trial"] * trials, "finalist")
+    )
+    for run in runs():
+        assert run.info.status == "FINISHED" and len(run.inputs.dataset_inputs) == 1
+        assert ("mlflow.parentRunId" in run.data.tags) == (run.data.tags["role"] != "search")
+        # What all trials share is with the search, so that they are compared by what differs.
+        assert (len(run.data.params) == 5) == (run.data.tags["role"] == "trial")
+    assert len(tracking.test_looks()) == 2
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_evidence_card_and_predictions_are_left_with_each_model(work, family):
+    record = work.candidate(family)
+    (run,) = work.root.glob(f"mlruns/artifacts/*/{record['run_id']}/artifacts")
+    predictions = pd.read_csv(run / "predictions.csv")
+    test = work.faces.manifest[work.faces.manifest["split"] == "test"]
+    assert len(predictions) == record["test"]["n"] == len(test)
+    error = (predictions.age_predicted - predictions.age_years).abs().mean()
+    assert error == pytest.approx(record["test"]["mae"]["value"])
+    assert 0 < record["evidence"]["intervals"]["test"]["value"] <= 1
+    mae = intervals.digits(intervals.Interval.of(record["test"]["mae"]))
+    assert f"{mae} |" in (run / "model_card.md").read_text()
+    assert len(list((run / "test").glob("*.png"))) == 9
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_the_first_version_is_champion_and_is_what_is_pulled(work, family, tmp_path):
+    name = versions.full_name(family, generated=True)
+    assert versions.aliases(name) == {"champion": 1}
+    champion = work.root / "exports" / f"age_gender_{family}.h5"
+    assert champion.stat().st_size < 20e6
+    to = tmp_path / "pulled.h5"
+    pull_model.pull(model=family, generated=True, to=to)
+    assert to.read_bytes() == champion.read_bytes()
+
+
+def test_there_is_nothing_to_roll_back_to_and_drawn_faces_make_no_release(work):
+    with pytest.raises(ValueError, match="no previous champion"):
+        roll_back.roll_back(model="B", generated=True)
+    assert versions.aliases("age-gender-B-generated") == {"champion": 1}
+    with pytest.raises(ValueError, match="DATA has 120 generated faces"):
+        release_models.release(work, model="A")
+    assert not (work.root / "models").exists()
+
+
+def test_the_report_holds_what_the_store_holds(work):
+    write_report.report()
+    text = (work.root / "reports" / "report-generated.html").read_text()
+    for family in families.FAMILIES:
+        for name in ("mae", "gender_accuracy"):
+            measured = intervals.Interval.of(work.candidate(family)["test"][name])
+            assert f"<td>{intervals.digits(measured)}</td>" in text
+    assert 1000 < (work.root / "reports" / "report-generated.pdf").stat().st_size < 2**20
+    # It is kept beside the runs that it is about.
+    kept = work.root.glob("mlruns/artifacts/pages/*/artifacts/report-generated.*")
+    assert len(list(kept)) == 2
+
+
+def test_a_second_call_trains_looks_and_registers_nothing(work):
+    before = {run.info.run_id: run.info.end_time for run in runs()}
+    records = {family: json.dumps(work.candidate(family)) for family in families.FAMILIES}
+    run_all.run_all(work)
+    assert {run.info.run_id: run.info.end_time for run in runs()} == before
+    for family in families.FAMILIES:
+        assert json.dumps(work.candidate(family)) == records[family]
+        name = versions.full_name(family, generated=True)
+        assert versions.aliases(name) == {"champion": 1}
+    assert len(tracking.test_looks()) == 2
