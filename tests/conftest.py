@@ -54,6 +54,36 @@ def browser(tmp_path_factory):
         yield driver
 
 
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory):
+    """An empty store; making its tables takes over a second, copying them nothing."""
+    from agegender.registry import tracking
+
+    root = tmp_path_factory.mktemp("made")
+    tracking.connect(root)
+    return root
+
+
+@pytest.fixture
+def root(made_store, tmp_path):
+    """A clone's folder with an empty store, connected."""
+    from agegender.registry import tracking
+
+    folder = tmp_path / "a clone, 100%"
+    shutil.copytree(made_store, folder)
+    tracking.connect(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_faces(tmp_path_factory):
+    """A hundred drawn faces, prepared once."""
+    from agegender.data import pixels
+
+    folder = tmp_path_factory.mktemp("drawn-faces")
+    return pixels.open_faces(pixels.prepare(None, folder, seed=0, generated_faces=100))
+
+
 def pytest_terminal_summary(terminalreporter):
     """Show what tests measured, each with the command that repeats it."""
     measured = [

@@ -369,7 +369,7 @@ def test_a_network_in_mixed_precision_is_exported_in_float32(tmp_path):
     mixed.save(path)
     with pytest.raises(export.ExportError, match="float32, not mixed_bfloat16"):
         export.load_h5(path)
-    export.export_h5(mixed, path, export.golden_images())
+    export.export_h5(mixed, path, export.golden_images(), fresh_process=False)
     loaded = export.load_h5(path)
     assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
     for old, new in zip(mixed.get_weights(), loaded.get_weights(), strict=True):

@@ -1,6 +1,5 @@
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from agegender.networks import export
-from agegender.registry import tracking, versions
+from agegender.registry import versions
 
 
 @pytest.fixture(scope="session")
@@ -32,24 +31,8 @@ def network():
 @pytest.fixture(scope="session")
 def network_h5(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "age_gender_A.h5"
-    export.export_h5(network, path, export.golden_images(2))
+    export.export_h5(network, path, export.golden_images(2), fresh_process=False)
     return path
-
-
-@pytest.fixture(scope="session")
-def made_store(tmp_path_factory):
-    """An empty store; making its tables takes over a second, copying them nothing."""
-    root = tmp_path_factory.mktemp("made")
-    tracking.connect(root)
-    return root
-
-
-@pytest.fixture
-def root(made_store, tmp_path):
-    folder = tmp_path / "a clone, 100%"
-    shutil.copytree(made_store, folder)
-    tracking.connect(folder)
-    return folder
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import pandas as pd
 import pytest
 
 from agegender import config
-from agegender.data import pixels
 from agegender.networks import training
-from agegender.registry import tracking
 from tuning import families, search
 
-SMALL = {"width": 16, "stem_filters": 16, "internal_size_pixels": 64, "stages": 3}
+SMALL = {"width": 8, "stem_filters": 8, "internal_size_pixels": 64, "stages": 2}
+SMALL |= {"extra_block_stage": -1, "batch_size": 16}
 
 
 def trial(number, val_score):
@@ -38,11 +37,12 @@ def test_the_defaults_are_trained_again_beside_the_best(scores, count, expected)
     assert [one.number for one in families.to_train_again(done, count)] == expected
 
 
-def test_a_release_learns_from_validation_too_and_calibrates_without_it(tmp_path, monkeypatch):
+def test_a_release_learns_from_validation_too_and_calibrates_without_it(
+    root, drawn_faces, monkeypatch
+):
     monkeypatch.setitem(config.RELEASES, "A", config.Release("A", 2, 1, SMALL))
-    monkeypatch.chdir(tmp_path)
-    tracking.connect(tmp_path)
-    faces = pixels.open_faces(pixels.prepare(None, tmp_path / "data", seed=0, generated_faces=300))
+    monkeypatch.chdir(root)
+    faces = drawn_faces
     lines: list[str] = []
 
     def release():
@@ -50,8 +50,8 @@ def test_a_release_learns_from_validation_too_and_calibrates_without_it(tmp_path
             "A",
             faces,
             config.Settings(),
-            folder=tmp_path / "A",
-            cache=tmp_path,
+            folder=root / "A",
+            cache=root,
             report=lines.append,
         )
 

@@ -11,7 +11,6 @@ import pytest
 
 from agegender import config
 from agegender.data import pixels
-from agegender.registry import tracking
 from tuning import finalists, search, spaces
 
 
@@ -145,17 +144,15 @@ def test_finished_trainings_are_taken_and_none_is_started_out_of_time(tmp_path):
     assert said[-1].endswith("A setting 005 seed 0, A setting 004 seed 1, A setting 005 seed 1.")
 
 
-def test_settings_are_compared_as_their_search_trained_them_last(tmp_path, monkeypatch):
+def test_settings_are_compared_as_their_search_trained_them_last(root, drawn_faces, monkeypatch):
     monkeypatch.setattr(spaces, "LONG_EPOCHS", 1)
-    tracking.connect(tmp_path)
-    faces = pixels.open_faces(pixels.prepare(None, tmp_path / "data", seed=0, generated_faces=100))
-    values = {"width": 16, "stem_filters": 16, "internal_size_pixels": 64, "stages": 3}
-    values |= {"augmentation_strength": 0.25, "mixing": 0.0}
+    values = {"width": 8, "stem_filters": 8, "internal_size_pixels": 64, "stages": 2}
+    values |= {"extra_block_stage": -1, "augmentation_strength": 0.25, "mixing": 0.0}
     done = search.Trial(1, values, "COMPLETED", {"val_score": 0.5})
-    (tmp_path / "trials.json").write_text(json.dumps([dataclasses.asdict(done)]))
-    arguments = {"folder": tmp_path, "cache": tmp_path, "seeds": 1, "epochs": 1}
-    finalists.leaderboard("A", faces, config.Settings(), **arguments)
-    (row,) = json.loads((tmp_path / "leaderboard.json").read_text())
+    (root / "trials.json").write_text(json.dumps([dataclasses.asdict(done)]))
+    arguments = {"folder": root, "cache": root, "seeds": 1, "epochs": 1}
+    finalists.leaderboard("A", drawn_faces, config.Settings(), **arguments)
+    (row,) = json.loads((root / "leaderboard.json").read_text())
     assert row["values"] == values | {"augmentation_strength": 1.0, "mixing": spaces.MIXING}
 
 

@@ -86,6 +86,7 @@ def test_a_killed_process_is_replaced_and_given_up_in_the_end(run, tmp_path):
     assert len(list((tmp_path / "always").iterdir())) == workers.ATTEMPTS
 
 
+@pytest.mark.system
 def test_what_hangs_is_ended_and_what_is_slow_is_not(run):
     processes = workers.Processes(1, silent_seconds=1.5)
     started = time.monotonic()
@@ -95,6 +96,7 @@ def test_what_hangs_is_ended_and_what_is_slow_is_not(run):
     assert run(processes, way="slow", seconds=3) == "slow but sure"
 
 
+@pytest.mark.system
 def test_stopping_ends_what_runs(run, tmp_path):
     processes = workers.Processes(1, silent_seconds=60)
     stopped = []
