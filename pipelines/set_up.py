@@ -7,6 +7,7 @@ TensorFlow comes with CUDA; JAX comes without TensorFlow.
 """
 
 import fcntl
+import platform
 import re
 import shutil
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 LEVELS = ("tensorflow", "tensorflow-dev", "jax", "jax-dev")
 SOURCES = (Path("requirements.lock"), Path("pyproject.toml"))
 EXPLANATIONS = {
-    r"No space left": "the disk is full. It takes 2.7 GB, for developers 3.7 GB",
+    r"No space left": "the disk is full. It takes 2.3 GB, for developers 3.1 GB",
     r"error sending request|[Cc]onnection|timed out": "the package index cannot be reached. "
     "Check the network and the proxy, then try again",
     r"ensurepip": "Python lacks pip. On Debian and Ubuntu: apt install python3-venv",
@@ -45,7 +46,7 @@ def main(level: str) -> None:
 def install(backend: str, dev: str = "") -> None:
     """Install what the lock pins for a backend; begin anew where an earlier set-up was stopped."""
     extras = ["pipelines", *["dev", "jax", "ray", "server"] * bool(dev)]
-    extras += ["jax"] * (backend == "jax") + ["cuda"] * (backend != "jax" and has_nvidia_gpu())
+    extras.append(build(backend))
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     what = f"{python}, {backend}{', what developers need' * bool(dev)}"
     print(f"Setting up .venv ({what}): once, about half a minute.", flush=True)
@@ -61,8 +62,22 @@ def install(backend: str, dev: str = "") -> None:
     command = [uv, "pip", "install", "-q", "--python", ".venv", "--constraint", "requirements.lock"]
     command += ["--requirement", "pyproject.toml", *(f"--extra={extra}" for extra in extras)]
     # The package needs TensorFlow unless told that no Python does.
-    no_tensorflow = "tensorflow; python_version < '0'" if backend == "jax" else ""
-    run(*command, "--override", "/dev/stdin", given=no_tensorflow)
+    no_tensorflow = "tensorflow; python_version < '0'"
+    instead = build(backend) in ("jax", "cpu")
+    run(*command, "--override", "/dev/stdin", given=no_tensorflow if instead else "")
+
+
+def build(backend: str) -> str:
+    """Return the extra that brings a backend as this machine needs it.
+
+    "cpu" is TensorFlow without 600 MB of code for GPUs; it is built for Linux on x86-64 alone.
+    """
+    if backend == "jax":
+        return "jax"
+    if has_nvidia_gpu():
+        return "cuda"
+    has_cpu_build = (sys.platform, platform.machine()) == ("linux", "x86_64")
+    return "cpu" if has_cpu_build else "tensorflow"
 
 
 def run(*command: str, given: str = "") -> None:

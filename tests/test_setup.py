@@ -60,7 +60,7 @@ def test_lock_pins_every_dependency_within_its_range(python_version):
 
 def test_environment_pins_the_direct_dependencies_as_the_lock_does():
     environment = pins(re.findall(r"^ +- (\S+==\S+)$", ENVIRONMENT, re.M), "3.11")
-    extras = PROJECT["optional-dependencies"].keys() - {"cuda"}
+    extras = PROJECT["optional-dependencies"].keys() - {"cpu", "cuda"}
     names = {canonicalize_name(requirement.name) for requirement in direct(extras)}
     lock = locked("3.11")
     assert environment == {name: lock[name] for name in names}
@@ -85,7 +85,10 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     folder = tmp_path / "project"
     folder.mkdir()
-    extras = "".join(f"{extra} = []\n" for extra in PROJECT["optional-dependencies"])
+    backends = {"cpu": ["tensorflow-cpu"], "cuda": ["tensorflow"]}
+    extras = "".join(
+        f"{extra} = {backends.get(extra, [])}\n" for extra in PROJECT["optional-dependencies"]
+    )
     (folder / "pyproject.toml").write_text(
         '[project]\nname = "x"\nversion = "0"\ndependencies = ["tensorflow"]\n'
         f"[project.optional-dependencies]\n{extras}"
