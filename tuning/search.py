@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import keras_tuner
+import threadpoolctl
 
 from agegender import disk, progress
 
@@ -131,7 +132,9 @@ def proposals(oracle) -> Iterator[tuple[dict, Callable] | None]:
     count = 0
     while True:
         # Of the same client the oracle would think that it asks again for what it has.
-        trial = oracle.create_trial(f"search {count}")
+        # Its matrices are so small that threads only wait for each other.
+        with threadpoolctl.threadpool_limits(1):
+            trial = oracle.create_trial(f"search {count}")
         if trial.status != "RUNNING":
             if not oracle.ongoing_trials:
                 return
