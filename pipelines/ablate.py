@@ -7,7 +7,7 @@ would end after MINUTES; the same command goes on. Never sees the test.
 
 from agegender import config
 from pipelines import command_line
-from tuning import finalists
+from tuning import retrain
 
 
 def ablate(
@@ -16,7 +16,7 @@ def ablate(
     """Train and compare the defaults of one network and their variants."""
     folder = work.folder / f"ablation-{model}"
     folder.mkdir(exist_ok=True)
-    finalists.ablation(
+    retrain.ablation(
         model,
         work.faces,
         work.settings,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
-from agegender.networks import training
+from agegender.networks import backend
 from agegender.photos import detection, service
 from agegender.registry import champions
 
@@ -21,7 +21,7 @@ def serve(*, port: int = 7860, generated: bool = False) -> None:
     """Load the models, serve `service.application` until interrupted; port 0 takes a free one."""
     with socket.create_server(("127.0.0.1", port)) as listener:
         print("Loading the models ...", flush=True)
-        training.prepare_backend()
+        backend.prepare()
         models = champions.models_for_prediction(Path.cwd(), generated)
         app = service.application(detection.load_detector(), models)
         print(f"By {' and '.join(model.title for model in models.values())}")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from agegender import config, disk, progress
 from agegender.data import pixels
-from agegender.networks import training
+from agegender.networks import backend
 from agegender.registry import tracking
-from tuning import families, search
+from tuning import experiment, search
 
 HOW_TRIALS_RUN = ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
 
@@ -59,7 +59,7 @@ def start(settings: config.Settings, data: Path | None) -> Work:
     """Open the store and prepare the faces (nothing to do where they are)."""
     started = time.monotonic()
     root = Path.cwd()
-    device = training.prepare_backend()
+    device = backend.prepare()
     store = tracking.connect(root)
     print(f"agegender: {settings.preset} preset on {device}; runs in {store}", flush=True)
     if ray := os.environ.get("RAY_ADDRESS"):
@@ -71,7 +71,7 @@ def start(settings: config.Settings, data: Path | None) -> Work:
         generated_faces=settings.generated_faces,
     )
     faces = pixels.open_faces(prepared)
-    tracking.repair_stale_runs(families.experiment(faces))
+    tracking.repair_stale_runs(experiment.name_of(faces))
     # What decides the list of trials names the folder; how many of them are run does not.
     identity = dataclasses.asdict(settings) | {"data": faces.digest}
     for name in (
@@ -79,8 +79,8 @@ def start(settings: config.Settings, data: Path | None) -> Work:
         *HOW_TRIALS_RUN,
     ):
         del identity[name]
-    for family in families.FAMILIES.values():
-        identity[family] |= {"trials": 0}
+    for part in (identity["scratch"], identity["pretrained"]):
+        part["trials"] = 0
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{faces.kind}-{settings.preset}-seed{settings.seed}-{digest}"
     return Work(settings, faces, root, root / ".cache" / "searches" / name, started)

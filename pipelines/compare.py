@@ -6,7 +6,7 @@ no training that would end after MINUTES; the same command goes on. Never sees t
 """
 
 from pipelines import command_line
-from tuning import families, finalists
+from tuning import families, retrain
 
 
 def compare(
@@ -20,7 +20,7 @@ def compare(
     """Train and compare the best `settings` of a family, or of both, over `seeds` seeds."""
     asked = list(families.FAMILIES) if family == "both" else [family]
     for number, name in enumerate(asked, start=1):
-        finalists.leaderboard(
+        retrain.leaderboard(
             name,
             work.faces,
             work.settings,

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from agegender import disk, progress
-from agegender.data import pixels
+from agegender.data import pixels, splits
 from agegender.evidence import evaluation, robustness, uncertainty
-from agegender.networks import export, training
+from agegender.networks import export, predict
 from agegender.registry import tracking
 from agegender.show import card, figures, intervals
 from pipelines import command_line
-from tuning import families, trials
+from tuning import families, release_training
 
 EXAMPLES = 12  # pictures in a figure of faces
 
@@ -31,7 +31,7 @@ def evaluate(work: command_line.Work) -> dict[str, dict]:
         record = work.candidate(family)
         if "evidence" in record:
             continue
-        work.display(f"\nLocked test of {families.TITLES[family]}")
+        work.display(f"\nLocked test of {families.FAMILIES[family].title}")
         tracking.record_test_look(
             record["run_id"],
             purpose="final evaluation",
@@ -50,13 +50,13 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     def begin(step: int, name: str) -> None:
         work.display(progress.Progress(f"Test of {family}", step, 5, name))
 
-    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return training.predict(network, images, np.arange(len(images)))
+    def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return predict.predict(network, images, np.arange(len(images)))
 
     begin(0, "predictions")
     test = predictions(network, faces, "test")
     truth = test.age_years.to_numpy(), test.gender.to_numpy()
-    held_out, mirror = folder / families.HELD_OUT, {}
+    held_out, mirror = folder / release_training.HELD_OUT, {}
     if held_out.exists():
         # A release: trained on its validation faces, and averaging over the mirror image itself.
         validation = pd.read_csv(held_out, keep_default_na=False)
@@ -77,7 +77,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     metrics["score"] = evaluation.val_score(
         metrics["mae"]["value"],
         metrics["gender_accuracy"]["value"],
-        trials.training_floors(faces),
+        splits.training_floors(faces.manifest),
     )
     # Of a head on frozen features there is nothing to compare: it would be with itself.
     if record.get("fine_tuning_kept", family == "B"):
@@ -92,7 +92,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     drawn = np.sort(generator.permutation(len(test))[: work.settings.robustness_faces])
     images = faces.pixels[faces.rows("test")]
     corrupted = robustness.curves(
-        predict, images[drawn], truth[0][drawn], truth[1][drawn], seed=seed
+        answer, images[drawn], truth[0][drawn], truth[1][drawn], seed=seed
     )
     evidence = {
         "intervals": intervals
@@ -111,7 +111,7 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     tested = figures.Tested(test, slices, corrupted)
     drawings = figures.of_test({family: tested}) | {
         "occlusion_maps": figures.occlusion_maps(
-            examples, [robustness.occlusion_map(predict, image) for image in examples]
+            examples, [robustness.occlusion_map(answer, image) for image in examples]
         ),
         "most_wrong_age": most_wrong(images, test, age_error),
         "most_wrong_gender": most_wrong(images, test, gender_error),
@@ -141,7 +141,7 @@ def predictions(
         drop=True
     )
     pictures = faces.pixels[:, :, ::-1] if mirrored else faces.pixels
-    table["age_predicted"], table["gender_probability"] = training.predict(network, pictures, rows)
+    table["age_predicted"], table["gender_probability"] = predict.predict(network, pictures, rows)
     return table
 
 

@@ -10,7 +10,7 @@ import collections
 import time
 from pathlib import Path
 
-from agegender.networks import training
+from agegender.networks import backend
 from agegender.photos import detection, estimate, output
 from agegender.registry import champions
 
@@ -25,7 +25,7 @@ def predict(*, photo: list[Path], out: Path = Path("predictions"), generated: bo
         raise ValueError("No photo: name one, or a folder that holds some (PHOTO=photo.jpg).")
     out.mkdir(parents=True, exist_ok=True)
     print("Loading the models ...", flush=True)
-    training.prepare_backend()
+    backend.prepare()
     models = champions.models_for_prediction(Path.cwd(), generated)
     detector = detection.load_detector()
     titles = {name: model.title for name, model in models.items()}

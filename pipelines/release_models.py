@@ -13,7 +13,7 @@ from agegender import config
 from agegender.networks import export
 from agegender.registry import promotion, releases, tracking
 from pipelines import command_line, evaluate_models, promote_models
-from tuning import families
+from tuning import release_training
 
 
 def release(work: command_line.Work, *, model: str) -> None:
@@ -27,7 +27,7 @@ def release(work: command_line.Work, *, model: str) -> None:
         )
     family = config.RELEASES[model].family
     work = dataclasses.replace(work, folder=work.folder / f"release-{model}")
-    families.train_release(
+    release_training.train_release(
         model,
         work.faces,
         work.settings,

@@ -12,7 +12,7 @@ from agegender import config
 from agegender.networks import backbones
 from agegender.registry import tracking, versions
 from pipelines import command_line
-from tuning import finalists, trials
+from tuning import families, reproduction
 
 
 def reproduce(
@@ -30,18 +30,18 @@ def reproduce(
     registered = versions.full_name(model, generated)
     name = f"{registered}/{version}"
     tracking.connect(Path.cwd())
-    found = finalists.needed(versions.get(registered, version), name)
+    found = reproduction.needed(versions.get(registered, version), name)
     settings = dataclasses.replace(config.PRESETS[found["preset"]], seed=int(found["seed"]))
     verdicts = []
 
     def again(work: command_line.Work) -> None:
         backbone = found["backbone"]
-        if backbone not in ("none", *backbones.available(trials.weights(work.cache))):
+        if backbone not in ("none", *backbones.available(families.weights(work.cache))):
             raise ValueError(
                 f"The backbone's weights are not at hand: python -m pipelines.fetch_backbones "
                 f"{backbone}"
             )
-        result = finalists.reproduce(
+        result = reproduction.reproduce(
             model,
             work.faces,
             dataclasses.replace(work.settings, tier=found["tier"]),

@@ -9,7 +9,7 @@ import time
 
 from agegender.registry import tracking
 from pipelines import command_line, evaluate_models, promote_models, search_models, train_finalists
-from tuning import families, search
+from tuning import experiment, families, family_search, search
 
 
 def run_all(work: command_line.Work) -> None:
@@ -29,7 +29,7 @@ def results(work: command_line.Work) -> list[str]:
     lines += evaluate_models.verdicts(work)
     for family in families.FAMILIES:
         done = search.read_journal(work.folder / family / "trials.json")
-        if few := families.shortfall(done, family, work.settings, work.ready - work.started):
+        if few := family_search.shortfall(done, family, work.settings, work.ready - work.started):
             lines.append(f"{family}  {few}")
     looks = search.count(len(tracking.test_looks()), "look")
     lines.append(
@@ -42,8 +42,9 @@ def results(work: command_line.Work) -> list[str]:
 
 def next_steps(work: command_line.Work) -> list[str]:
     """Return what one would type next."""
-    experiment = families.experiment(work.faces)
-    trials = [url for (name, _), url in tracking.views().items() if name == experiment]
+    trials = [
+        url for (name, _), url in tracking.views().items() if name == experiment.name_of(work.faces)
+    ]
     uri = tracking.current_uri()
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     return [

@@ -1,7 +1,7 @@
 """Train the best settings again, longer: `make train`. Takes the searches' journals."""
 
 from pipelines import command_line
-from tuning import families
+from tuning import families, finalists
 
 
 def train(work: command_line.Work) -> None:
@@ -9,15 +9,15 @@ def train(work: command_line.Work) -> None:
 
     B goes first: it soon has all the epochs that it wants, and A can use what that leaves.
     """
-    parts = {family: getattr(work.settings, name) for family, name in families.FAMILIES.items()}
+    parts = {one.letter: one.settings(work.settings) for one in families.FAMILIES.values()}
     share = sum(part.search_share for part in parts.values())
-    for family in reversed(parts):
-        share += parts[family].final_share
-        families.train_finalists(
-            family,
+    for letter in reversed(parts):
+        share += parts[letter].final_share
+        finalists.train_finalists(
+            letter,
             work.faces,
             work.settings,
-            folder=work.folder / family,
+            folder=work.folder / letter,
             cache=work.cache,
             stop_at=work.stop_at(share),
             report=work.display,

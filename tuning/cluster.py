@@ -16,6 +16,7 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -73,7 +74,7 @@ class Tasks:
             max_calls=1,
         )(_work)
 
-    def _connect(self, faces, settings):
+    def _connect(self, faces: pixels.Faces, settings: config.Settings) -> None:
         threads = str(max(1, int(settings.trial_cpus)))
         variables = {
             "AGEGENDER_COMMIT": tracking.common_tags(faces.digest, faces.kind)["git.commit"],
@@ -102,14 +103,16 @@ class Tasks:
                 f"The Ray cluster at RAY_ADDRESS={address} cannot be used: {error}"
             ) from error
 
-    def run(self, function: Callable, arguments: dict, report: progress.Report):
+    def run(self, function: Callable, arguments: dict[str, Any], report: progress.Report) -> Any:
         """Return function(**arguments, ...) from a node of the cluster; all is pickled.
 
-        The function gets besides: report as in `workers.Processes.run`, the faces, a cache and an
-        empty folder for its checkpoint on that node, and `keep_in_store`. What it raises is raised
-        here. TrialError where its worker died each time, or hung.
+        arguments: with an `experiment.Training` as "training", whose checkpoint becomes an empty
+            folder on that node that is kept in the store.
+
+        The function gets besides: report as in `workers.Processes.run`, the faces and a cache. What
+        it raises is raised here. TrialError where its worker died each time, or hung.
         """
-        name, starts, heard = arguments["name"], 0, None
+        name, starts, heard = arguments["training"].name, 0, None
         task = self.task.remote(function, arguments, self.faces, self.weights, self.mailbox)
         while not self.stopping.is_set():
             done, _ = self.ray.wait([task], timeout=POLL_SECONDS)
@@ -139,7 +142,7 @@ class Tasks:
         """End all tasks; each is given the time to say so in the tracking store."""
         self.stopping.set()
 
-    def _result(self, task):
+    def _result(self, task: Any) -> Any:
         try:
             return self.ray.get(task)
         except self.ray.exceptions.RayTaskError as error:
@@ -173,11 +176,18 @@ def check_store(uri: str, hosts: set[str]) -> None:
         )
 
 
-def _work(function, arguments, faces, weights, messages):
+def _work(
+    function: Callable,
+    arguments: dict[str, Any],
+    faces: pixels.Faces,
+    weights: dict[str, bytes],
+    messages: Any,
+) -> Any:
     """Run on a node: write what is missing there, call the function, send what it says."""
+    training = arguments["training"]
 
-    def say(said):
-        messages.put.remote(arguments["name"], said)
+    def say(said: str | progress.Progress) -> None:
+        messages.put.remote(training.name, said)
 
     say(STARTED)
     # Named by the files: which weights are at hand decides what a trial's values mean.
@@ -190,11 +200,9 @@ def _work(function, arguments, faces, weights, messages):
     # Not in the working directory: that is Ray's copy of the code, which it may renew.
     with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=cache) as folder:
         try:
-            return function(
-                **arguments | {"faces": faces, "cache": cache, "checkpoint": Path(folder)},
-                keep_in_store=True,
-                report=say,
-            )
+            training = dataclasses.replace(training, checkpoint=Path(folder), keep_in_store=True)
+            changes = {"training": training, "faces": faces, "cache": cache}
+            return function(**arguments | changes, report=say)
         except Exception as error:
             # What is behind an error stays behind when it is sent.
             if full := disk.full(error, cache):

@@ -16,7 +16,7 @@ FORKS = sys.platform == "linux"
 def context() -> Any:
     """Return how trials' processes are made: forked, or afresh where forking is not safe."""
     found: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
-    found.set_forkserver_preload(["tuning.families"])
+    found.set_forkserver_preload(["tuning.family_search"])
     return found
 
 

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from agegender import disk, progress
 from tuning import fork_server, search
@@ -43,7 +44,7 @@ class Processes:
         for place in range(count):
             self.places.put(place)
 
-    def run(self, function: Callable, arguments: dict, report: progress.Report):
+    def run(self, function: Callable, arguments: dict[str, Any], report: progress.Report) -> Any:
         """Return function(**arguments, report=...) from another process; all is pickled.
 
         The function reports whenever it has done something. What it raises is raised here.
@@ -73,7 +74,9 @@ class Processes:
         """End all processes; each is given the time to say so in the tracking store."""
         self.stopping.set()
 
-    def _attempt(self, place, function, arguments, report):
+    def _attempt(
+        self, place: int, function: Callable, arguments: dict[str, Any], report: progress.Report
+    ) -> Any:
         """Return (result, exception), or the exit status of a process that died."""
         ours, theirs = self.context.Pipe()
         process = self.context.Process(
@@ -141,7 +144,9 @@ def visible_gpus() -> list[str]:
     return [str(number) for number, line in enumerate(listed.splitlines()) if line]
 
 
-def _work(connection, share, function, arguments):
+def _work(
+    connection: Any, share: dict[str, Any], function: Callable, arguments: dict[str, Any]
+) -> None:
     """Run in the new process: take the share, call the function, send what it says and returns."""
     # The terminal's Ctrl-C reaches all processes; the parent decides, and then sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -152,7 +157,7 @@ def _work(connection, share, function, arguments):
         os.sched_setaffinity(0, share["cores"])
     sending = threading.Lock()
 
-    def send(*message):
+    def send(*message: Any) -> None:
         with sending, contextlib.suppress(BrokenPipeError):
             connection.send(message)
 
@@ -171,12 +176,12 @@ def _work(connection, share, function, arguments):
             send("ended", None, RuntimeError(traceback.format_exc()))
 
 
-def _die_with_parent():
+def _die_with_parent() -> None:
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
-def _end(process):
+def _end(process: Any) -> None:
     """Wait for a process that is ending; ask it to, then make it, where it is not."""
     for step in (process.terminate, process.kill):
         if process.is_alive():

@@ -1,10 +1,13 @@
 """What a network is fed in training: batches of pictures or activations, views, pairs mixed."""
 
+import dataclasses
 import math
 import mmap
 
 import keras
 import numpy as np
+
+from agegender.evidence import evaluation
 
 
 @keras.saving.register_keras_serializable("agegender")
@@ -33,14 +36,14 @@ class RandomView(keras.layers.Layer):
         self.brightness, self.contrast, self.erasing = brightness, contrast, erasing
         self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, images, training=False):
+    def call(self, images: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
         """Return the pictures as float; changed only where training is true."""
         images = keras.ops.cast(images, self.compute_dtype) / 255
         if not training:
             return images
         count, size = keras.ops.shape(images)[0], images.shape[1]
 
-        def uniform(strength, center=0.0):
+        def uniform(strength: float, center: float = 0.0) -> keras.KerasTensor:
             draw = keras.random.uniform((count,), -1.0, 1.0, seed=self.generator)
             return center + strength * draw
 
@@ -60,7 +63,7 @@ class RandomView(keras.layers.Layer):
             images, keras.ops.stack(transform, axis=1), "bilinear", fill_mode="reflect"
         )
 
-        def per_image(values):
+        def per_image(values: keras.KerasTensor) -> keras.KerasTensor:
             return keras.ops.cast(values, images.dtype)[:, None, None, None]
 
         mean = keras.ops.mean(images, axis=(1, 2), keepdims=True)
@@ -82,7 +85,7 @@ class RandomView(keras.layers.Layer):
             images = keras.ops.where(hole[..., None], keras.ops.cast(0.5, images.dtype), images)
         return images
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the same shape as the input."""
         return input_shape
 
@@ -100,10 +103,10 @@ class ResidentPictures(keras.layers.Layer):
             pictures.shape, lambda shape, dtype: pictures, "uint8", trainable=False
         )
 
-    def call(self, rows):
+    def call(self, rows: keras.KerasTensor) -> keras.KerasTensor:
         """Return the pictures of these rows, mixed where they come in twos."""
 
-        def pictures(column):
+        def pictures(column: int) -> keras.KerasTensor:
             return keras.ops.take(self.pictures, keras.ops.cast(rows[:, column], "int32"), axis=0)
 
         if rows.shape[1] == 1:
@@ -113,39 +116,77 @@ class ResidentPictures(keras.layers.Layer):
         return keras.ops.cast(keras.ops.round(share * first + (1 - share) * second), "uint8")
 
 
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What a network is fitted to.
+
+    inputs: uint8 pictures (M, S, S, 3), which are augmented; or activations, float (M, ...) or,
+        with several views of each face, (M, views, ...).
+    age_years, gender: float32 (M,).
+    train_rows, validation_rows: int (n,), rows of the three; without validation rows nothing is
+        validated and the last epoch is kept.
+    floors: turn MAE and accuracy into val_score.
+    """
+
+    inputs: np.ndarray
+    age_years: np.ndarray
+    gender: np.ndarray
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    floors: evaluation.Floors
+
+    @property
+    def are_pictures(self) -> bool:
+        """Whether the inputs are pictures, and not activations."""
+        return self.inputs.dtype == np.uint8
+
+
 class Batches(keras.utils.PyDataset):
     """Batches of an array that may be a memory map, with labels for each of a network's outputs.
 
-    inputs (M, ...) or, with several views of each face, (M, views, ...): training picks a view at
-    random, validation takes view 0. The order depends on the seed and the epoch alone; `epoch` is
-    how many have gone before. With mixing > 0 (mixup, Zhang et al. 2018), a picture of training is
-    the mean of two, the first with a share of 1/2 to 1 from a Beta distribution with mixing for
-    both parameters; labels are then (N, 3): the first's, the other's, the share.
+    The order depends on the seed and the epoch alone. Training, which has a seed, picks one of
+    several views of a face at random; validation, which has none, takes view 0.
+
+    examples: inputs (M, ...) or (M, views, ...), and the labels.
+    rows: int (n,), of the examples.
+    outputs: the names of the network's outputs.
+    views: of each face; 0 where the inputs have no such dimension.
+    epoch: how many have gone before.
+    mixing: where it is above 0 (mixup, Zhang et al. 2018), a picture of training is the mean of
+        two, the first with a share of 1/2 to 1 from a Beta distribution with `mixing` for both
+        parameters; labels are then (N, 3): the first's, the other's, the share.
     """
 
     def __init__(
         self,
-        inputs,
-        age_years,
-        gender,
-        rows,
-        outputs,
-        batch_size,
-        views,
-        seed=None,
-        epoch=0,
-        mixing=0.0,
+        examples: Examples,
+        rows: np.ndarray,
+        outputs: list[str],
+        batch_size: int,
+        *,
+        views: int = 0,
+        seed: int | None = None,
+        epoch: int = 0,
+        mixing: float = 0.0,
     ):
         super().__init__()
-        self.inputs, self.rows, self.views, self.batch_size = inputs, rows, views, batch_size
-        self.labels = {name: gender if name == "gender" else age_years for name in outputs}
+        self.inputs, self.rows, self.views, self.batch_size = (
+            examples.inputs,
+            rows,
+            views,
+            batch_size,
+        )
+        self.labels = {
+            name: examples.gender if name == "gender" else examples.age_years for name in outputs
+        }
         self.seed, self.epoch, self.mixing = seed, epoch - 1, mixing
         self.on_epoch_begin()
 
-    def on_epoch_begin(self):
+    def on_epoch_begin(self) -> None:
         """Shuffle, where there is a seed."""
         self.epoch += 1
         self.order, self.view = self.rows, np.zeros(len(self.rows), int)
+        self.partners, self.share = self.rows, np.ones(len(self.rows), np.float32)
         if self.seed is not None:
             generator = np.random.default_rng((self.seed, self.epoch))
             self.order = generator.permutation(self.rows)
@@ -155,31 +196,32 @@ class Batches(keras.utils.PyDataset):
                 share = generator.beta(self.mixing, self.mixing, len(self.rows))
                 self.share = np.maximum(share, 1 - share).astype("float32")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
         rows = self.order[part]
         inputs = self.inputs[rows, self.view[part]] if self.views else self.inputs[rows]
         if isinstance(self.inputs.base, mmap.mmap):
-            # What was read of a mapped file counts as this process's memory until it is let go; the
-            # system still has it cached.
+            # Pages read from a mapped file count as this process's memory until they are let go;
+            # the system still has them cached.
             self.inputs.base.madvise(mmap.MADV_DONTNEED)
-        if inputs.dtype == np.float16:  # What is stored in half is not to be computed in half.
+        if inputs.dtype == np.float16:  # Stored in half precision, but not computed in it.
             inputs = inputs.astype("float32")
-        labels = {name: values[rows][:, None] for name, values in self.labels.items()}
-        if self.mixing:
-            partners, share = rows, np.ones(len(rows), np.float32)
-            if self.seed is not None:
-                partners, share = self.partners[part], self.share[part]
-            if inputs.ndim == 2:  # Rows of pictures that stay on the device.
-                inputs = np.column_stack([inputs, self.inputs[partners], share]).astype("float32")
-            elif self.seed is not None:
-                own = share[:, None, None, None]
-                inputs = np.rint(own * inputs + (1 - own) * self.inputs[partners]).astype("uint8")
-            labels = {
-                name: np.stack([values[rows], values[partners], share], axis=1)
-                for name, values in self.labels.items()
-            }
-        return inputs, labels
+        if not self.mixing:
+            return inputs, {name: values[rows][:, None] for name, values in self.labels.items()}
+        partners, share = self.partners[part], self.share[part]
+        labels = {
+            name: np.stack([values[rows], values[partners], share], axis=1)
+            for name, values in self.labels.items()
+        }
+        return self._mixed(inputs, partners, share), labels
+
+    def _mixed(self, inputs: np.ndarray, partners: np.ndarray, share: np.ndarray) -> np.ndarray:
+        if inputs.ndim == 2:  # Rows of pictures that stay on the device, which mixes them.
+            return np.column_stack([inputs, self.inputs[partners], share]).astype("float32")
+        if self.seed is None:
+            return inputs
+        own = share[:, None, None, None]
+        return np.rint(own * inputs + (1 - own) * self.inputs[partners]).astype("uint8")

@@ -82,7 +82,17 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def _write(part, pixels, rows, views, seed, batch_size, paths, headers, on_progress):
+def _write(
+    part: keras.Model,
+    pixels: np.ndarray,
+    rows: np.ndarray,
+    views: int,
+    seed: int,
+    batch_size: int,
+    paths: list[Path],
+    headers: list[bytes],
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
     """Write the .npy files piece by piece, not through a map, which would count as memory."""
     augment = batches.RandomView(seed=seed)
     with contextlib.ExitStack() as stack:

@@ -22,7 +22,8 @@ import PIL.Image
 
 from agegender.data import utkface
 from agegender.evidence import uncertainty
-from agegender.networks import export, training
+from agegender.networks import export
+from agegender.networks import predict as networks_predict
 from agegender.photos import detection
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -158,7 +159,7 @@ def _outputs(network: keras.Model, faces: np.ndarray) -> tuple[np.ndarray, np.nd
     # A power of two: a backend compiles, or traces, for each number of faces that it meets.
     padded = np.zeros((1 << max(len(faces) - 1, 0).bit_length(), *faces.shape[1:]), faces.dtype)
     padded[: len(faces)] = faces
-    age, female = training.predict(network, padded, np.arange(len(padded)))
+    age, female = networks_predict.predict(network, padded, np.arange(len(padded)))
     return age[: len(faces)], female[: len(faces)]
 
 

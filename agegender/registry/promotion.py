@@ -18,7 +18,7 @@ from scipy import stats
 from agegender import config
 from agegender.data import pixels, splits, utkface
 from agegender.evidence import evaluation
-from agegender.networks import export, training
+from agegender.networks import export, predict
 from agegender.registry import tracking, versions
 
 TRAINING_FACES = "training_faces.csv"
@@ -225,7 +225,7 @@ def champion_predictions(model_name: str, version: int, faces: pixels.Faces) -> 
     rows = faces.rows("test")
     with tempfile.TemporaryDirectory() as folder:
         network = export.load_h5(versions.pull(model_name, version, Path(folder)))
-    age_years, gender = training.predict(network, faces.pixels, rows)
+    age_years, gender = predict.predict(network, faces.pixels, rows)
     table = faces.manifest.iloc[rows][LABELS].reset_index(drop=True)
     return table.assign(age_predicted=age_years, gender_probability=gender)
 

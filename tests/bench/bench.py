@@ -24,18 +24,19 @@ import time
 from pathlib import Path
 
 import keras
+import keras_tuner
 import matplotlib
 import mlflow
 import numpy as np
 from PIL import Image
 
-from agegender import config, disk
-from agegender.data import pixels
-from agegender.networks import backbones, batches, export, models, notebook, training
+from agegender import config, disk, hyperparameters
+from agegender.data import pixels, splits
+from agegender.networks import backbones, backend, batches, export, fit, models, notebook
 from agegender.registry import tracking
 from agegender.show import figures
 from tests.bench import levers
-from tuning import families, spaces, trials
+from tuning import experiment, families, family_search, spaces
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache"
@@ -43,13 +44,6 @@ CACHE = ROOT / ".cache"
 TARGETS = {"A": [(7.48, 0.869)], "B": [(8.19, 0.853), (5.5, 0.925)]}
 NOTEBOOK_EPOCHS = {"A": 40, "B": 66}  # as published; the targets are what they came to
 LOSSES = ["mse", "binary_crossentropy"]  # compiled without XLA, which halves the speed of a CPU
-NOTEBOOK_VIEWS = {
-    "rotation": 20 / 360,
-    "shift": 0.1,
-    "zoom": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-}
 
 
 def timed(call, repeats: int) -> list[float]:
@@ -98,8 +92,9 @@ def matrix_peak(faces, arguments) -> dict:
 def parts(faces, arguments) -> dict:
     """Input alone, augmentation alone, and a step of each A alone, images/s."""
     rows = faces.rows("train")[: arguments.faces]
-    labels = faces.age_years, faces.gender
-    fed = batches.Batches(faces.pixels, *labels, rows, ["age", "gender"], 64, 0, seed=0)
+    floors = splits.training_floors(faces.manifest)
+    examples = batches.Examples(faces.pixels, faces.age_years, faces.gender, rows, rows[:0], floors)
+    fed = batches.Batches(examples, rows, ["age", "gender"], 64, seed=0)
     seconds = {"input": timed(lambda: [fed[n] for n in range(len(fed))], arguments.repeats)}
     pictures, targets = fed[0]
     inputs = keras.Input(pictures.shape[1:], dtype="uint8")
@@ -109,7 +104,7 @@ def parts(faces, arguments) -> dict:
         lambda: [views.predict_on_batch(pictures) for _ in range(steps)], arguments.repeats
     )
     found = {}
-    first_trial = models.build_scratch(**spaces.arguments("A", {}, "short", [])["build"])
+    first_trial = levers.scratch()
     for name, network in (("notebook_A", notebook.build_scratch()), ("A", first_trial)):
         network.compile("adam", loss=LOSSES)
         images = (pictures / 255).astype("float32")
@@ -165,7 +160,6 @@ def notebook_b(faces, arguments) -> dict:
 
 def plain_tuner(faces, arguments) -> dict:
     """Keras Tuner as in its guide: files decoded by tf.data each epoch, the notebook's A."""
-    import keras_tuner
     import tensorflow as tf
 
     rows = faces.rows("train")[: arguments.faces]
@@ -218,22 +212,16 @@ def plain_tuner(faces, arguments) -> dict:
 
 
 def ours(faces, arguments) -> dict:
-    """The same network, the same kinds of views, by `training.fit`."""
+    """The same network, the same kinds of views, by `fit.fit`."""
     rows = faces.rows("train")[: arguments.faces]
-    history = training.fit(
+    labels = faces.age_years, faces.gender
+    history = fit.fit(
         models.for_training(notebook.build_scratch()),
-        faces.pixels,
-        faces.age_years,
-        faces.gender,
-        train_rows=rows,
-        validation_rows=rows[:0],
-        floors=trials.training_floors(faces),
+        batches.Examples(
+            faces.pixels, *labels, rows, rows[:0], splits.training_floors(faces.manifest)
+        ),
+        hyperparameters.Scratch(**spaces.NOTEBOOK_SCRATCH),
         epochs=arguments.repeats + 1,
-        batch_size=32,
-        optimizer="adam",
-        learning_rate=1e-3,
-        age_loss="mse",
-        augmentation=NOTEBOOK_VIEWS,
     )
     return {"images_per_second": len(rows) / history.seconds[1:].median()}
 
@@ -255,11 +243,11 @@ def trial_cost(faces, arguments) -> dict:
         few = pixels.open_faces(
             pixels.prepare(None, folder / "data", seed=0, generated_faces=arguments.faces)
         )
-        families.search_family(
+        family_search.search_family(
             "A", few, settings, folder=folder / "search", cache=CACHE, report=report
         )
         runs = mlflow.search_runs(
-            experiment_names=[families.experiment(few)],
+            experiment_names=[experiment.name_of(few)],
             filter_string="tags.role = 'trial'",
             output_format="list",
         )
@@ -285,17 +273,14 @@ def result(family: str, faces, arguments, epochs: int, **changes) -> dict:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         cache = Path(name)
-        (cache / "weights").symlink_to(trials.weights(CACHE))
-        trained = trials.train(
-            family,
+        (cache / "weights").symlink_to(families.weights(CACHE))
+        chosen = families.FAMILIES[family]
+        hooks = fit.Hooks(lambda row: history.append((time.monotonic() - started, row)))
+        trained = chosen.train(
+            chosen.space(keras_tuner.HyperParameters(), settings.tier, cache),
             faces,
-            {},
-            settings,
-            cache=cache,
-            fold=(faces.rows("train"), faces.rows("validation")),
-            epochs=epochs,
-            seed=settings.seed,
-            on_epoch=lambda row: history.append((time.monotonic() - started, row)),
+            families.Fold(faces.rows("train"), faces.rows("validation")),
+            families.Context(settings, cache, epochs, settings.seed, hooks),
         )
     found = {"epochs": epochs, "seconds": time.monotonic() - started} | trained.best_epoch
     for years, accuracy in TARGETS[family]:
@@ -369,9 +354,9 @@ def milliseconds(network: keras.Model, count: int) -> float:
 def pretrained(faces, arguments) -> dict:
     """B on each backbone at hand, by the size inside: parameters, milliseconds for one image."""
     found = {}
-    for name in backbones.available(trials.weights(CACHE)):
+    for name in backbones.available(families.weights(CACHE)):
         for size in (128, 160, 192):
-            backbone = backbones.load(name, 128, trials.weights(CACHE), internal_size_pixels=size)
+            backbone = backbones.load(name, 128, families.weights(CACHE), internal_size_pixels=size)
             network = models.build_pretrained(backbone)
             found[f"{name}_{size}_milliseconds"] = milliseconds(network, 1)
         found[f"{name}_parameters"] = network.count_params()
@@ -387,7 +372,7 @@ MEASUREMENTS = (
 def measure(name: str, arguments) -> dict:
     """Run one measurement in this process; return what it found and the most memory it took."""
     if name in ("parts", "ours", "prediction", "pretrained", "result_a", "result_b"):
-        training.prepare_backend()  # as in every command; not what others do
+        backend.prepare()  # as in every command; not what others do
     folder = pixels.prepare(arguments.data, CACHE / "data", seed=0)
     function = next(function for function in MEASUREMENTS if function.__name__ == name)
     found = function(pixels.open_faces(folder), arguments)

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 
 import keras
+import keras_tuner
 import numpy as np
 
 from agegender import config
-from agegender.networks import backbones, batches, models, training
+from agegender.evidence import evaluation
+from agegender.networks import backbones, backend, batches, fit, models
 from agegender.registry import tracking
-from tuning import spaces
-from tuning import trials as training_of
+from tuning import families, spaces
 
 IMAGES = (1_000, 10_000, 100_000, 200_000)
 TRIALS = (10, 100, 1_000)
@@ -34,13 +35,13 @@ def step_rate(network: keras.Model, count: int, repeats: int, **how) -> float:
 
 def scratch(image_size_pixels: int = 128, **changes) -> keras.Model:
     """Build A's defaults with changes."""
-    build = spaces.arguments("A", {}, "short", [])["build"] | changes
-    return models.build_scratch(image_size_pixels=image_size_pixels, **build)
+    setting = spaces.scratch(keras_tuner.HyperParameters(), "short")
+    return models.build_scratch(image_size_pixels=image_size_pixels, **setting.layers | changes)
 
 
 def levers_a(faces, arguments) -> dict:
     """A step of A's first trial, images/s, with one thing changed at a time."""
-    training.prepare_backend()
+    backend.prepare()
     found = {
         f"{title}_images_per_second": step_rate(scratch(**changes), count, arguments.repeats, **how)
         for title, changes, count, how in (
@@ -66,7 +67,7 @@ def one_thread(faces, arguments) -> dict:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    training.prepare_backend()
+    backend.prepare()
     return {"images_per_second": step_rate(scratch(), 64, arguments.repeats)}
 
 
@@ -78,8 +79,8 @@ def compiled_by_xla(faces, arguments) -> dict:
 
 def levers_b(faces, arguments) -> dict:
     """A step of B, images/s, by where training begins: pixels, or activations kept of a cut."""
-    training.prepare_backend()
-    weights = training_of.weights(faces.folder.parents[1])
+    backend.prepare()
+    weights = families.weights(faces.folder.parents[1])
     name = backbones.available(weights)[0]
     found = {}
     for share in (None, config.Settings().cut_share, 0.5, 1.0):
@@ -108,9 +109,9 @@ def growth_of_images(faces, arguments) -> dict:
                     file.write(faces.pixels[: count - first].tobytes())
             pixels = np.memmap(f"{folder}/pixels", np.uint8, "r", shape=(count, *size))
             labels = np.zeros(count, np.float32)
-            fed = batches.Batches(
-                pixels, labels, labels, np.arange(count), ["age", "gender"], 64, 0, seed=0
-            )
+            rows, floors = np.arange(count), evaluation.floors(labels, labels)
+            examples = batches.Examples(pixels, labels, labels, rows, rows[:0], floors)
+            fed = batches.Batches(examples, rows, ["age", "gender"], 64, seed=0)
             steps, started = min(len(fed), 400), time.perf_counter()
             for step in range(steps):
                 fed[step]
@@ -127,7 +128,7 @@ def growth_of_images(faces, arguments) -> dict:
 def growth_of_trials(faces, arguments) -> dict:
     """What the tracking of a trial of four epochs costs in a store that holds ever more."""
     params = {f"hyperparameter_{number}": 0.1 * number for number in range(10)}
-    metrics = [f"{prefix}{name}" for prefix in ("", "val_") for name in training.METRICS]
+    metrics = [f"{prefix}{name}" for prefix in ("", "val_") for name in fit.METRICS]
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         tracking.connect(Path(folder))
@@ -152,7 +153,7 @@ def growth_of_trials(faces, arguments) -> dict:
 
 def growth_of_image_size(faces, arguments) -> dict:
     """A step of A on images of another size, images/s."""
-    training.prepare_backend()
+    backend.prepare()
     return {
         f"network_at_{size}_images_per_second": step_rate(
             scratch(size, internal_size_pixels=size, stages=stages), 64, arguments.repeats

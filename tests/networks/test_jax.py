@@ -19,15 +19,16 @@ class NoTensorFlow:
 
 sys.meta_path.insert(0, NoTensorFlow())
 import dataclasses, keras, keras_tuner, numpy as np
+from agegender import hyperparameters
 from agegender.evidence import evaluation
-from agegender.networks import export, models, training
-from tuning import search, spaces
+from agegender.networks import backend, batches, export, fit, models
+from tuning import search
 assert keras.backend.backend() == "jax"
-assert training.prepare_backend() in ("CPU", "GPU")
+assert backend.prepare() in ("CPU", "GPU")
 pictures = np.random.default_rng(0).integers(0, 256, (48, 128, 128, 3), "uint8")
 age_years = pictures.mean((1, 2, 3)).astype("float32") - 90
 gender = (np.arange(48) % 2).astype("float32")
-training.STEPS_PER_EXECUTION = 2  # of 3 an epoch, the last one of half a batch
+fit.STEPS_PER_EXECUTION = 2  # of 3 an epoch, the last one of half a batch
 
 def run_trial(trial):
     losses = []
@@ -36,18 +37,20 @@ def run_trial(trial):
         network = models.build_scratch(internal_size_pixels=64, width=8, stem_filters=8, stages=2,
                                        extra_block_stage=-1,
                                        trunk_dropout=trial.values["dropout"])
-        history = training.fit(
-            models.for_training(network), pictures, age_years, gender, train_rows=np.arange(40),
-            validation_rows=np.arange(40, 48), floors=evaluation.floors(age_years, gender),
-            epochs=1, augmentation={"mixing": 0.4}, batch_size=16, resident=resident)
+        history = fit.fit(
+            models.for_training(network),
+            batches.Examples(pictures, age_years, gender, np.arange(40), np.arange(40, 48),
+                             evaluation.floors(age_years, gender)),
+            hyperparameters.Scratch(batch_size=16, mixing=0.4), epochs=1, resident=resident)
         losses.append(history.loss[0])
     np.testing.assert_allclose(*losses, rtol=1e-4)
     export.export_h5(network, Path(sys.argv[1]), export.golden_images(2))
     return dataclasses.replace(trial, status="COMPLETED", metrics=history.iloc[0][
         ["val_score", "val_age_mae", "val_gender_accuracy"]].to_dict())
 
-done = search.search(run_trial, lambda hp: hp.Float("dropout", 0, 0.5), algorithm="random", seed=0,
-                     path=Path(sys.argv[1]).with_suffix(".json"), most_trials=1)
+done = search.search(run_trial, lambda hp: hp.Float("dropout", 0, 0.5),
+                     path=Path(sys.argv[1]).with_suffix(".json"), algorithm="random", seed=0,
+                     most_trials=1)
 assert done[0].status == "COMPLETED", done[0].message
 print(export.verify_h5(Path(sys.argv[1])))
 """

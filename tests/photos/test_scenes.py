@@ -15,7 +15,7 @@ import PIL.ImageDraw
 import pytest
 
 from agegender.data import sources, splits, utkface
-from agegender.networks import export, training
+from agegender.networks import export, predict
 from agegender.photos import detection
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def scene(face, generator):
 def predict_age():
     path = ROOT / "models" / "age_gender_B.h5"
     network = export.load_h5(path)
-    return path.name, lambda images: training.predict(network, images, np.arange(len(images)))[0]
+    return path.name, lambda images: predict.predict(network, images, np.arange(len(images)))[0]
 
 
 def test_faces_in_scenes_are_found_and_estimated_as_the_originals(faces, predict_age):

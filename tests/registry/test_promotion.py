@@ -8,7 +8,7 @@ import pytest
 
 from agegender import config
 from agegender.data import pixels
-from agegender.networks import training
+from agegender.networks import predict
 from agegender.registry import promotion, tracking, versions
 from pipelines import __main__ as command
 
@@ -152,7 +152,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     assert tracking.test_looks().empty
     # No better: the champion's own predictions.
     rows = faces.rows("test")
-    age_years, gender = training.predict(network, faces.pixels, rows)
+    age_years, gender = predict.predict(network, faces.pixels, rows)
     same = perfect(faces).assign(age_predicted=age_years, gender_probability=gender)
     assert enter(faces, register) == 2
     found = judge(2, same, faces)

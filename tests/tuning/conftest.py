@@ -17,13 +17,13 @@ import dataclasses, sys
 from pathlib import Path
 from agegender import config
 from agegender.data import pixels
-from agegender.networks import training
+from agegender.networks import backend
 from agegender.registry import tracking
-from tuning import families
+from tuning import family_search
 
 def main():
     family, trials, workers, count, epochs = sys.argv[1], *map(int, sys.argv[2:])
-    training.prepare_backend()
+    backend.prepare()
     tracking.connect(Path.cwd())
     faces = pixels.open_faces(pixels.prepare(None, Path("data"), seed=0, generated_faces=count))
     tracking.repair_stale_runs("age-gender-generated")
@@ -34,7 +34,7 @@ def main():
         pretrained=config.FamilySettings(trials, epochs, epochs, 0.2, 0.3),
         workers=workers,
     )
-    families.search_family(
+    family_search.search_family(
         family, faces, settings, folder=Path("search"), cache=Path("cache"),
         report=lambda line: print(line, flush=True),
     )

@@ -1,161 +1,25 @@
-"""The statistics of retrained settings: known letters, intervals that cover, verdicts."""
+"""What is trained again after a search."""
 
-import dataclasses
-import json
-import math
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
 import pytest
 
-from agegender import config
-from agegender.data import pixels
-from tuning import finalists, search, spaces
+from tuning import finalists, search
 
 
-def trainings(*scores):
-    """A row a training: one list of val_scores a setting, seeds from 0."""
-    rows = [
-        {"trial": number, "seed": seed, "val_score": score, "val_age_mae": 10 * score}
-        | {"val_gender_accuracy": 1 - score / 2}
-        for number, of_one in enumerate(scores, start=1)
-        for seed, score in enumerate(of_one)
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_letters_join_exactly_the_pairs_that_are_not_told_apart():
-    generator = np.random.default_rng(0)
-    for count in range(1, 8):
-        upper = np.triu(generator.random((count, count)) < 0.5, 1)
-        different = upper | upper.T
-        letters = finalists.compact_letters(different)
-        for one in range(count):
-            for other in range(count):
-                assert bool(set(letters[one]) & set(letters[other])) != different[one, other]
-
-
-def test_letters_of_a_chain_and_of_equals():
-    different = np.zeros((3, 3), bool)
-    assert finalists.compact_letters(different) == ["a", "a", "a"]
-    different[0, 2] = different[2, 0] = True
-    assert finalists.compact_letters(different) == ["a", "ab", "b"]
-
-
-def test_standing_tells_apart_what_differs_by_more_than_its_noise():
-    table = trainings([0.50, 0.51, 0.49], [0.30, 0.31, 0.32], [0.31, 0.30, 0.33])
-    summary = finalists.standing(table)
-    assert summary.trial.tolist() == [2, 3, 1]
-    assert summary.group.tolist() == ["a", "a", "b"]
-    assert summary.val_score_std.iloc[2] == pytest.approx(0.01)
-    assert summary.val_age_mae_mean.iloc[2] == pytest.approx(5.0)
-    assert finalists.conclusion(summary).endswith("Not told apart from it at 95 %: 3.")
-
-
-def test_one_seed_tells_nothing_apart_and_a_diverged_training_does_not_count():
-    summary = finalists.standing(trainings([0.5, 0.51], [0.1, np.nan]))
-    assert summary.seeds.tolist() == [1, 2] and set(summary.group) == {"a"}
-    assert finalists.conclusion(summary).startswith("Nothing can be told apart")
-
-
-def test_the_prediction_interval_holds_a_new_observation_95_times_in_100():
-    generator = np.random.default_rng(0)
-    inside = 0
-    for _ in range(2000):
-        *seen, new = generator.normal(5.0, 0.2, 4)
-        low, high = finalists.prediction_interval(seen)
-        inside += low <= new <= high
-    assert 0.935 < inside / 2000 < 0.965
-    with pytest.raises(ValueError, match="2 values or more; got 1"):
-        finalists.prediction_interval([5.0])
-
-
-OTHERS = pd.DataFrame(
-    {"val_age_mae": [6.0, 6.2, 6.1], "val_gender_accuracy": [0.900, 0.904, 0.902]}
-)
+def trial(number, val_score):
+    if val_score is None:
+        return search.Trial(number, {}, "FAILED")
+    return search.Trial(number, {}, "COMPLETED", {"val_score": val_score})
 
 
 @pytest.mark.parametrize(
-    ("registered_mae", "same_seed_mae", "verdict", "identical"),
+    ("scores", "count", "expected"),
     [
-        (6.15, 6.149, "reproduced", False),
-        (4.10, 6.15, "not reproduced", False),
-        # The same numbers again are a reproduction, however unusual the seed.
-        (4.123, 4.12345, "reproduced", True),
+        ([0.9, 0.5, 0.6, 0.7], 3, [2, 3, 1]),
+        ([0.5, 0.9, 0.6, 0.7], 3, [1, 3, 4]),
+        ([0.9, 0.5, 0.6, 0.7], 1, [2]),
+        ([None, 0.5, 0.6, 0.7], 2, [2, 3]),
     ],
 )
-def test_verdicts(registered_mae, same_seed_mae, verdict, identical):
-    result = finalists.compare_with_registered(
-        {"val_age_mae": registered_mae, "val_gender_accuracy": 0.903},
-        {"val_age_mae": same_seed_mae, "val_gender_accuracy": 0.90301},
-        OTHERS,
-    )
-    assert (result["verdict"], result["identical"]) == (verdict, identical)
-    found = result["measures"]["val_age_mae"]
-    assert found["difference"] == pytest.approx(same_seed_mae - registered_mae)
-    assert found["inside"] == (registered_mae > 5)
-
-
-def test_a_version_without_its_origin_is_named_with_what_it_lacks():
-    tags = dict.fromkeys((*finalists.NEEDED, *finalists.MEASURES), "1")
-    assert finalists.needed(tags, "age-gender-A/3") is tags
-    del tags["preset"], tags["val_age_mae"]
-    with pytest.raises(ValueError, match="age-gender-A/3 has no tags preset, val_age_mae"):
-        finalists.needed(tags, "age-gender-A/3")
-
-
-def test_other_data_are_refused_before_anything_is_trained():
-    faces = pixels.Faces(None, None, None, "here", "generated", {})
-    with pytest.raises(ValueError, match="age-gender-A/3 .* digest there; .* have here.*DATA="):
-        finalists.reproduce(
-            "A",
-            faces,
-            config.Settings(),
-            {"data.digest": "there"},
-            "age-gender-A/3",
-            seeds=2,
-            folder=Path("nowhere"),
-            cache=Path("nowhere"),
-        )
-
-
-def test_finished_trainings_are_taken_and_none_is_started_out_of_time(tmp_path):
-    values = {"width": 8, "rate": 0.1}
-    path, said = tmp_path / "finished.json", []
-    row = {"trial": 4, "values": values, "seed": 0, "epochs": 3, "seconds": 60.0, "run_id": "r"}
-    row |= {"parent_run_id": "p"} | dict.fromkeys(finalists.MEASURES, 0.3)
-    path.write_text(json.dumps([row, row | {"seed": 1, "epochs": 2}]))
-    table = finalists.retrain(
-        "A",
-        None,
-        config.Settings(),
-        {4: values, 5: values | {"width": 16}},
-        range(2),
-        3,
-        path=path,
-        parent_run_id="p",
-        cache=tmp_path,
-        stop_at=-math.inf,
-        report=said.append,
-    )
-    assert table[["trial", "seed", "val_score"]].values.tolist() == [[4, 0, 0.3]]
-    # Of another length, or with other values, it is another training.
-    assert said[-1].endswith("A setting 005 seed 0, A setting 004 seed 1, A setting 005 seed 1.")
-
-
-def test_settings_are_compared_as_their_search_trained_them_last(root, drawn_faces, monkeypatch):
-    monkeypatch.setattr(spaces, "LONG_EPOCHS", 1)
-    values = {"width": 8, "stem_filters": 8, "internal_size_pixels": 64, "stages": 2}
-    values |= {"extra_block_stage": -1, "augmentation_strength": 0.25, "mixing": 0.0}
-    done = search.Trial(1, values, "COMPLETED", {"val_score": 0.5})
-    (root / "trials.json").write_text(json.dumps([dataclasses.asdict(done)]))
-    arguments = {"folder": root, "cache": root, "seeds": 1, "epochs": 1}
-    finalists.leaderboard("A", drawn_faces, config.Settings(), **arguments)
-    (row,) = json.loads((root / "leaderboard.json").read_text())
-    assert row["values"] == values | {"augmentation_strength": 1.0, "mixing": spaces.MIXING}
-
-
-def test_a_released_version_names_the_command_that_trains_it_again():
-    with pytest.raises(ValueError, match="`make release MODEL=B_full` trains it again"):
-        finalists.needed({"release": "age_gender_B_full"}, "age-gender-B/1")
+def test_the_defaults_are_trained_again_beside_the_best(scores, count, expected):
+    done = [trial(number, score) for number, score in enumerate(scores, start=1)]
+    assert [one.number for one in finalists.to_train_again(done, count)] == expected

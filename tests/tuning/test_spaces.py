@@ -1,16 +1,17 @@
 """The spaces: a change of a name, a range or a default is a visible difference here."""
 
 import itertools
+from pathlib import Path
 
 import keras
 import keras_tuner
 import pytest
 
 from agegender import config
-from agegender.networks import batches, models, training
-from tuning import spaces
+from agegender.networks import batches, losses, models
+from tuning import families, spaces
 
-AT_HAND = ["faceres_deep", "faceres_mobilenet"]
+CACHE = Path("nowhere")  # The committed backbones are at hand without it.
 SEARCHED_IN_SHORT_TIME = {
     "A": {
         "width": 32,
@@ -29,9 +30,9 @@ SEARCHED_IN_SHORT_TIME = {
 }
 
 
-def declare(family, tier):
+def declare(letter, tier):
     hp = keras_tuner.HyperParameters()
-    return hp, spaces.space(family, hp, tier, AT_HAND)
+    return hp, families.FAMILIES[letter].space(hp, tier, CACHE)
 
 
 def searched(hp):
@@ -41,7 +42,7 @@ def searched(hp):
 
 @pytest.mark.parametrize("family", "AB")
 def test_what_is_searched_and_what_is_the_same_in_every_trial_make_up_the_space(family):
-    names, constants = spaces.searched(family, "short", AT_HAND)
+    names, constants = families.searched(families.FAMILIES[family], "short", CACHE)
     assert set(names) == set(SEARCHED_IN_SHORT_TIME[family])
     hp, _ = declare(family, "short")
     assert constants == {name: value for name, value in hp.values.items() if name not in names}
@@ -68,39 +69,48 @@ def test_full_searches_all_around_defaults_that_differ_in_what_takes_long(family
 
 @pytest.mark.parametrize("tier", spaces.TIERS)
 @pytest.mark.parametrize("family", "AB")
-def test_values_stand_for_the_same_arguments(family, tier):
-    hp, arguments = declare(family, tier)
-    assert spaces.arguments(family, dict(hp.values), tier, AT_HAND) == arguments
+def test_values_make_the_record_that_the_space_returned(family, tier):
+    hp, setting = declare(family, tier)
+    of_trial = dict(hp.values) | {"tuner/epochs": 3}
+    assert families.FAMILIES[family].from_values(of_trial) == setting
+    assert {name: getattr(setting, name) for name in hp.values} == hp.values
+
+
+@pytest.mark.parametrize("family", "AB")
+def test_the_defaults_of_the_record_are_those_of_the_full_space(family):
+    setting = declare(family, "full")[1]
+    defaults = type(setting)(**({"backbone": setting.backbone} if family == "B" else {}))
+    assert setting == defaults
+    assert (
+        families.FAMILIES[family].from_values(families.defaults(families.FAMILIES[family], CACHE))
+        == defaults
+    )
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_setting_of_the_full_space_builds(seed):
     hp, _ = declare("A", "full")
     values = {parameter.name: parameter.random_sample(seed) for parameter in hp.space}
-    values["width"] = 16
-    arguments = spaces.arguments("A", values, "full", AT_HAND)
-    network = models.build_scratch(**arguments["build"])
+    setting = families.FAMILIES["A"].from_values(values | {"width": 16})
+    network = models.build_scratch(**setting.layers)
     assert network.output_names == ["age", "gender"]
-    optimizer = {
-        name: arguments["fit"][name]
-        for name in ("learning_rate", "schedule", "warmup", "weight_decay")
-    }
-    training.make_optimizer(arguments["fit"]["optimizer"], steps=10, **optimizer)
-    assert 0 <= arguments["augmentation"].pop("mixing") <= 0.5
-    batches.RandomView(**arguments["augmentation"])
+    losses.optimizer(setting, steps=10)
+    losses.for_outputs(list(models.for_training(network).output), setting)
+    assert 0 <= setting.mixing <= 0.5
+    batches.RandomView(**setting.strengths)
     keras.utils.clear_session(free_memory=False)
 
 
 def test_a_long_training_in_the_short_tier_mixes_and_augments_strongly():
+    scratch = families.FAMILIES["A"]
     values = declare("A", "short")[0].values | {"augmentation_strength": 0.2}
-    assert spaces.for_epochs(values, spaces.LONG_EPOCHS - 1) == values
-    long = spaces.for_epochs(values, spaces.LONG_EPOCHS)
-    augmentation = spaces.arguments("A", long, "short", AT_HAND)["augmentation"]
-    full = spaces.arguments("A", spaces.defaults("A", AT_HAND), "full", AT_HAND)["augmentation"]
-    assert augmentation == full
+    assert scratch.for_epochs(values, spaces.LONG_EPOCHS - 1, "short") == values
+    long = scratch.from_values(scratch.for_epochs(values, spaces.LONG_EPOCHS, "short"))
+    full = declare("A", "full")[1]
+    assert (long.strengths, long.mixing) == (full.strengths, full.mixing)
     for family, tier in (("A", "full"), ("B", "short"), ("A", "notebook")):
         values = declare(family, tier)[0].values
-        assert spaces.for_epochs(values, 1000) == values
+        assert families.FAMILIES[family].for_epochs(values, 1000, tier) == values
 
 
 def test_an_unknown_tier_is_named():
@@ -110,12 +120,10 @@ def test_an_unknown_tier_is_named():
 
 @pytest.mark.parametrize("family", "AB")
 def test_each_ablation_changes_what_is_trained(family):
-    defaults = spaces.defaults(family, AT_HAND)
+    chosen = families.FAMILIES[family]
+    defaults = families.defaults(chosen, CACHE)
     changes = config.ABLATIONS[family]
     assert len(changes) >= 3
-    trained = [
-        spaces.arguments(family, defaults | change, "full", AT_HAND)
-        for change in ({}, *changes.values())
-    ]
     assert all(defaults.keys() >= change.keys() for change in changes.values())
+    trained = [chosen.from_values(defaults | change) for change in ({}, *changes.values())]
     assert all(one != other for one, other in itertools.combinations(trained, 2))

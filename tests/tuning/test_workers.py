@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agegender import progress
-from agegender.networks import training
+from agegender.networks import fit
 from tuning import fork_server, search, workers
 
 
@@ -23,7 +23,7 @@ def work(report, *, way="return", marks=None, seconds=30):
         report(progress.Progress("a part", 1, 2, seconds_left=3.5))
         return {"process": os.getpid(), "cores": sorted(os.sched_getaffinity(0))}
     if way == "raise":
-        raise training.TrainingDivergedError("nan")
+        raise fit.TrainingDivergedError("nan")
     if way == "full disk":
         raise OSError(28, "No space left on device", "here")
     if way == "not pickled":
@@ -68,7 +68,7 @@ def test_the_server_of_forks_starts_early_and_leaves_ctrl_c_to_this_process():
 
 
 def test_what_it_raises_is_raised_here_with_the_traceback_of_there(run):
-    with pytest.raises(training.TrainingDivergedError, match="nan") as raised:
+    with pytest.raises(fit.TrainingDivergedError, match="nan") as raised:
         run(way="raise")
     assert "in work" in raised.value.__notes__[0]
     with pytest.raises(search.SearchError, match="No space left.*the same command goes on"):

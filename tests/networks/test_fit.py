@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agegender import hyperparameters
 from agegender.evidence import evaluation
-from agegender.networks import batches, features, finetuning, models, training
+from agegender.networks import batches, checkpoint, features, finetune, fit, losses, models, predict
 
 
 @pytest.fixture(scope="module")
@@ -25,43 +26,61 @@ def toy():
     return np.clip(pictures, 0, 255).astype("uint8"), age_years, gender
 
 
-def fit(toy, seed=0, **changes):
+def examples_of(toy, train_rows=range(64), validation_rows=range(64, 96)):
+    _, age_years, gender = toy
+    rows = (np.array(rows, int) for rows in (train_rows, validation_rows))
+    return batches.Examples(*toy, *rows, evaluation.floors(age_years, gender))
+
+
+def train(toy, seed=0, *, epochs=2, validation_rows=range(64, 96), resident=None, **changes):
+    """Train a small network; changes: of its hyperparameters, or hooks."""
     keras.utils.set_random_seed(seed)
-    network = models.build_scratch(
-        image_size_pixels=32, width=8, stem_filters=8, stages=1, extra_block_stage=-1
+    hooks = fit.Hooks(
+        **{
+            name: changes.pop(name)
+            for name in ("on_epoch", "checkpoint", "stop_at")
+            if name in changes
+        }
     )
-    pictures, age_years, gender = toy
-    rows = np.arange(96)
-    arguments = {
-        "train_rows": rows[:64],
-        "validation_rows": rows[64:],
-        "floors": evaluation.floors(age_years, gender),
-        "epochs": 2,
-        "batch_size": 16,
-        "augmentation": {"brightness": 0.0, "contrast": 0.0},
-        "seed": seed,
-    }
-    trained = models.for_training(network)
-    return network, training.fit(trained, pictures, age_years, gender, **arguments | changes)
+    changes = {"batch_size": 16, "brightness": 0.0, "contrast": 0.0, "mixing": 0.0} | changes
+    setting = hyperparameters.Scratch(**changes)
+    network = models.build_scratch(
+        image_size_pixels=32,
+        width=8,
+        stem_filters=8,
+        stages=1,
+        extra_block_stage=-1,
+        age_head=setting.age_head,
+    )
+    history = fit.fit(
+        models.for_training(network),
+        examples_of(toy, validation_rows=validation_rows),
+        setting,
+        epochs=epochs,
+        seed=seed,
+        hooks=hooks,
+        resident=resident,
+    )
+    return network, history
 
 
 def test_learns_what_the_pictures_show(toy):
-    _, history = fit(toy, epochs=12, learning_rate=5e-3)
+    _, history = train(toy, epochs=12, learning_rate=5e-3)
     assert history.val_score.min() < 0.6 * history.val_score.iloc[0]
     assert list(history.epoch) == list(range(12))
 
 
 def test_same_seed_same_weights_another_seed_others(toy):
-    first, again, other = (fit(toy, seed)[0].get_weights() for seed in (3, 3, 4))
+    first, again, other = (train(toy, seed)[0].get_weights() for seed in (3, 3, 4))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_the_best_epoch_is_what_is_left(toy):
     rows = []
-    network, history = fit(toy, epochs=4, learning_rate=2e-2, on_epoch=rows.append)
+    network, history = train(toy, epochs=4, learning_rate=2e-2, on_epoch=rows.append)
     pictures, age_years, gender = toy
-    age, probability = training.predict(network, pictures, np.arange(64, 96))
+    age, probability = predict.predict(network, pictures, np.arange(64, 96))
     best = history.loc[history.val_score.idxmin()]
     assert np.abs(age - age_years[64:]).mean() == pytest.approx(best.val_age_mae, rel=1e-3)
     assert ((probability > 0.5) == gender[64:]).mean() == pytest.approx(best.val_gender_accuracy)
@@ -74,13 +93,13 @@ def test_without_validation_the_last_epoch_is_what_is_left(toy):
     opposite = np.arange(96) >= 64
     toy = pictures, np.where(opposite, 91 - age_years, age_years), np.abs(opposite - gender)
     arguments = {"epochs": 6, "learning_rate": 5e-3, "schedule": "constant"}
-    kept, validated = fit(toy, **arguments)
-    last, history = fit(toy, **arguments, validation_rows=np.arange(0))
+    kept, validated = train(toy, **arguments)
+    last, history = train(toy, **arguments, validation_rows=())
     assert validated.val_score.idxmin() < 5 and not any(name.startswith("val_") for name in history)
     np.testing.assert_allclose(history.loss, validated.loss, rtol=1e-5)
     age_years = toy[1]
     errors = [
-        np.abs(training.predict(network, pictures, np.arange(64, 96))[0] - age_years[64:]).mean()
+        np.abs(predict.predict(network, pictures, np.arange(64, 96))[0] - age_years[64:]).mean()
         for network in (kept, last)
     ]
     assert errors[0] == pytest.approx(validated.val_age_mae[validated.val_score.idxmin()], rel=1e-3)
@@ -88,13 +107,13 @@ def test_without_validation_the_last_epoch_is_what_is_left(toy):
 
 
 def test_time_ends_a_training_after_its_epoch(toy):
-    _, history = fit(toy, epochs=50, stop_at=time.monotonic())
+    _, history = train(toy, epochs=50, stop_at=time.monotonic())
     assert len(history) == 1
 
 
 def test_a_diverged_training_says_so(toy):
-    with pytest.raises(training.TrainingDivergedError, match="Lower the learning rate"):
-        fit(toy, optimizer="sgd", learning_rate=1e12, age_loss="mse", epochs=3)
+    with pytest.raises(fit.TrainingDivergedError, match="Lower the learning rate"):
+        train(toy, optimizer="sgd", learning_rate=1e12, age_loss="mse", epochs=3)
 
 
 class Killed(BaseException):
@@ -109,19 +128,19 @@ def kill_after(epoch):
     return on_epoch
 
 
-@pytest.mark.parametrize("validation_rows", [np.arange(64, 96), np.arange(0)])
+@pytest.mark.parametrize("validation_rows", [range(64, 96), ()])
 def test_an_interrupted_training_ends_as_if_it_had_not_been(toy, tmp_path, validation_rows):
     # So high a rate that the best epoch may lie before the interruption.
     arguments = {"epochs": 4, "learning_rate": 3e-2, "validation_rows": validation_rows}
-    whole, history = fit(toy, **arguments)
+    whole, history = train(toy, **arguments)
     path = tmp_path / "folder" / "checkpoint.npz"
     for epoch in (0, 2):
         with pytest.raises(Killed):
-            fit(toy, **arguments, checkpoint=path, on_epoch=kill_after(epoch))
+            train(toy, **arguments, checkpoint=path, on_epoch=kill_after(epoch))
         assert [file.name for file in path.parent.iterdir()] == [path.name]
     for _ in range(2):  # The second finds it finished.
         rows = []
-        parts, joined = fit(toy, **arguments, checkpoint=path, on_epoch=rows.append)
+        parts, joined = train(toy, **arguments, checkpoint=path, on_epoch=rows.append)
         assert [row["epoch"] for row in rows] == list(range(4))
         for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -131,15 +150,15 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(toy, tmp_path, valid
 
 @pytest.mark.parametrize("mixing", [0.0, 0.4])
 def test_pictures_that_stay_on_the_device_train_the_same(toy, tmp_path, monkeypatch, mixing):
-    monkeypatch.setattr(training, "STEPS_PER_EXECUTION", 3)  # of 4 an epoch
-    arguments = {"epochs": 3, "augmentation": {"erasing": 0.5, "mixing": mixing}}
-    network, history = fit(toy, **arguments, resident=False)
+    monkeypatch.setattr(fit, "STEPS_PER_EXECUTION", 3)  # of 4 an epoch
+    arguments = {"epochs": 3, "brightness": 0.2, "contrast": 0.3, "erasing": 0.5, "mixing": mixing}
+    network, history = train(toy, **arguments, resident=False)
     path = tmp_path / "checkpoint.npz"
     with pytest.raises(Killed):
-        fit(toy, **arguments, resident=True, checkpoint=path, on_epoch=kill_after(1))
+        train(toy, **arguments, resident=True, checkpoint=path, on_epoch=kill_after(1))
     with np.load(path) as file:
         assert not any(array.shape == toy[0].shape for array in file.values())
-    resident, joined = fit(toy, **arguments, resident=True, checkpoint=path)
+    resident, joined = train(toy, **arguments, resident=True, checkpoint=path)
     measured = [name for name in history if "second" not in name]
     np.testing.assert_allclose(joined[measured], history[measured], rtol=1e-4)
     for kept, sent in zip(resident.get_weights(), network.get_weights(), strict=True):
@@ -148,33 +167,19 @@ def test_pictures_that_stay_on_the_device_train_the_same(toy, tmp_path, monkeypa
 
 def test_a_checkpoint_that_is_torn_or_of_another_training_is_named(toy, tmp_path):
     path = tmp_path / "checkpoint.npz"
-    fit(toy, checkpoint=path)
-    with pytest.raises(training.CheckpointError, match=r"checkpoint.npz was left by another"):
-        fit(toy, checkpoint=path, learning_rate=0.1)
+    train(toy, checkpoint=path)
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint.npz was left by another"):
+        train(toy, checkpoint=path, learning_rate=0.1)
     whole = path.read_bytes()
     for torn in (whole[:-100], whole[:50], b"", b"foreign"):
         path.write_bytes(torn)
-        with pytest.raises(training.CheckpointError, match=r"Remove .*checkpoint.npz"):
-            fit(toy, checkpoint=path)
+        with pytest.raises(checkpoint.CheckpointError, match=r"Remove .*checkpoint.npz"):
+            train(toy, checkpoint=path)
 
 
 @pytest.mark.parametrize("age_head", ["ordinal", "regression"])
 def test_other_age_heads_train(toy, age_head):
-    pictures, age_years, gender = toy
-    network = models.build_scratch(
-        image_size_pixels=32, width=8, stages=2, extra_block_stage=-1, age_head=age_head
-    )
-    history = training.fit(
-        models.for_training(network),
-        pictures,
-        age_years,
-        gender,
-        train_rows=np.arange(64),
-        validation_rows=np.arange(64, 96),
-        floors=evaluation.floors(age_years, gender),
-        epochs=3,
-        augmentation={},
-    )
+    _, history = train(toy, epochs=3, age_head=age_head)
     assert history.age_loss.iloc[-1] < history.age_loss.iloc[0]
 
 
@@ -201,7 +206,8 @@ def test_batches_hold_every_row_once_with_its_own_labels():
     inputs = np.arange(50)[:, None] * np.ones((1, 3))
     labels = np.arange(50, dtype="float32")
     rows = np.arange(5, 45)
-    fed = batches.Batches(inputs, labels, labels, rows, ["age", "gender"], 16, 0, seed=1)
+    examples = batches.Examples(inputs, labels, labels, rows, rows, None)
+    fed = batches.Batches(examples, rows, ["age", "gender"], 16, seed=1)
     orders = []
     for _ in range(2):
         parts = [fed[index] for index in range(len(fed))]
@@ -215,7 +221,8 @@ def test_batches_hold_every_row_once_with_its_own_labels():
 
 def test_mixed_pictures_are_the_means_of_two_with_both_labels(toy):
     pictures, age_years, gender = toy
-    fed = batches.Batches(*toy, np.arange(64), ["age", "gender"], 16, 0, seed=0, mixing=0.4)
+    examples, rows = examples_of(toy), np.arange(64)
+    fed = batches.Batches(examples, rows, ["age", "gender"], 16, seed=0, mixing=0.4)
     inputs, labels = fed[1]
     first = fed.order[16:32]
     own, other, share = labels["age"].T
@@ -227,17 +234,16 @@ def test_mixed_pictures_are_the_means_of_two_with_both_labels(toy):
     expected = share[:, None, None, None] * pictures[first]
     expected += (1 - share)[:, None, None, None] * pictures[second]
     np.testing.assert_allclose(inputs, expected, atol=0.51)
-    plain, whole = batches.Batches(*toy, np.arange(64), ["age"], 16, 0, mixing=0.4)[0]
+    plain, whole = batches.Batches(examples, rows, ["age"], 16, mixing=0.4)[0]
     np.testing.assert_array_equal(plain, pictures[:16])
     np.testing.assert_array_equal(whole["age"][:, 2], 1)
 
 
 def test_the_loss_of_a_mixed_picture_is_shared(toy):
     labels = np.array([[20.0, 60.0, 0.75]], "float32")
-    loss = training.mixed(training.AGE_LOSSES["mae"])(labels, np.array([[30.0]], "float32"))
+    loss = losses.mixed(losses.AGE_LOSSES["mae"])(labels, np.array([[30.0]], "float32"))
     assert float(loss[0]) == pytest.approx((0.75 * 10 + 0.25 * 30) / 20)
-    augmentation = {"brightness": 0.0, "contrast": 0.0, "mixing": 0.4}
-    _, history = fit(toy, epochs=8, learning_rate=5e-3, augmentation=augmentation)
+    _, history = train(toy, epochs=8, learning_rate=5e-3, mixing=0.4)
     assert history.val_score.min() < 0.9 * history.val_score.iloc[0]
 
 
@@ -252,32 +258,30 @@ def small_pretrained():
     return models.build_pretrained(keras.Model(images, keras.layers.ReLU(name="top")(x)))
 
 
-def fine_tune(network, toy, folder, **changes):
-    pictures, age_years, gender = toy
-    rows = np.arange(96)
-    arguments = {
-        "train_rows": rows[:64],
-        "validation_rows": rows[64:],
-        "floors": evaluation.floors(age_years, gender),
-        "cache": folder,
-        "key": {"backbone": "small"},
-        "cut": "cut",
-        "views": 3,
-        "head_epochs": 2,
-        "head_learning_rate": 1e-5,
-        "batch_size": 8,
-        "unfreeze_from": "cut",
-        "epochs": 4,
-        "learning_rate": 1e-2,
-    }
-    return finetuning.fine_tune(network, pictures, age_years, gender, **arguments | changes)
+def fine_tune(
+    network, toy, folder, *, unfreeze_from="cut", epochs=4, validation_rows=range(64, 96), **changes
+):
+    setting = hyperparameters.Pretrained(
+        **{"head_learning_rate": 1e-5, "batch_size": 8, "learning_rate": 1e-2} | changes
+    )
+    return finetune.fine_tune(
+        network,
+        examples_of(toy, validation_rows=validation_rows),
+        setting,
+        finetune.Cached(folder, {"backbone": "small"}, "cut", views=3, gigabytes=1.0),
+        head_epochs=2,
+        epochs=epochs,
+        unfreeze_from=unfreeze_from,
+    )
 
 
 def test_fine_tuning_moves_what_is_unfrozen_and_nothing_else(toy, small_pretrained, tmp_path):
     layers = {name: small_pretrained.get_layer(name) for name in ("low", "high", "high_bn")}
     before = {name: layer.get_weights() for name, layer in layers.items()}
     # A head trained so shortly leaves much to gain: else its weights would be put back.
-    history, frozen = fine_tune(small_pretrained, toy, tmp_path, epochs=10)
+    tuned = fine_tune(small_pretrained, toy, tmp_path, epochs=10)
+    history = tuned.history
+    assert tuned.kept
     assert list(history.phase) == ["head"] * 2 + ["fine-tuning"] * 10
     assert list(history.epoch) == list(range(12))
     assert history.val_score.idxmin() > 1
@@ -286,8 +290,23 @@ def test_fine_tuning_moves_what_is_unfrozen_and_nothing_else(toy, small_pretrain
         for name, layer in layers.items()
     }
     assert moved == {"low": False, "high": True, "high_bn": False}
-    small_pretrained.set_weights(frozen)
+    small_pretrained.set_weights(tuned.frozen_weights)
     assert all(map(np.array_equal, before["high"], layers["high"].get_weights()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"learning_rate": 10.0, "head_learning_rate": 1e-2}, False),  # it only does harm
+        ({"unfreeze_from": None}, None),
+        ({"validation_rows": ()}, True),  # as of a release
+    ],
+)
+def test_it_is_known_whether_fine_tuning_was_kept(toy, small_pretrained, tmp_path, changes, kept):
+    tuned = fine_tune(small_pretrained, toy, tmp_path, epochs=1, **changes)
+    assert tuned.kept is kept
+    left = zip(small_pretrained.get_weights(), tuned.frozen_weights, strict=True)
+    assert all(np.array_equal(*pair) for pair in left) == (not kept)
 
 
 def test_fine_tuning_from_fresh_views_may_unfreeze_everything(toy, small_pretrained, tmp_path):
@@ -297,7 +316,7 @@ def test_fine_tuning_from_fresh_views_may_unfreeze_everything(toy, small_pretrai
         toy,
         tmp_path,
         unfreeze_from="low",
-        augmentation={"rotation": 0.01},
+        views="fresh",
         epochs=10,
         batch_normalization="update",
     )

@@ -1,0 +1,151 @@
+"""What a search decides about a network: frozen records whose fields are the searched names.
+
+The space returns one, the journal and MLflow keep its fields, and the training reads them: a
+hyperparameter never changes its shape. The defaults are those of the full space.
+"""
+
+import dataclasses
+from typing import Any, Self
+
+VIEW_STRENGTHS = ("rotation", "zoom", "shift", "brightness", "contrast", "erasing")
+HEAD = ("trunk_dropout", "age_dropout", "gender_dropout", "age_units", "gender_units", "age_head")
+TRUNK = ("internal_size_pixels", "stem_filters", "stem_kernel_pixels", "width", "stages")
+TRUNK += ("blocks_per_stage", "extra_block_stage", "kernel_pixels", "residual", "normalization")
+TRUNK += ("activation", "pooling")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitting:
+    """How a network is fitted; both families share these.
+
+    trunk_dropout, age_dropout, gender_dropout: shares of units, 0 to 1.
+    age_units, gender_units: width of the dense layer of each branch.
+    age_head: "distribution", "ordinal" or "regression", see `networks.models.head`.
+    age_loss: of the age itself, "mae", "huber" or "mse", in units of 20 years; age_weight: its
+        weight beside the loss of the distribution, if there is one.
+    age_deviation_years: of the Gaussian around the labelled age; for "distribution" alone.
+    optimizer: "adamw", "adam" or "sgd"; schedule: "cosine" or "constant"; warmup: share of the
+        steps in which the rate rises.
+    rotation: in turns; zoom and shift: fractions of the side; brightness and contrast: fractions of
+        the range; erasing: probability. Each is the most that a random view changes; 0 is off.
+    mixing: parameter of the Beta distribution that pairs of pictures are mixed by; 0 is off.
+    architecture: "notebook" stands for the student notebook's own layers.
+    """
+
+    trunk_dropout: float = 0.4
+    age_dropout: float = 0.3
+    gender_dropout: float = 0.4
+    age_units: int = 128
+    gender_units: int = 64
+    age_head: str = "distribution"
+    age_loss: str = "mae"
+    age_weight: float = 1.0
+    age_deviation_years: float = 2.5
+    gender_weight: float = 1.2
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    weight_decay: float = 5e-2
+    batch_size: int = 64
+    rotation: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    erasing: float = 0.0
+    mixing: float = 0.0
+    architecture: str = "agegender"
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Return the record of a trial's values; what an oracle added for itself is left out."""
+        return cls(**{name: v for name, v in values.items() if not name.startswith("tuner/")})
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """The arguments of `batches.RandomView`."""
+        return {name: getattr(self, name) for name in VIEW_STRENGTHS}
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """The arguments of the builder of the network."""
+        return {name: getattr(self, name) for name in HEAD}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scratch(Fitting):
+    """Network A: its architecture (see `networks.models.build_scratch`) and its fitting.
+
+    augmentation_strength multiplies the strengths of the random views.
+    """
+
+    internal_size_pixels: int = 128
+    stem_filters: int = 24
+    stem_kernel_pixels: int = 3
+    width: int = 32
+    stages: int = 4
+    blocks_per_stage: int = 1
+    extra_block_stage: int = 2
+    kernel_pixels: int = 3
+    residual: bool = True
+    normalization: str = "batch"
+    activation: str = "swish"
+    pooling: str = "average"
+    rotation: float = 0.04
+    zoom: float = 0.12
+    shift: float = 0.08
+    brightness: float = 0.2
+    contrast: float = 0.3
+    mixing: float = 0.3
+    augmentation_strength: float = 1.0
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """The arguments of `batches.RandomView`."""
+        return {name: self.augmentation_strength * s for name, s in super().strengths.items()}
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """The arguments of the builder of the network."""
+        return super().layers | {name: getattr(self, name) for name in TRUNK}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained(Fitting):
+    """Network B: its backbone, its head, and the schedule of its fine-tuning.
+
+    backbone: a key of `networks.backbones.BACKBONES`.
+    internal_size_pixels: side that the picture is resized to, a multiple of 32.
+    unfrozen_share: how deep to fine-tune, as a share of the places where the backbone may be cut.
+    head_learning_rate, head_weight_decay: of the head alone, which is trained first.
+    batch_normalization: "inference" keeps its statistics, scales and shifts; "update" trains them.
+    views: "cached" fine-tunes on activations that were computed once for a few views of each face;
+        "fresh" draws new views from the pixels.
+    """
+
+    backbone: str = ""
+    internal_size_pixels: int = 160
+    trunk_dropout: float = 0.2
+    age_units: int = 256
+    gender_units: int = 128
+    gender_weight: float = 1.5
+    learning_rate: float = 2e-4
+    weight_decay: float = 1e-2
+    warmup: float = 0.1
+    head_learning_rate: float = 1e-3
+    head_weight_decay: float = 5e-2
+    unfrozen_share: float = 0.75
+    batch_normalization: str = "inference"
+    views: str = "cached"
+    rotation: float = 0.03
+    zoom: float = 0.08
+    shift: float = 0.06
+    brightness: float = 0.15
+    contrast: float = 0.2
+
+    @property
+    def of_head(self) -> Self:
+        """The configuration of the first phase, in which the head alone is trained."""
+        rates = {"learning_rate": self.head_learning_rate, "weight_decay": self.head_weight_decay}
+        return dataclasses.replace(self, **rates)

@@ -1,0 +1,101 @@
+"""Losses and metrics of both tasks, and the optimizer with its schedule."""
+
+from collections.abc import Callable
+
+import keras
+
+from agegender import hyperparameters
+from agegender.networks import models
+
+Loss = Callable[[keras.KerasTensor, keras.KerasTensor], keras.KerasTensor]
+
+# Losses of the age itself are in units of 20 years, about the spread of UTKFace's ages.
+AGE_LOSSES: dict[str, Loss] = {
+    "mae": lambda true, predicted: keras.ops.mean(keras.ops.abs(true - predicted), -1) / 20,
+    "mse": lambda true, predicted: keras.ops.mean((true - predicted) ** 2, -1) / 400,
+    "huber": lambda true, predicted: keras.losses.huber(true / 20, predicted / 20, delta=0.25),
+}
+
+
+def mixed(loss: Loss) -> Loss:
+    """Return a loss for pictures mixed from two, whose labels are those of `batches.Batches`."""
+
+    def of_both(labels: keras.KerasTensor, predicted: keras.KerasTensor) -> keras.KerasTensor:
+        share = labels[:, 2]
+        first, second = (loss(labels[:, k : k + 1], predicted) for k in (0, 1))
+        return share * first + (1 - share) * second
+
+    return of_both
+
+
+def age_distribution(deviation_years: float) -> Loss:
+    """Cross-entropy to a Gaussian around the age (label distribution learning, Gao et al. 2017)."""
+
+    def loss(age_years: keras.KerasTensor, probabilities: keras.KerasTensor) -> keras.KerasTensor:
+        years = keras.ops.arange(models.AGE_BINS, dtype="float32")
+        target = keras.ops.softmax(-0.5 * ((years - age_years) / deviation_years) ** 2)
+        return -keras.ops.sum(target * keras.ops.log(probabilities + 1e-7), axis=-1)
+
+    return loss
+
+
+def age_exceedance(
+    age_years: keras.KerasTensor, probabilities: keras.KerasTensor
+) -> keras.KerasTensor:
+    """Binary cross-entropy of 'older than k years', summed over k, in tenths (OR-CNN)."""
+    years = keras.ops.arange(models.AGE_BINS - 1, dtype="float32")
+    older = keras.ops.cast(age_years > years, "float32")
+    return keras.ops.sum(keras.ops.binary_crossentropy(older, probabilities), axis=-1) / 10
+
+
+def for_outputs(outputs: list[str], config: hyperparameters.Fitting) -> dict[str, Loss]:
+    """Return the loss of each output of a network made by `models.for_training`."""
+    losses: dict[str, Loss] = {
+        "age": AGE_LOSSES[config.age_loss],
+        "gender": keras.losses.binary_crossentropy,
+        "age_distribution": age_distribution(config.age_deviation_years),
+        "age_exceedance": age_exceedance,
+    }
+    return {name: mixed(losses[name]) if config.mixing else losses[name] for name in outputs}
+
+
+def weights(outputs: list[str], config: hyperparameters.Fitting) -> dict[str, float]:
+    """Return the weight of each output's loss; a layer that only training sees has 1."""
+    own = {"age": config.age_weight, "gender": config.gender_weight}
+    return {name: own.get(name, 1.0) for name in outputs}
+
+
+def metrics() -> dict[str, list[keras.metrics.Metric]]:
+    """Return MAE and accuracy; a mixed picture counts by the label that it has most of."""
+
+    def first_label(name: str, function: Loss) -> keras.metrics.Metric:
+        return keras.metrics.MeanMetricWrapper(lambda y, p: function(y[:, :1], p), name=name)
+
+    return {
+        "age": [first_label("mae", keras.losses.mean_absolute_error)],
+        "gender": [first_label("accuracy", keras.metrics.binary_accuracy)],
+    }
+
+
+def optimizer(config: hyperparameters.Fitting, steps: int) -> keras.Optimizer:
+    """Return the optimizer; its rate rises over the share `warmup` of the steps, then falls.
+
+    The schedule "cosine" ends at a thousandth of the rate; "constant" does not fall. Biases and
+    normalization are not decayed. KeyError for an unknown optimizer or schedule.
+    """
+    warmup_steps = max(1, round(config.warmup * steps))
+    rate = keras.optimizers.schedules.CosineDecay(
+        config.learning_rate / 100,
+        decay_steps=max(1, steps - warmup_steps),
+        alpha={"cosine": 1e-3, "constant": 1.0}[config.schedule],
+        warmup_target=config.learning_rate,
+        warmup_steps=warmup_steps,
+    )
+    decay = config.weight_decay
+    made = {
+        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=decay),
+        "adam": lambda: keras.optimizers.Adam(rate),
+        "sgd": lambda: keras.optimizers.SGD(rate, 0.9, nesterov=True, weight_decay=decay),
+    }[config.optimizer]()
+    made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return made

@@ -1,0 +1,166 @@
+"""The statistics of retrained settings: known letters, intervals that cover, verdicts."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from agegender import config, hyperparameters
+from agegender.data import pixels
+from agegender.registry import tracking
+from tuning import reproduction, retrain, search, spaces
+
+
+def trainings(*scores):
+    """A row a training: one list of val_scores a setting, seeds from 0."""
+    rows = [
+        {"trial": number, "seed": seed, "val_score": score, "val_age_mae": 10 * score}
+        | {"val_gender_accuracy": 1 - score / 2}
+        for number, of_one in enumerate(scores, start=1)
+        for seed, score in enumerate(of_one)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_letters_join_exactly_the_pairs_that_are_not_told_apart():
+    generator = np.random.default_rng(0)
+    for count in range(1, 8):
+        upper = np.triu(generator.random((count, count)) < 0.5, 1)
+        different = upper | upper.T
+        letters = retrain.compact_letters(different)
+        for one in range(count):
+            for other in range(count):
+                assert bool(set(letters[one]) & set(letters[other])) != different[one, other]
+
+
+def test_letters_of_a_chain_and_of_equals():
+    different = np.zeros((3, 3), bool)
+    assert retrain.compact_letters(different) == ["a", "a", "a"]
+    different[0, 2] = different[2, 0] = True
+    assert retrain.compact_letters(different) == ["a", "ab", "b"]
+
+
+def test_standing_tells_apart_what_differs_by_more_than_its_noise():
+    table = trainings([0.50, 0.51, 0.49], [0.30, 0.31, 0.32], [0.31, 0.30, 0.33])
+    summary = retrain.standing(table)
+    assert summary.trial.tolist() == [2, 3, 1]
+    assert summary.group.tolist() == ["a", "a", "b"]
+    assert summary.val_score_std.iloc[2] == pytest.approx(0.01)
+    assert summary.val_age_mae_mean.iloc[2] == pytest.approx(5.0)
+    assert retrain.conclusion(summary).endswith("Not told apart from it at 95 %: 3.")
+
+
+def test_one_seed_tells_nothing_apart_and_a_diverged_training_does_not_count():
+    summary = retrain.standing(trainings([0.5, 0.51], [0.1, np.nan]))
+    assert summary.seeds.tolist() == [1, 2] and set(summary.group) == {"a"}
+    assert retrain.conclusion(summary).startswith("Nothing can be told apart")
+
+
+def test_the_prediction_interval_holds_a_new_observation_95_times_in_100():
+    generator = np.random.default_rng(0)
+    inside = 0
+    for _ in range(2000):
+        *seen, new = generator.normal(5.0, 0.2, 4)
+        low, high = reproduction.prediction_interval(seen)
+        inside += low <= new <= high
+    assert 0.935 < inside / 2000 < 0.965
+    with pytest.raises(ValueError, match="2 values or more; got 1"):
+        reproduction.prediction_interval([5.0])
+
+
+OTHERS = pd.DataFrame(
+    {"val_age_mae": [6.0, 6.2, 6.1], "val_gender_accuracy": [0.900, 0.904, 0.902]}
+)
+
+
+@pytest.mark.parametrize(
+    ("registered_mae", "same_seed_mae", "verdict", "identical"),
+    [
+        (6.15, 6.149, "reproduced", False),
+        (4.10, 6.15, "not reproduced", False),
+        # The same numbers again are a reproduction, however unusual the seed.
+        (4.123, 4.12345, "reproduced", True),
+    ],
+)
+def test_verdicts(registered_mae, same_seed_mae, verdict, identical):
+    result = reproduction.compare_with_registered(
+        {"val_age_mae": registered_mae, "val_gender_accuracy": 0.903},
+        {"val_age_mae": same_seed_mae, "val_gender_accuracy": 0.90301},
+        OTHERS,
+    )
+    assert (result["verdict"], result["identical"]) == (verdict, identical)
+    found = result["measures"]["val_age_mae"]
+    assert found["difference"] == pytest.approx(same_seed_mae - registered_mae)
+    assert found["inside"] == (registered_mae > 5)
+
+
+def test_a_version_without_its_origin_is_named_with_what_it_lacks():
+    tags = dict.fromkeys((*reproduction.NEEDED, *retrain.MEASURES), "1")
+    assert reproduction.needed(tags, "age-gender-A/3") is tags
+    del tags["preset"], tags["val_age_mae"]
+    with pytest.raises(ValueError, match="age-gender-A/3 has no tags preset, val_age_mae"):
+        reproduction.needed(tags, "age-gender-A/3")
+
+
+def test_other_data_are_refused_before_anything_is_trained():
+    faces = pixels.Faces(None, None, None, "here", "generated", {})
+    with pytest.raises(ValueError, match="age-gender-A/3 .* digest there; .* have here.*DATA="):
+        reproduction.reproduce(
+            "A",
+            faces,
+            config.Settings(),
+            {"data.digest": "there"},
+            "age-gender-A/3",
+            seeds=2,
+            folder=Path("nowhere"),
+            cache=Path("nowhere"),
+        )
+
+
+def test_finished_trainings_are_taken_and_none_is_started_out_of_time(tmp_path):
+    values = {"width": 8, "rate": 0.1}
+    path, said = tmp_path / "finished.json", []
+    row = {"trial": 4, "values": values, "seed": 0, "epochs": 3, "seconds": 60.0, "run_id": "r"}
+    row |= {"parent_run_id": "p"} | dict.fromkeys(retrain.MEASURES, 0.3)
+    path.write_text(json.dumps([row, row | {"seed": 1, "epochs": 2}]))
+    plan = retrain.Plan(
+        "A", config.Settings(), {4: values, 5: values | {"width": 16}}, range(2), epochs=3
+    )
+    table = retrain.retrain(
+        plan,
+        None,
+        path=path,
+        parent_run_id="p",
+        cache=tmp_path,
+        stop_at=-math.inf,
+        report=said.append,
+    )
+    assert table[["trial", "seed", "val_score"]].values.tolist() == [[4, 0, 0.3]]
+    # Of another length, or with other values, it is another training.
+    assert said[-1].endswith("A setting 005 seed 0, A setting 004 seed 1, A setting 005 seed 1.")
+
+
+def test_settings_are_compared_as_their_search_trained_them_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(spaces, "LONG_EPOCHS", 1)
+    tracking.connect(tmp_path)
+    faces = pixels.open_faces(pixels.prepare(None, tmp_path / "data", seed=0, generated_faces=100))
+    values = {"width": 16, "stem_filters": 16, "internal_size_pixels": 64, "stages": 3}
+    values |= {"augmentation_strength": 0.25, "mixing": 0.0}
+    done = search.Trial(1, values, "COMPLETED", {"val_score": 0.5})
+    (tmp_path / "trials.json").write_text(json.dumps([dataclasses.asdict(done)]))
+    arguments = {"folder": tmp_path, "cache": tmp_path, "seeds": 1, "epochs": 1}
+    retrain.leaderboard("A", faces, config.Settings(), **arguments)
+    (row,) = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert row["values"] == values | {
+        "augmentation_strength": 1.0,
+        "mixing": hyperparameters.Scratch.mixing,
+    }
+
+
+def test_a_released_version_names_the_command_that_trains_it_again():
+    with pytest.raises(ValueError, match="`make release MODEL=B_full` trains it again"):
+        reproduction.needed({"release": "age_gender_B_full"}, "age-gender-B/1")

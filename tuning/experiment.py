@@ -1,0 +1,285 @@
+"""One training as a run of MLflow: its parameters and tags, its curves as they grow, its result."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from agegender import config, disk, progress
+from agegender.data import pixels
+from agegender.networks import fit, models
+from agegender.registry import stored_checkpoints, tracking
+from agegender.show import figures
+from tuning import families, search
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One setting to train, and the run that shows it.
+
+    letter: of its family, "A" or "B".
+    values: the setting, as the journal has it.
+    epochs: of A, or of B's fine-tuning.
+    name, role: of the run; number: of the trial, 0 where it was none.
+    shown: the values that are parameters of the run; None: all of them.
+    checkpoint: a folder from which an interrupted call goes on, in the same run.
+    keep_in_store: keep it among the run's artifacts too, for a call on another machine.
+    """
+
+    letter: str
+    values: dict[str, Any]
+    epochs: int
+    seed: int
+    name: str
+    role: str
+    number: int
+    parent_run_id: str
+    shown: dict[str, Any] | None = None
+    checkpoint: Path | None = None
+    keep_in_store: bool = False
+
+
+def name_of(faces: pixels.Faces) -> str:
+    """Return the MLflow experiment that runs on these faces belong to."""
+    return "age-gender" if faces.kind == "utkface" else f"age-gender-{faces.kind}"
+
+
+def origin(faces: pixels.Faces, settings: config.Settings) -> dict[str, str]:
+    """Return, as tags of a version, what besides its settings decides how a training comes out."""
+    lock = Path(__file__).parents[1] / "requirements.lock"
+    return tracking.common_tags(faces.digest, faces.kind) | {
+        "lock.sha256": hashlib.sha256(lock.read_bytes()).hexdigest(),
+        "preset": settings.preset,
+        "tier": settings.tier,
+    }
+
+
+def run_tags(
+    letter: str, faces: pixels.Faces, settings: config.Settings, role: str
+) -> dict[str, str]:
+    """Return what every run of a family is tagged with."""
+    return tracking.common_tags(faces.digest, faces.kind) | {
+        "family": letter,
+        "role": role,
+        "algorithm": settings.algorithm,
+        "preset": settings.preset,
+        "seed": str(settings.seed),
+    }
+
+
+@contextlib.contextmanager
+def parent_run(
+    name: str,
+    letter: str,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    role: str,
+    *,
+    handover: Path,
+    params: dict[str, Any],
+    description: str,
+) -> Iterator[str]:
+    """Open the run that others are children of; yield its run_id.
+
+    handover: the file that keeps the run_id, so that a later call goes on in the same run.
+    """
+    with tracking.run(
+        name,
+        experiment=name_of(faces),
+        run_id=json.loads(handover.read_text())["run_id"] if handover.exists() else None,
+        tags=run_tags(letter, faces, settings, role),
+        params=params,
+        description=description,
+    ) as run_id:
+        disk.write(handover, json.dumps({"run_id": run_id}))
+        yield run_id
+
+
+def log_dataset(run_id: str, faces: pixels.Faces, context: str) -> None:
+    """Link a run to the faces that it used."""
+    tracking.log_dataset(
+        run_id,
+        faces.manifest,
+        name=faces.kind,
+        digest=faces.digest,
+        source=str(faces.folder / "manifest.csv"),
+        context=context,
+    )
+
+
+def train_and_log(
+    training: Training,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    cache: Path,
+    stop_at: float = math.inf,
+    report: progress.Report = progress.plain,
+) -> tuple[search.Trial, families.Trained]:
+    """Train one setting on each fold in one run; return its Trial and the last network.
+
+    folds: pairs of training and validation rows. The run shows the curves of the last one and the
+        means of the metrics.
+    cache: the folder of fetched weights and cached activations.
+    stop_at: on time.monotonic()'s clock.
+    report: called whenever something is done.
+    """
+    chosen, checkpoint = families.FAMILIES[training.letter], training.checkpoint
+    setting = chosen.from_values(training.values)
+    run_id = _interrupted_run(training)
+    if checkpoint:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+    with tracking.run(
+        training.name,
+        experiment=name_of(faces),
+        run_id=run_id,
+        parent_run_id=training.parent_run_id,
+        tags=run_tags(training.letter, faces, settings, training.role)
+        | {"trial": str(training.number)},
+        params=training.values if training.shown is None else training.shown,
+    ) as run_id:
+        if checkpoint and training.keep_in_store:
+            stored_checkpoints.download(run_id, checkpoint)
+        started, records, shared_seconds = time.monotonic(), [], 0.0
+        for place, fold in enumerate(folds):
+            watch = _Watch(training, run_id, settings, stop_at, report)
+            watch.logs_epochs = place == len(folds) - 1
+            path = checkpoint and checkpoint / f"fold-{place}"
+            hooks = fit.Hooks(watch.epoch, watch.activations, path, stop_at)
+            context = families.Context(settings, cache, training.epochs, training.seed, hooks)
+            trained = chosen.train(setting, faces, families.Fold(*fold), context)
+            # The quickest epoch: what else ran on the machine for a while is no plan's measure.
+            epoch_seconds = trained.history.seconds.tail(training.epochs).min()
+            records.append(trained.best_epoch | {"epoch_seconds": epoch_seconds})
+            shared_seconds += watch.activation_seconds
+        metrics = pd.DataFrame(records).mean().to_dict()
+        # What is computed once for all trials is no part of what the next one takes.
+        if shared_seconds:
+            metrics["activation_seconds"] = shared_seconds
+        seconds = time.monotonic() - started - shared_seconds
+        log_dataset(run_id, faces, training.role)
+        _log_trained(run_id, training, trained, metrics | {"seconds": seconds})
+    report(progress.Progress(training.name, 1, 1))
+    result = search.Trial(training.number, training.values, "COMPLETED", metrics, seconds, run_id)
+    return result, trained
+
+
+def _interrupted_run(training: Training) -> str | None:
+    """Return the run of an earlier call that was interrupted, where there may be one."""
+    if training.checkpoint and (training.keep_in_store or training.checkpoint.exists()):
+        return tracking.find_child(training.parent_run_id, training.name)
+    return None
+
+
+def _log_trained(
+    run_id: str, training: Training, trained: families.Trained, metrics: dict[str, float]
+) -> None:
+    """Put on a run what its training came to, its curves and its layers."""
+    network, history = trained.network, trained.history
+    metrics = metrics | {
+        "images_per_second": history.images_per_second.median(),
+        "parameters": network.count_params(),
+    }
+    if "val_score" in history:
+        metrics["best_epoch"] = int(history.val_score.idxmin())
+    tracking.log_metrics(run_id, metrics)
+    lines: list[str] = []
+    network.summary(print_fn=lines.append, line_length=100)
+    tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
+    tracking.log_text(run_id, json.dumps(models.layers(network)), "layers.json")
+    # Those of trials are drawn when the search has ended.
+    if "val_score" in history and training.role != "trial":
+        curves = figures.learning_curves({training.letter: history})
+        tracking.log_figure(run_id, curves, "learning_curves.png")
+
+
+def candidate_record(
+    training: Training,
+    result: search.Trial,
+    trained: families.Trained,
+    faces: pixels.Faces,
+    settings: config.Settings,
+) -> dict[str, Any]:
+    """Return what is known of a trained network that is to be evaluated, for `candidate.json`."""
+    return {
+        "family": training.letter,
+        "run_id": result.run_id,
+        "values": training.values,
+        "epochs": training.epochs,
+        "seed": training.seed,
+        "data": faces.digest,
+        "backbone": families.FAMILIES[training.letter].backbone(training.values),
+        "origin": origin(faces, settings) | {"epochs_trained": str(len(trained.history))},
+        "val": result.metrics,
+        "fine_tuning_kept": trained.fine_tuning_kept,
+    }
+
+
+class _Watch:
+    """Follows a training on one fold: epochs and checkpoints to the store, progress to the user.
+
+    logs_epochs: whether the run gets them.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        run_id: str,
+        settings: config.Settings,
+        stop_at: float,
+        report: progress.Report,
+    ):
+        self.name, self.run_id = training.name, run_id
+        # At most so many, of both phases.
+        before = families.FAMILIES[training.letter].first_epochs(settings)
+        self.epochs = before + training.epochs
+        self.stop_at, self.report = stop_at, report
+        self.logs_epochs = True
+        self.stored_checkpoint = training.checkpoint if training.keep_in_store else None
+        self.paces: dict[str | None, progress.Pace] = {}
+        self.uploaded, self.upload_seconds = time.monotonic(), 0.0
+        self.activations_began: float | None = None
+        self.activation_seconds = 0.0
+
+    def activations(self, done: int, total: int) -> None:
+        """Say how far the backbone's activations are."""
+        now = time.monotonic()
+        self.activations_began = self.activations_began or now
+        self.activation_seconds = now - self.activations_began
+        left = self._left("activations", done, total)
+        note = f"activations of the backbone, {done:,} of {total:,} faces"
+        self.report(progress.Progress(self.name, done, total, note, left))
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Log an epoch and report it."""
+        if self.logs_epochs:
+            tracking.log_epoch(self.run_id, row)
+        # Uploads take a tenth of the time at most.
+        if self.stored_checkpoint and time.monotonic() - self.uploaded > 10 * self.upload_seconds:
+            began = time.monotonic()
+            stored_checkpoints.upload(self.run_id, self.stored_checkpoint)
+            self.uploaded = time.monotonic()
+            self.upload_seconds = self.uploaded - began
+        done, prefix = row["epoch"] + 1, "val_" if "val_score" in row else ""
+        note = (
+            f"epoch {done} of {self.epochs}, {row[f'{prefix}age_mae']:.2f} years, "
+            f"{row[f'{prefix}gender_accuracy']:.3f}"
+        )
+        left = self._left(row.get("phase"), done, self.epochs)
+        if row.get("phase") == "head":
+            left = None  # Its epochs say nothing of those that follow.
+        elif left is not None:
+            left = min(left, max(0.0, self.stop_at - time.monotonic()))
+        self.report(progress.Progress(self.name, done, self.epochs, note, left))
+
+    def _left(self, phase: str | None, done: int, total: int) -> float | None:
+        return self.paces.setdefault(phase, progress.Pace()).seconds_left(done, total)

@@ -1,0 +1,260 @@
+"""The search of one family: a parent run, a child run a trial, the table and figures of them all.
+
+The search keeps its state in the family's folder: `trials.json` (the journal), `search.json` (the
+parent run) and `checkpoints/` (what interrupted trainings go on from, and nothing else).
+"""
+
+import dataclasses
+import math
+import os
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from agegender import config, progress
+from agegender.data import pixels, splits
+from agegender.networks import backend, checkpoint
+from agegender.registry import stored_checkpoints, tracking
+from agegender.show import figures
+from tuning import cluster, experiment, families, finalists, search, workers
+
+
+def search_family(
+    letter: str,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    *,
+    folder: Path,
+    cache: Path,
+    stop_at: float = math.inf,
+    report: progress.Report = progress.plain,
+) -> list[search.Trial]:
+    """Search the space of family "A" or "B"; return its trials.
+
+    folder: where the journal is. A search found there is continued, in the same parent run; one
+        that led to last trainings on the same budget is left as it is.
+    cache: the folder of fetched weights and cached activations.
+    stop_at: on time.monotonic()'s clock.
+
+    SearchError as in `search.search`.
+    """
+    if finalists.read_plan(letter, settings, folder):
+        return search.read_journal(folder / "trials.json")
+    chosen = families.FAMILIES[letter]
+    names, constants = families.searched(chosen, settings.tier, cache)
+    with experiment.parent_run(
+        f"search {letter} · {settings.preset} · seed {settings.seed}",
+        letter,
+        faces,
+        settings,
+        "search",
+        handover=folder / "search.json",
+        params={"seed": settings.seed, "algorithm": settings.algorithm, "tier": settings.tier}
+        | constants,
+        description=f"Search of network {chosen.title}. The child runs are its trials; what is "
+        "the same in all of them is a parameter here alone.",
+    ) as parent_run_id:
+        experiment.log_dataset(parent_run_id, faces, "search")
+        _save_view(parent_run_id, letter, names)
+        report(f"\nSearch of {chosen.title}")
+        processes = _processes(faces, settings, cache)
+        where = (folder, cache, parent_run_id)
+        trials = _Trials(letter, faces, settings, *where, constants, stop_at, report, processes)
+        done = search.search(
+            trials.run,
+            lambda hp: chosen.space(hp, settings.tier, cache),
+            path=folder / "trials.json",
+            algorithm=settings.algorithm,
+            seed=settings.seed,
+            most_trials=chosen.settings(settings).trials,
+            workers=settings.workers,
+            stop_at=stop_at,
+            cancel=processes.stop,
+            on_end=trials.forget,
+            name=f"Search of {letter}",
+            report=report,
+        )
+        _summarise(parent_run_id, done, report)
+    return done
+
+
+def _save_view(parent_run_id: str, letter: str, names: list[str]) -> None:
+    """Keep a view of the trials with what is searched, for the browser."""
+    tracking.save_view(
+        parent_run_id,
+        f"trials-{letter}",
+        condition=f"tags.role = 'trial' and tags.family = '{letter}'",
+        metrics=["val_score", "val_age_mae", "val_gender_accuracy"],
+        params=names,
+    )
+
+
+def _processes(
+    faces: pixels.Faces, settings: config.Settings, cache: Path
+) -> cluster.Tasks | workers.Processes:
+    """Return what runs the trials: the Ray cluster where one is named, else this machine."""
+    if os.environ.get("RAY_ADDRESS"):
+        return cluster.Tasks(faces, families.weights(cache), settings)
+    return workers.Processes(settings.workers, 60 * settings.silent_minutes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trials:
+    """Runs the trials of a search.
+
+    constants: the values that all trials share, which no trial's run shows.
+    """
+
+    letter: str
+    faces: pixels.Faces
+    settings: config.Settings
+    folder: Path
+    cache: Path
+    parent_run_id: str
+    constants: dict[str, Any]
+    stop_at: float
+    report: progress.Report
+    processes: cluster.Tasks | workers.Processes
+
+    def name(self, trial: search.Trial) -> str:
+        """Return the name of a trial's run."""
+        return f"{self.letter} trial {trial.number:03d}"
+
+    def checkpoint(self, trial: search.Trial) -> Path:
+        """Return the folder of a trial's checkpoint."""
+        return self.folder / "checkpoints" / f"{trial.number:03d}"
+
+    def forget(self, trial: search.Trial) -> None:
+        """Remove the checkpoint of a trial that has ended."""
+        shutil.rmtree(self.checkpoint(trial), ignore_errors=True)
+        if isinstance(self.processes, cluster.Tasks):
+            run_id = tracking.find_child(self.parent_run_id, self.name(trial))
+            if run_id:
+                stored_checkpoints.remove(run_id)
+
+    def run(self, trial: search.Trial) -> search.Trial:
+        """Train a trial in another process; return it with what came of it."""
+        work = families.FAMILIES[self.letter].settings(self.settings)
+        values, name = trial.values, self.name(trial)
+        training = experiment.Training(
+            self.letter,
+            values,
+            values.get("tuner/epochs", families.trial_epochs(work, self.faces)),
+            self.settings.seed,
+            name,
+            role="trial",
+            number=trial.number,
+            parent_run_id=self.parent_run_id,
+            shown={n: value for n, value in values.items() if n not in self.constants},
+            checkpoint=self.checkpoint(trial),
+        )
+        arguments = {
+            "training": training,
+            "store": tracking.current_uri(),
+            "faces": self.faces.folder,
+            "settings": self.settings,
+            "cache": self.cache,
+            # A clock of one process says nothing in another on some systems.
+            "seconds_left": self.stop_at - time.monotonic(),
+        }
+        self.report(progress.Progress(name, 0, 1, "begins"))
+        try:
+            result = self.processes.run(train_trial, arguments, self.report)
+        except workers.TrialError as error:
+            if run_id := tracking.find_child(self.parent_run_id, name):
+                tracking.end_failed(run_id, str(error))
+            raise
+        except checkpoint.CheckpointError as error:
+            raise search.SearchError(str(error)) from error
+        finally:
+            self.report(progress.Progress(name, 1, 1))
+        return dataclasses.replace(trial, **result)
+
+
+def train_trial(
+    *,
+    training: experiment.Training,
+    store: str,
+    faces: pixels.Faces | Path,
+    settings: config.Settings,
+    cache: Path,
+    seconds_left: float,
+    report: progress.Report,
+) -> dict[str, Any]:
+    """Train a trial in a process of its own; return what `search.Trial` keeps of it.
+
+    faces: themselves, or their folder. A setting that trains quickly is cross-validated.
+    """
+    backend.prepare()
+    tracking.use(store)
+    faces = faces if isinstance(faces, pixels.Faces) else pixels.open_faces(faces)
+    chosen = families.FAMILIES[training.letter]
+    count = chosen.settings(settings).folds if chosen.is_quick(training.values) else 1
+    result, _ = experiment.train_and_log(
+        training,
+        faces,
+        settings,
+        splits.folds(faces.manifest, count, settings.seed),
+        cache=cache,
+        stop_at=time.monotonic() + seconds_left,
+        report=report,
+    )
+    return {name: getattr(result, name) for name in ("status", "metrics", "seconds", "run_id")}
+
+
+def trial_table(done: list[search.Trial]) -> pd.DataFrame:
+    """Return one row a trial: number, status, metrics, seconds, then the hyperparameters."""
+    rows = [
+        {"trial": trial.number, "status": trial.status, **trial.metrics, "seconds": trial.seconds}
+        | trial.values
+        for trial in done
+    ]
+    return pd.DataFrame(rows)
+
+
+def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -> None:
+    """Put what one compares on the parent, with the page of the search; draw each trial's curves.
+
+    Half a second a trial, which would otherwise be its own.
+    """
+    from agegender.show import search_page  # 2 s that no trial's process has to wait for.
+
+    table = trial_table(done)
+    tracking.log_table(run_id, table, "trials.csv")
+    leader = search.best(done)[0]
+    tracking.log_metrics(run_id, leader.metrics | {"trials": len(done)})
+    tracking.set_tags(run_id, {"best_trial": str(leader.number)})
+    for place, trial in enumerate(done):
+        report(progress.Progress("Figures", place, len(done)))
+        if trial.status == "COMPLETED":
+            history = tracking.history(trial.run_id)
+            curves = figures.learning_curves({f"trial {trial.number}": history})
+            tracking.log_figure(trial.run_id, curves, "learning_curves.png")
+    if len(table[table.status == "COMPLETED"]) >= search_page.FEWEST_TRIALS:
+        searched = [name for name in table if any(name in trial.values for trial in done)]
+        tracking.log_text(run_id, search_page.page(table, searched), "search.html")
+    report(progress.Progress("Figures", 1, 1))
+
+
+def shortfall(
+    done: list[search.Trial], letter: str, settings: config.Settings, starting_seconds: float
+) -> str:
+    """Say that too few settings were tried for a search, and what would try more; else "".
+
+    starting_seconds: what passed before the first search.
+    """
+    work = families.FAMILIES[letter].settings(settings)
+    if len(done) >= search.LEAST_TRIALS or settings.tier == "notebook":
+        return ""
+    wanted = 2 * search.LEAST_TRIALS
+    tried = f"{len(done)} of {search.count(work.trials, 'setting')} tried: too few for a search"
+    if settings.minutes is None or work.trials < search.LEAST_TRIALS:
+        return f"{tried}; TRIALS={wanted} tries more"
+    seconds = wanted * statistics.mean(trial.seconds for trial in done)
+    seconds += sum(trial.metrics.get("activation_seconds", 0) for trial in done)
+    seconds = starting_seconds + seconds / work.search_share + settings.closing_seconds
+    return f"{tried}; MINUTES={math.ceil(seconds / 60)} would try about {wanted}"

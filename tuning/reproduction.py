@@ -1,0 +1,192 @@
+"""The training of a registered version again, to see whether it comes out as it did."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agegender import config, progress
+from agegender.data import pixels
+from agegender.registry import tracking
+from tuning import experiment, families, retrain
+
+# What a version must be tagged with to be trained again, besides the measures.
+NEEDED = ("settings", "epochs", "epochs_trained", "seed", "preset", "tier", "data.digest")
+# Fewer leave a prediction interval so wide that little falls outside it.
+OTHER_SEEDS = 4
+SURROUNDINGS = ("git.commit", "lock.sha256", "backend", "device")
+
+
+def prediction_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval for a new observation from the distribution that gave these.
+
+    mean -+ t s sqrt(1 + 1/n), of normal values (n,); with n = 2 it is some 15 s wide to each side.
+    ValueError for fewer than 2.
+    """
+    count = len(values)
+    if count < 2:
+        raise ValueError(f"A prediction interval takes 2 values or more; got {count}.")
+    reach = stats.t.ppf((1 + retrain.CONFIDENCE) / 2, count - 1) * math.sqrt(1 + 1 / count)
+    middle, deviation = np.mean(values), np.std(values, ddof=1)
+    return float(middle - reach * deviation), float(middle + reach * deviation)
+
+
+def compare_with_registered(
+    registered: dict[str, float], same_seed: dict[str, float], others: pd.DataFrame
+) -> dict:
+    """Return whether a model's validation numbers came again, for MAE in years and for accuracy.
+
+    registered: the numbers as registered, with 4 digits; same_seed: those of the training with the
+    same seed; others: a row each further seed, or none. Per measure: registered, same_seed,
+    difference and, where there are others, low, high, inside (their prediction interval). It is
+    reproduced where all numbers of the same seed are the registered ones, or both measures lie
+    inside.
+    """
+    measures = {}
+    for name in ("val_age_mae", "val_gender_accuracy"):
+        measures[name] = {
+            "registered": registered[name],
+            "same_seed": same_seed[name],
+            "difference": same_seed[name] - registered[name],
+        }
+        if len(others):
+            low, high = prediction_interval(others[name])
+            inside = low <= registered[name] <= high
+            measures[name] |= {"low": low, "high": high, "inside": inside}
+    identical = all(float(f"{m['same_seed']:.4g}") == m["registered"] for m in measures.values())
+    reproduced = identical or all(measure.get("inside", False) for measure in measures.values())
+    return {
+        "measures": measures,
+        "identical": identical,
+        "verdict": "reproduced" if reproduced else "not reproduced",
+    }
+
+
+def needed(version: dict, name: str) -> dict:
+    """Return a version's tags; ValueError where it lacks what it takes to train it again."""
+    if "release" in version:
+        model = version["release"].removeprefix("age_gender_")
+        raise ValueError(
+            f"{name} was released, and trained without validation: `make release MODEL={model}` "
+            "trains it again."
+        )
+    if lacking := [tag for tag in (*NEEDED, *retrain.MEASURES) if tag not in version]:
+        raise ValueError(
+            f"{name} has no tags {', '.join(lacking)}: it was registered before these were kept. "
+            "Register it again with `make promote`."
+        )
+    return version
+
+
+def reproduce(
+    letter: str,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    version: dict[str, str],
+    name: str,
+    *,
+    seeds: int | None = None,
+    folder: Path,
+    cache: Path,
+    report: progress.Report = progress.plain,
+) -> dict[str, Any]:
+    """Train a registered version again: with its own seed, then with further ones.
+
+    version: its tags and run_id; name: its model and version, as "age-gender-A/3".
+    seeds: so many further ones; None for OTHER_SEEDS, and only where its own does not give the same
+        numbers.
+    folder: where finished trainings wait for interrupted work to go on.
+
+    Return `compare_with_registered` and, under "differs", what else is not as it was. ValueError
+    where the data are others, and for a B that was cut short before its fine-tuning.
+    """
+    values = check(letter, faces, settings, version, name)
+    differs = differing(version, experiment.origin(faces, settings))
+    for tag, (before, here) in differs.items():
+        report(f"warning: {tag} was {before}, here it is {here}")
+    model, _, number = name.partition("/")
+    path = folder / f"reproduction-{model}-{number}.json"
+    with tracking.run(
+        f"reproduce {name}",
+        experiment=experiment.name_of(faces),
+        tags=experiment.run_tags(letter, faces, settings, "reproduction")
+        | {"model.name": model, "model.version": number, "model.run_id": version["run_id"]},
+        description=f"{name} trained again, with its own seed and others.",
+    ) as run_id:
+        experiment.log_dataset(run_id, faces, "reproduction")
+        registered = {measure: float(version[measure]) for measure in retrain.MEASURES}
+        seed, epochs = int(version["seed"]), int(version["epochs"])
+        for count in (0, OTHER_SEEDS) if seeds is None else (seeds,):
+            plan = retrain.Plan(
+                letter,
+                settings,
+                {0: values},
+                range(seed, seed + count + 1),
+                epochs,
+                counted_epochs=int(version["epochs_trained"]),
+            )
+            table = retrain.retrain(
+                plan, faces, path=path, parent_run_id=run_id, cache=cache, report=report
+            )
+            result = compare_with_registered(registered, table.iloc[0], table.iloc[1:])
+            if result["identical"]:
+                break
+        result |= {"differs": differs, "trainings": table.to_dict("records")}
+        tracking.log_text(run_id, json.dumps(result, indent=1), "reproduction.json")
+        tracking.set_tags(run_id, {"verdict": result["verdict"]})
+    path.unlink()  # What was found is in the store; asked again, it is trained again.
+    report("\n".join(told(result, name, len(table) - 1)))
+    return result
+
+
+def check(
+    letter: str,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    version: dict[str, str],
+    name: str,
+) -> dict[str, Any]:
+    """Return the values of a version that can be trained again here; else ValueError."""
+    if faces.digest != version["data.digest"]:
+        raise ValueError(
+            f"{name} was trained on data with digest {version['data.digest']}; these faces "
+            f"have {faces.digest}. Give the same pictures with DATA=, in an environment from the "
+            "same requirements.lock: digests are of the decoded pixels and of their split."
+        )
+    values = json.loads(version["settings"])
+    head_epochs = families.FAMILIES[letter].first_epochs(settings)
+    if int(version["epochs_trained"]) < head_epochs + (values.get("unfrozen_share", 0) > 0):
+        raise ValueError(
+            f"{name} was cut short by MINUTES while its head was warming up, at a moment that no "
+            "other training would meet. Reproduce a version that had the time."
+        )
+    return values
+
+
+def differing(version: dict[str, str], now: dict[str, str]) -> dict[str, list[str]]:
+    """Return which SURROUNDINGS of a version are others now: as they were, and as they are."""
+    return {
+        tag: [version.get(tag, "not noted"), now[tag]]
+        for tag in SURROUNDINGS
+        if version.get(tag) != now[tag]
+    }
+
+
+def told(result: dict[str, Any], name: str, others: int) -> list[str]:
+    """Say in lines what was found, with so many other seeds."""
+    lines = []
+    for measure, found in result["measures"].items():
+        line = f"{measure}: registered {found['registered']:.4g}, "
+        line += f"with the same seed {found['same_seed']:.4g}"
+        if "inside" in found:
+            line += (
+                f"; 95 % prediction interval of {others} other seeds "
+                f"[{found['low']:.4g}, {found['high']:.4g}]: "
+                f"{'inside' if found['inside'] else 'outside'}"
+            )
+        lines.append(line)
+    return [*lines, f"{name}: {result['verdict']}" + ", to the digit" * result["identical"]]
