@@ -65,7 +65,7 @@ def search_family(
         where = (folder, cache, parent_run_id)
         trials = _Trials(letter, faces, settings, *where, constants, stop_at, report, processes)
         done = search.search(
-            trials.run,
+            search.Runner(trials.run, trials.forget, processes.stop),
             lambda hp: chosen.space(hp, settings.tier, cache),
             path=folder / "trials.json",
             algorithm=settings.algorithm,
@@ -73,8 +73,6 @@ def search_family(
             most_trials=chosen.settings(settings).trials,
             workers=settings.workers,
             stop_at=stop_at,
-            cancel=processes.stop,
-            on_end=trials.forget,
             name=f"Search of {letter}",
             report=report,
         )

@@ -7,6 +7,7 @@ replays the journal instead of trusting a pickled optimiser, and takes up what w
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -16,9 +17,9 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras_tuner
 import threadpoolctl
@@ -34,6 +35,9 @@ ALGORITHMS = {
     "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
     "hyperband": keras_tuner.oracles.HyperbandOracle,
 }
+Space = Callable[[keras_tuner.HyperParameters], object]  # declares what is searched
+Tell = Callable[[float | None], None]
+Proposal = tuple[dict[str, Any], Tell]
 
 
 class SearchError(RuntimeError):
@@ -64,7 +68,7 @@ class Trial:
         return self.metrics.get("val_score", math.inf)
 
 
-@contextmanager
+@contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Hold a search's folder, or raise SearchError naming the process that does."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +99,9 @@ def read_journal(path: Path) -> list[Trial]:
         ) from error
 
 
-def make_oracle(algorithm: str, space: Callable, seed: int, most_trials: int, directory: str):
+def make_oracle(
+    algorithm: str, space: Space, seed: int, most_trials: int, directory: str
+) -> keras_tuner.Oracle:
     """Return Keras Tuner's oracle over all parameters of the space, to minimise val_score."""
     if algorithm not in ALGORITHMS:
         raise SearchError(f"ALGORITHM must be one of {', '.join(ALGORITHMS)}; got {algorithm!r}.")
@@ -121,7 +127,7 @@ def make_oracle(algorithm: str, space: Callable, seed: int, most_trials: int, di
     return oracle
 
 
-def proposals(oracle) -> Iterator[tuple[dict, Callable] | None]:
+def proposals(oracle: keras_tuner.Oracle) -> Iterator[Proposal | None]:
     """Yield (values, tell), each setting once, the defaults first; ends when the space is spent.
 
     tell(score) reports a result, None for a failure. None is yielded where the oracle waits for
@@ -155,10 +161,9 @@ def proposals(oracle) -> Iterator[tuple[dict, Callable] | None]:
             if parameters.is_active(parameter) and parameter.name in parameters.values
         }
         active |= {name: v for name, v in parameters.values.items() if name.startswith("tuner/")}
-
         key = json.dumps(active, sort_keys=True)
 
-        def tell(score, trial=trial, key=key):
+        def tell(score: float | None, trial: Any = trial, key: str = key) -> None:
             told[key] = score
             trial.status = "FAILED" if score is None else "COMPLETED"
             if score is not None:
@@ -172,9 +177,23 @@ def proposals(oracle) -> Iterator[tuple[dict, Callable] | None]:
             yield active, tell
 
 
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """What runs trials.
+
+    run: trains the values of a trial and returns it with what came of it; called in threads.
+    forget: gets each trial once its result is in the journal, and again where the search goes on.
+    stop: called where the search ends early, to end the trials that run.
+    """
+
+    run: Callable[[Trial], Trial]
+    forget: Callable[[Trial], None] = lambda trial: None
+    stop: Callable[[], None] = lambda: None
+
+
 def search(
-    run_trial: Callable[[Trial], Trial],
-    space: Callable,
+    runner: Runner,
+    space: Space,
     *,
     path: Path,
     algorithm: str,
@@ -182,28 +201,23 @@ def search(
     most_trials: int,
     workers: int = 1,
     stop_at: float = math.inf,
-    cancel: Callable[[], None] | None = None,
-    on_end: Callable[[Trial], None] | None = None,
     name: str = "search",
     report: progress.Report = progress.plain,
 ) -> list[Trial]:
     """Run trials until there are `most_trials` or no time is left; return the finished, in order.
 
-    run_trial(trial) trains the values of a trial and returns it with what came of it; it is called
-    in `workers` threads. What it raises is recorded as a failed trial with its traceback, five in a
-    row raise SearchError; a SearchError and a full disk (OSError) end the search at once. path: the
-    journal; finished trials of an earlier, interrupted call in it are taken as they are, those that
-    were running are run first, under their numbers. stop_at is on time.monotonic()'s clock: a trial
-    that would likely end later is not started. cancel: called where the search ends early, to end
-    the trials that run. on_end: gets each trial once its result is in the journal, and again where
-    the search goes on: it may have been killed in between. name: what its progress is reported
-    under.
+    runner: what its `run` raises is recorded as a failed trial with its traceback; five in a row
+        raise SearchError. A SearchError and a full disk (OSError) end the search at once.
+    path: the journal. Finished trials of an earlier, interrupted call in it are taken as they are;
+        those that were running are run first, under their numbers.
+    workers: so many trials run at once.
+    stop_at: on time.monotonic()'s clock; a trial that would likely end later is not started.
+    name: what its progress is reported under.
     """
     trials = read_journal(path)
     results = sorted((t for t in trials if t.told is not None), key=lambda trial: trial.told or 0)
-    if on_end:
-        for trial in results:
-            on_end(trial)
+    for trial in results:
+        runner.forget(trial)  # It may have been killed before it could.
     if trials:
         running = len(trials) - len(results)
         interrupted = f", {running} interrupted" if running else ""
@@ -211,68 +225,99 @@ def search(
     with tempfile.TemporaryDirectory() as directory:
         asks = proposals(make_oracle(algorithm, space, seed, most_trials, directory))
         tells = _replay(asks, trials, results, path)
-        waiting = [trial for trial in trials if trial.told is None]
-
-        def save():
-            entries = [dataclasses.asdict(trial) for trial in trials]
-            disk.write(path, json.dumps(entries, indent=1))
-
-        def next_trial():
-            if waiting:
-                return waiting.pop(0)
-            if len(trials) >= most_trials:
-                return None
-            seconds = [trial.seconds for trial in results if trial.status == "COMPLETED"]
-            likely_seconds = statistics.median(seconds) if seconds else 0
-            if time.monotonic() + 1.1 * likely_seconds > stop_at and trials:
-                report(f"  No time for another trial of about {likely_seconds:.0f} s.")
-                return None
-            if (asked := next(asks, None)) is None:
-                return None
-            trial = Trial(len(trials) + 1, asked[0], asked_after=len(results))
-            tells[trial.number] = asked[1]
-            trials.append(trial)
-            save()
-            return trial
-
-        def tell_progress():
-            report(standing(results, most_trials, stop_at, name))
-
-        with concurrent.futures.ThreadPoolExecutor(workers) as threads:
-            futures: dict[concurrent.futures.Future, int] = {}
-            try:
-                tell_progress()
-                while True:
-                    while len(futures) < workers and (trial := next_trial()):
-                        futures[threads.submit(_run, run_trial, trial)] = trial.number
-                    if not futures:
-                        break
-                    ended, _ = concurrent.futures.wait(
-                        futures, return_when=concurrent.futures.FIRST_COMPLETED
-                    )
-                    for future in sorted(ended, key=futures.get):
-                        number = futures.pop(future)
-                        trial = dataclasses.replace(future.result(), told=len(results))
-                        trials[number - 1] = trial
-                        results.append(trial)
-                        save()
-                        if on_end:
-                            on_end(trial)
-                        tells.pop(number)(_score(trial))
-                        report(result_line(results))
-                        tell_progress()
-                    _check_failures(results)
-            except BaseException:
-                if cancel:
-                    cancel()
-                raise
+        state = _State(path, trials, results, asks, tells, most_trials, stop_at, report)
+        report(standing(results, most_trials, stop_at, name))
+        with contextlib.closing(_run_trials(runner, state, workers)) as ended:
+            for _ in ended:
+                report(result_line(results))
+                report(standing(results, most_trials, stop_at, name))
         report(progress.Progress(name, 1, 1))
     return sorted(results, key=lambda trial: trial.number)
 
 
-def _replay(asks, trials, results, path):
+@dataclasses.dataclass
+class _State:
+    """A search under way.
+
+    trials: by number; results: those that ended, in the order in which they did.
+    asks, tells: what the oracle proposes, and how it is told the result of each trial that runs.
+    """
+
+    path: Path
+    trials: list[Trial]
+    results: list[Trial]
+    asks: Iterator[Proposal | None]
+    tells: dict[int, Tell]
+    most_trials: int
+    stop_at: float
+    report: progress.Report
+
+    def __post_init__(self) -> None:
+        self.waiting = [trial for trial in self.trials if trial.told is None]
+
+    def save(self) -> None:
+        """Write the journal."""
+        entries = [dataclasses.asdict(trial) for trial in self.trials]
+        disk.write(self.path, json.dumps(entries, indent=1))
+
+    def next_trial(self) -> Trial | None:
+        """Return the trial to run next; None where there is none, or none yet."""
+        if self.waiting:
+            return self.waiting.pop(0)
+        if len(self.trials) >= self.most_trials:
+            return None
+        seconds = [trial.seconds for trial in self.results if trial.status == "COMPLETED"]
+        likely_seconds = statistics.median(seconds) if seconds else 0
+        if time.monotonic() + 1.1 * likely_seconds > self.stop_at and self.trials:
+            self.report(f"  No time for another trial of about {likely_seconds:.0f} s.")
+            return None
+        if (asked := next(self.asks, None)) is None:
+            return None
+        trial = Trial(len(self.trials) + 1, asked[0], asked_after=len(self.results))
+        self.tells[trial.number] = asked[1]
+        self.trials.append(trial)
+        self.save()
+        return trial
+
+    def keep(self, ended: Trial) -> Trial:
+        """Put a trial that has ended into the journal; return it with its place."""
+        trial = dataclasses.replace(ended, told=len(self.results))
+        self.trials[trial.number - 1] = trial
+        self.results.append(trial)
+        self.save()
+        return trial
+
+
+def _run_trials(runner: Runner, state: _State, workers: int) -> Generator[Trial, None, None]:
+    """Run trials, `workers` at once; yield each that has ended, once the oracle was told."""
+    with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+        futures: dict[concurrent.futures.Future[Trial], int] = {}
+        try:
+            while True:
+                while len(futures) < workers and (trial := state.next_trial()):
+                    futures[threads.submit(_run, runner.run, trial)] = trial.number
+                if not futures:
+                    return
+                ended, _ = concurrent.futures.wait(
+                    futures, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for future in sorted(ended, key=lambda future: futures[future]):
+                    del futures[future]
+                    trial = state.keep(future.result())
+                    runner.forget(trial)
+                    state.tells.pop(trial.number)(_score(trial))
+                    yield trial
+                _check_failures(state.results)
+        except BaseException:
+            runner.stop()  # Before the threads are waited for.
+            raise
+
+
+def _replay(
+    asks: Iterator[Proposal | None], trials: list[Trial], results: list[Trial], path: Path
+) -> dict[int, Tell]:
     """Ask and tell an oracle what it was asked and told; return how to tell it the rest."""
-    tells = {}
+    tells: dict[int, Tell] = {}
     for count in range(len(results) + 1):
         for trial in trials:
             if trial.asked_after == count:
@@ -288,11 +333,11 @@ def _replay(asks, trials, results, path):
     return tells
 
 
-def _score(trial):
+def _score(trial: Trial) -> float | None:
     return trial.val_score if trial.status == "COMPLETED" else None
 
 
-def _check_failures(results):
+def _check_failures(results: list[Trial]) -> None:
     last = results[-MOST_FAILURES_IN_A_ROW:]
     if len(last) == MOST_FAILURES_IN_A_ROW and all(trial.status == "FAILED" for trial in last):
         raise SearchError(
@@ -300,7 +345,7 @@ def _check_failures(results):
         )
 
 
-def _run(run_trial, trial):
+def _run(run_trial: Callable[[Trial], Trial], trial: Trial) -> Trial:
     started = time.monotonic()
     try:
         return run_trial(trial)
@@ -328,12 +373,9 @@ def result_line(results: list[Trial]) -> str:
     if trial.status == "FAILED":
         return f"{line}failed: {trial.message.strip().splitlines()[-1]}"[:LINE_LENGTH]
     leads = trial is best([one for one in results if one.status == "COMPLETED"])[0]
-    return (
-        f"{line}val_score {trial.val_score:.3f}  {trial.metrics['val_age_mae']:5.2f} years  gender "
-        f"{trial.metrics['val_gender_accuracy']:.3f}  {trial.seconds:4.0f} s"
-        + "  best so far"
-        * leads
-    )
+    line += f"val_score {trial.val_score:.3f}  {trial.metrics['val_age_mae']:5.2f} years  gender "
+    line += f"{trial.metrics['val_gender_accuracy']:.3f}  {trial.seconds:4.0f} s"
+    return line + "  best so far" * leads
 
 
 def standing(
@@ -349,14 +391,10 @@ def standing(
         note = f"trial {min(len(results) + 1, total)} of {total}"
     if any(trial.status == "COMPLETED" for trial in results):
         leader = best(results)[0]
-        note += f", best {leader.val_score:.3f} ({errors(leader.metrics)})"
+        note += f", best {leader.val_score:.3f} ({leader.metrics['val_age_mae']:.2f} years, "
+        note += f"{leader.metrics['val_gender_accuracy']:.3f})"
     finite = seconds_left if math.isfinite(seconds_left) else None
     return progress.Progress(name, len(results), total, note, finite)
-
-
-def errors(metrics: dict[str, float]) -> str:
-    """Return both validation errors in a few words."""
-    return f"{metrics['val_age_mae']:.2f} years, {metrics['val_gender_accuracy']:.3f}"
 
 
 def count(number: int, noun: str) -> str:

@@ -48,7 +48,7 @@ def run_trial(trial):
     return dataclasses.replace(trial, status="COMPLETED", metrics=history.iloc[0][
         ["val_score", "val_age_mae", "val_gender_accuracy"]].to_dict())
 
-done = search.search(run_trial, lambda hp: hp.Float("dropout", 0, 0.5),
+done = search.search(search.Runner(run_trial), lambda hp: hp.Float("dropout", 0, 0.5),
                      path=Path(sys.argv[1]).with_suffix(".json"), algorithm="random", seed=0,
                      most_trials=1)
 assert done[0].status == "COMPLETED", done[0].message

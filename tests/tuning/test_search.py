@@ -38,7 +38,7 @@ FILL = {"val_age_mae": 5.0, "val_gender_accuracy": 0.9}
 def run(path, algorithm="random", most_trials=8, seed=0, run_trial=run_trial, **changes):
     arguments = {"path": path / "trials.json", "report": lambda line: None} | changes
     return search.search(
-        run_trial,
+        search.Runner(run_trial),
         changes.pop("space", space),
         algorithm=algorithm,
         seed=seed,
