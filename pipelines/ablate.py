@@ -5,7 +5,6 @@ standard deviations in validation; the same, with its picture, is in MLflow. Sta
 would end after MINUTES; the same command goes on. Never sees the test.
 """
 
-from agegender import config
 from pipelines import command_line
 from tuning import retrain
 
@@ -16,15 +15,14 @@ def ablate(
     """Train and compare the defaults of one network and their variants."""
     folder = work.folder / f"ablation-{model}"
     folder.mkdir(exist_ok=True)
-    retrain.ablation(
-        model,
+    retrain.compare(
+        retrain.changed_defaults(
+            model, work.faces, work.settings, work.cache, seeds=seeds, epochs=epochs
+        ),
+        "ablation",
         work.faces,
-        work.settings,
-        config.ABLATIONS[model],
         folder=folder,
         cache=work.cache,
-        seeds=seeds,
-        epochs=epochs,
         stop_at=work.stop_at(1.0),
         report=work.display,
     )

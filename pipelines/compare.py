@@ -20,15 +20,15 @@ def compare(
     """Train and compare the best `settings` of a family, or of both, over `seeds` seeds."""
     asked = list(families.FAMILIES) if family == "both" else [family]
     for number, name in enumerate(asked, start=1):
-        retrain.leaderboard(
-            name,
+        folder = work.folder / name
+        retrain.compare(
+            retrain.best_settings(
+                name, work.faces, work.settings, folder, count=settings, seeds=seeds, epochs=epochs
+            ),
+            "leaderboard",
             work.faces,
-            work.settings,
-            folder=work.folder / name,
+            folder=folder,
             cache=work.cache,
-            count=settings,
-            seeds=seeds,
-            epochs=epochs,
             stop_at=work.stop_at(number / len(asked)),
             report=work.display,
         )

@@ -9,12 +9,10 @@ import itertools
 import json
 import math
 import statistics
-import string
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -34,6 +32,7 @@ class Plan:
 
     chosen: the values of each setting, by its number.
     epochs: of every training.
+    names: what the settings are called, by number.
     counted_epochs: the best epoch is taken among so many, for a training that was cut short; None:
         among all.
     """
@@ -43,6 +42,7 @@ class Plan:
     chosen: dict[int, dict[str, Any]]
     seeds: range
     epochs: int
+    names: dict[int, str] = dataclasses.field(default_factory=dict)
     counted_epochs: int | None = None
 
 
@@ -121,27 +121,21 @@ def _train(
     return row | {"seconds": time.monotonic() - started}
 
 
-def leaderboard(
+def best_settings(
     letter: str,
     faces: pixels.Faces,
     settings: config.Settings,
-    *,
     folder: Path,
-    cache: Path,
+    *,
     count: int = 3,
     seeds: int = 3,
     epochs: int | None = None,
-    stop_at: float = math.inf,
-    report: progress.Report = progress.plain,
-) -> pd.DataFrame:
-    """Train the best settings of a search over several seeds; return their `standing`.
+) -> Plan:
+    """Return the best `count` settings of the search in a folder, to be trained over seeds.
 
-    folder: the search's.
-    count, seeds: how many settings, and trainings of each.
     epochs: None for as many as the candidate had, or a trial where there is no candidate.
 
-    One parent run with the table, one child run a training. SearchError where the
-    search has no completed trial.
+    SearchError where the search has no completed trial.
     """
     done, chosen = search.read_journal(folder / "trials.json"), families.FAMILIES[letter]
     if not done:
@@ -150,73 +144,55 @@ def leaderboard(
     if epochs is None and candidate.exists():
         epochs = json.loads(candidate.read_text())["epochs"]
     best = search.best(done, count)
-    plan = Plan(
+    return Plan(
         letter,
         settings,
         {t.number: chosen.for_epochs(t.values, epochs or 0, settings.tier) for t in best},
         range(settings.seed, settings.seed + seeds),
         epochs or families.trial_epochs(chosen.settings(settings), faces),
-    )
-    names = {trial.number: f"setting {trial.number}" for trial in best}
-    return _compare(
-        plan,
-        "leaderboard",
-        names,
-        faces,
-        folder=folder,
-        cache=cache,
-        stop_at=stop_at,
-        report=report,
+        {trial.number: f"setting {trial.number}" for trial in best},
     )
 
 
-def ablation(
+def changed_defaults(
     letter: str,
     faces: pixels.Faces,
     settings: config.Settings,
-    changes: dict[str, dict[str, Any]],
-    *,
-    folder: Path,
     cache: Path,
+    *,
     seeds: int = 2,
     epochs: int | None = None,
-    stop_at: float = math.inf,
-    report: progress.Report = progress.plain,
-) -> pd.DataFrame:
-    """Train the full space's defaults, and these with one change at a time; return `standing`.
+) -> Plan:
+    """Return the full space's defaults, and these with one of config.ABLATIONS at a time.
 
-    changes: a name each, and the values that are other than the defaults.
     epochs: None for those of a trial.
-
-    Runs as for `leaderboard`, in the same shape.
     """
-    chosen = families.FAMILIES[letter]
+    chosen, changes = families.FAMILIES[letter], config.ABLATIONS[letter]
     defaults = families.defaults(chosen, cache)
-    plan = Plan(
+    return Plan(
         letter,
         dataclasses.replace(settings, tier="full"),
         dict(enumerate([defaults, *(defaults | change for change in changes.values())])),
         range(settings.seed, settings.seed + seeds),
         epochs or families.trial_epochs(chosen.settings(settings), faces),
-    )
-    names = dict(enumerate(["the defaults", *changes]))
-    return _compare(
-        plan, "ablation", names, faces, folder=folder, cache=cache, stop_at=stop_at, report=report
+        dict(enumerate(["the defaults", *changes])),
     )
 
 
-def _compare(
+def compare(
     plan: Plan,
     role: str,
-    names: dict[int, str],
     faces: pixels.Faces,
     *,
     folder: Path,
     cache: Path,
-    stop_at: float,
-    report: progress.Report,
+    stop_at: float = math.inf,
+    report: progress.Report = progress.plain,
 ) -> pd.DataFrame:
-    """Carry out a plan in one parent run; log and return the `standing`."""
+    """Carry out a plan in one parent run with the tables, a child run a training.
+
+    role: of the parent run. folder: keeps the finished trainings. Return their `standing`.
+    """
     path = folder / f"{role}.json"
     title = families.FAMILIES[plan.letter].title
     told = f"{len(plan.chosen)} settings, {len(plan.seeds)} seeds, {plan.epochs} epochs."
@@ -240,7 +216,7 @@ def _compare(
             report=report,
         )
         summary = standing(table)
-        summary.insert(1, "setting", summary.trial.map(names))
+        summary.insert(1, "setting", summary.trial.map(plan.names))
         tracking.log_table(run_id, summary, f"{role}.csv")
         tracking.log_table(run_id, table, "trainings.csv")
         tracking.set_tags(run_id, {"conclusion": conclusion(summary)})
@@ -251,9 +227,9 @@ def _compare(
 def standing(trainings: pd.DataFrame) -> pd.DataFrame:
     """Return one row a setting, the lowest mean val_score first, from a row a training.
 
-    Columns: trial, seeds (n), mean and standard deviation of each measure, and group: settings that
-    share a letter are not told apart in val_score at 95 % (Tukey 1949, Kramer 1956). Where one has
-    fewer than 2 seeds, none is.
+    Columns: trial, seeds (n), mean and standard deviation of each measure, and like_best: whether
+    its val_score is not told apart from the best one's at 95 % (Tukey 1949, Kramer 1956). Where a
+    setting has fewer than 2 seeds, none is told apart.
     """
     known = trainings.dropna(subset=["val_score"])
     groups = known.groupby("trial")
@@ -262,36 +238,16 @@ def standing(trainings: pd.DataFrame) -> pd.DataFrame:
         summary[f"{measure}_mean"] = groups[measure].mean()
         summary[f"{measure}_std"] = groups[measure].std()
     summary = summary.sort_values("val_score_mean")
-    scores = [groups.get_group(trial).val_score for trial in summary.index]
-    different = np.zeros((len(scores), len(scores)), bool)
-    if len(scores) > 1 and summary.seeds.min() > 1:
-        different = stats.tukey_hsd(*scores).pvalue < 1 - CONFIDENCE
-    return summary.assign(group=compact_letters(different)).reset_index()
-
-
-def compact_letters(different: np.ndarray) -> list[str]:
-    """Return letters for each of k groups: two share one unless they are told apart.
-
-    different: boolean (k, k), symmetric. The insert-and-absorb algorithm of Piepho (2004), "An
-    algorithm for a letter-based representation of all-pairwise comparisons".
-    """
-    columns = {frozenset(range(len(different)))}
-    for pair in np.argwhere(np.triu(different)):
-        split = {column - {one} for column in columns for one in pair if {*pair} <= column}
-        columns = {column for column in columns if not {*pair} <= column} | split
-        columns = {column for column in columns if not any(column < other for other in columns)}
-    lettered = list(zip(string.ascii_letters, sorted(columns, key=sorted), strict=False))
-    return [
-        "".join(letter for letter, column in lettered if group in column)
-        for group in range(len(different))
-    ]
+    summary["like_best"] = True
+    if len(summary) > 1 and summary.seeds.min() > 1:
+        scores = [groups.get_group(trial).val_score for trial in summary.index]
+        summary["like_best"] = stats.tukey_hsd(*scores).pvalue[0] >= 1 - CONFIDENCE
+    return summary.reset_index()
 
 
 def conclusion(summary: pd.DataFrame) -> str:
     """Say in a line which settings of a `standing` could as well be the best."""
     if len(summary) < 2 or summary.seeds.min() < 2:
         return "Nothing can be told apart: it takes 2 settings, and 2 seeds of each."
-    best = summary.iloc[0]
-    rivals = summary[summary.group.str.contains("a")].trial[1:]
-    others = ", ".join(map(str, rivals)) or "none"
-    return f"Best mean: setting {best.trial}. Not told apart from it at 95 %: {others}."
+    others = ", ".join(map(str, summary[summary.like_best].trial[1:])) or "none"
+    return f"Best mean: setting {summary.trial[0]}. Not told apart from it at 95 %: {others}."

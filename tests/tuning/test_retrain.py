@@ -1,4 +1,4 @@
-"""The statistics of retrained settings: known letters, intervals that cover, verdicts."""
+"""The statistics of retrained settings: what is told apart, intervals that cover, verdicts."""
 
 import dataclasses
 import json
@@ -11,7 +11,6 @@ import pytest
 
 from agegender import config, hyperparameters
 from agegender.data import pixels
-from agegender.registry import tracking
 from tuning import reproduction, retrain, search, spaces
 
 
@@ -26,29 +25,11 @@ def trainings(*scores):
     return pd.DataFrame(rows)
 
 
-def test_letters_join_exactly_the_pairs_that_are_not_told_apart():
-    generator = np.random.default_rng(0)
-    for count in range(1, 8):
-        upper = np.triu(generator.random((count, count)) < 0.5, 1)
-        different = upper | upper.T
-        letters = retrain.compact_letters(different)
-        for one in range(count):
-            for other in range(count):
-                assert bool(set(letters[one]) & set(letters[other])) != different[one, other]
-
-
-def test_letters_of_a_chain_and_of_equals():
-    different = np.zeros((3, 3), bool)
-    assert retrain.compact_letters(different) == ["a", "a", "a"]
-    different[0, 2] = different[2, 0] = True
-    assert retrain.compact_letters(different) == ["a", "ab", "b"]
-
-
 def test_standing_tells_apart_what_differs_by_more_than_its_noise():
     table = trainings([0.50, 0.51, 0.49], [0.30, 0.31, 0.32], [0.31, 0.30, 0.33])
     summary = retrain.standing(table)
     assert summary.trial.tolist() == [2, 3, 1]
-    assert summary.group.tolist() == ["a", "a", "b"]
+    assert summary.like_best.tolist() == [True, True, False]
     assert summary.val_score_std.iloc[2] == pytest.approx(0.01)
     assert summary.val_age_mae_mean.iloc[2] == pytest.approx(5.0)
     assert retrain.conclusion(summary).endswith("Not told apart from it at 95 %: 3.")
@@ -56,7 +37,7 @@ def test_standing_tells_apart_what_differs_by_more_than_its_noise():
 
 def test_one_seed_tells_nothing_apart_and_a_diverged_training_does_not_count():
     summary = retrain.standing(trainings([0.5, 0.51], [0.1, np.nan]))
-    assert summary.seeds.tolist() == [1, 2] and set(summary.group) == {"a"}
+    assert summary.seeds.tolist() == [1, 2] and summary.like_best.all()
     assert retrain.conclusion(summary).startswith("Nothing can be told apart")
 
 
@@ -144,17 +125,15 @@ def test_finished_trainings_are_taken_and_none_is_started_out_of_time(tmp_path):
     assert said[-1].endswith("A setting 005 seed 0, A setting 004 seed 1, A setting 005 seed 1.")
 
 
-def test_settings_are_compared_as_their_search_trained_them_last(tmp_path, monkeypatch):
+def test_settings_are_compared_as_their_search_trained_them_last(root, drawn_faces, monkeypatch):
     monkeypatch.setattr(spaces, "LONG_EPOCHS", 1)
-    tracking.connect(tmp_path)
-    faces = pixels.open_faces(pixels.prepare(None, tmp_path / "data", seed=0, generated_faces=100))
-    values = {"width": 16, "stem_filters": 16, "internal_size_pixels": 64, "stages": 3}
-    values |= {"augmentation_strength": 0.25, "mixing": 0.0}
+    values = {"width": 8, "stem_filters": 8, "internal_size_pixels": 64, "stages": 2}
+    values |= {"extra_block_stage": -1, "augmentation_strength": 0.25, "mixing": 0.0}
     done = search.Trial(1, values, "COMPLETED", {"val_score": 0.5})
-    (tmp_path / "trials.json").write_text(json.dumps([dataclasses.asdict(done)]))
-    arguments = {"folder": tmp_path, "cache": tmp_path, "seeds": 1, "epochs": 1}
-    retrain.leaderboard("A", faces, config.Settings(), **arguments)
-    (row,) = json.loads((tmp_path / "leaderboard.json").read_text())
+    (root / "trials.json").write_text(json.dumps([dataclasses.asdict(done)]))
+    plan = retrain.best_settings("A", drawn_faces, config.Settings(), root, seeds=1, epochs=1)
+    retrain.compare(plan, "leaderboard", drawn_faces, folder=root, cache=root)
+    (row,) = json.loads((root / "leaderboard.json").read_text())
     assert row["values"] == values | {
         "augmentation_strength": 1.0,
         "mixing": hyperparameters.Scratch.mixing,
