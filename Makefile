@@ -93,7 +93,7 @@ $(stages):
 	$(PYTHON) -m pipelines $@
 
 test: $(ready_dev)
-	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: lint test
 	$(PYTHON) -m pytest -m "system and not slow"

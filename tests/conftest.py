@@ -31,6 +31,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SYSTEM_FIXTURES & set(item.fixturenames):
             item.add_marker("system")
+    # The longest file begins first: no process is left alone with it in the end.
+    items.sort(key=lambda item: item.path.name != "test_miniature.py")
 
 
 @pytest.fixture(scope="session")
