@@ -7,10 +7,12 @@ import dataclasses
 class FamilySettings:
     """How much work one family's search and last training may be.
 
-    trials: at most so many settings; epochs and final_epochs: length of a trial on 3,500 faces (on
-    more, fewer epochs) and, at most, of a last training; finalists: settings trained again, each on
-    `folds` folds of training and validation; search_share and final_share: of the time that MINUTES
-    leaves.
+    trials: at most so many settings.
+    epochs, final_epochs: length of a trial on 3,500 faces (on more, fewer epochs) and, at most, of
+        a last training.
+    search_share, final_share: of the time that MINUTES leaves.
+    finalists: settings trained again, each on `folds` folds of training and validation.
+    fewest_trials: so many are tried even where the search's share of the time is used up.
     """
 
     trials: int
@@ -20,6 +22,7 @@ class FamilySettings:
     final_share: float
     finalists: int = 1
     folds: int = 2
+    fewest_trials: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +128,8 @@ PRESETS = {
         preset="drawn",
         minutes=4.75,
         tier="quick",
-        scratch=FamilySettings(12, 3, 30, search_share=0.28, final_share=0.22, folds=1),
-        pretrained=FamilySettings(12, 2, 4, search_share=0.4, final_share=0.1, folds=1),
+        scratch=FamilySettings(12, 3, 30, 0.28, 0.22, folds=1, fewest_trials=4),
+        pretrained=FamilySettings(12, 2, 4, 0.4, 0.1, folds=1, fewest_trials=4),
         views=2,
         head_epochs=10,
         robustness_faces=40,

@@ -65,15 +65,15 @@ def search_family(
         where = (folder, cache, parent_run_id)
         trials = _Trials(letter, faces, settings, *where, constants, stop_at, report, processes)
         done = search.search(
-            search.Runner(trials.run, trials.forget, processes.stop),
+            search.Runner(trials.run, trials.forget, processes.stop, f"Search of {letter}"),
             lambda hp: chosen.space(hp, settings.tier, cache),
             path=folder / "trials.json",
             algorithm=settings.algorithm,
             seed=settings.seed,
             most_trials=chosen.settings(settings).trials,
+            fewest_trials=chosen.settings(settings).fewest_trials,
             workers=settings.workers,
             stop_at=stop_at,
-            name=f"Search of {letter}",
             report=report,
         )
         _summarise(parent_run_id, done, report)
@@ -156,8 +156,11 @@ class _Trials:
             "faces": self.faces.folder,
             "settings": self.settings,
             "cache": self.cache,
-            # A clock of one process says nothing in another on some systems.
-            "seconds_left": self.stop_at - time.monotonic(),
+            # A clock of one process says nothing in another on some systems. The trials that are
+            # run however late it is are not cut short either.
+            "seconds_left": math.inf
+            if trial.number <= work.fewest_trials > 1
+            else self.stop_at - time.monotonic(),
         }
         self.report(progress.Progress(name, 0, 1, "begins"))
         try:

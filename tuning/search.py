@@ -184,11 +184,13 @@ class Runner:
     run: trains the values of a trial and returns it with what came of it; called in threads.
     forget: gets each trial once its result is in the journal, and again where the search goes on.
     stop: called where the search ends early, to end the trials that run.
+    name: what the search's progress is reported under.
     """
 
     run: Callable[[Trial], Trial]
     forget: Callable[[Trial], None] = lambda trial: None
     stop: Callable[[], None] = lambda: None
+    name: str = "search"
 
 
 def search(
@@ -199,9 +201,9 @@ def search(
     algorithm: str,
     seed: int,
     most_trials: int,
+    fewest_trials: int = 1,
     workers: int = 1,
     stop_at: float = math.inf,
-    name: str = "search",
     report: progress.Report = progress.plain,
 ) -> list[Trial]:
     """Run trials until there are `most_trials` or no time is left; return the finished, in order.
@@ -211,8 +213,8 @@ def search(
     path: the journal. Finished trials of an earlier, interrupted call in it are taken as they are;
         those that were running are run first, under their numbers.
     workers: so many trials run at once.
-    stop_at: on time.monotonic()'s clock; a trial that would likely end later is not started.
-    name: what its progress is reported under.
+    stop_at: on time.monotonic()'s clock; a trial that would likely end later is not started, unless
+        there are fewer than `fewest_trials`.
     """
     trials = read_journal(path)
     results = sorted((t for t in trials if t.told is not None), key=lambda trial: trial.told or 0)
@@ -225,13 +227,14 @@ def search(
     with tempfile.TemporaryDirectory() as directory:
         asks = proposals(make_oracle(algorithm, space, seed, most_trials, directory))
         tells = _replay(asks, trials, results, path)
-        state = _State(path, trials, results, asks, tells, most_trials, stop_at, report)
-        report(standing(results, most_trials, stop_at, name))
+        counts = fewest_trials, most_trials
+        state = _State(path, trials, results, asks, tells, *counts, stop_at, report)
+        report(standing(results, most_trials, stop_at, runner.name))
         with contextlib.closing(_run_trials(runner, state, workers)) as ended:
             for _ in ended:
                 report(result_line(results))
-                report(standing(results, most_trials, stop_at, name))
-        report(progress.Progress(name, 1, 1))
+                report(standing(results, most_trials, stop_at, runner.name))
+        report(progress.Progress(runner.name, 1, 1))
     return sorted(results, key=lambda trial: trial.number)
 
 
@@ -248,6 +251,7 @@ class _State:
     results: list[Trial]
     asks: Iterator[Proposal | None]
     tells: dict[int, Tell]
+    fewest_trials: int
     most_trials: int
     stop_at: float
     report: progress.Report
@@ -268,7 +272,8 @@ class _State:
             return None
         seconds = [trial.seconds for trial in self.results if trial.status == "COMPLETED"]
         likely_seconds = statistics.median(seconds) if seconds else 0
-        if time.monotonic() + 1.1 * likely_seconds > self.stop_at and self.trials:
+        late = time.monotonic() + 1.1 * likely_seconds > self.stop_at
+        if late and len(self.trials) >= self.fewest_trials:
             self.report(f"  No time for another trial of about {likely_seconds:.0f} s.")
             return None
         if (asked := next(self.asks, None)) is None:

@@ -36,9 +36,10 @@ FILL = {"val_age_mae": 5.0, "val_gender_accuracy": 0.9}
 
 
 def run(path, algorithm="random", most_trials=8, seed=0, run_trial=run_trial, **changes):
+    runner = search.Runner(run_trial, name=changes.pop("name", "search"))
     arguments = {"path": path / "trials.json", "report": lambda line: None} | changes
     return search.search(
-        search.Runner(run_trial),
+        runner,
         changes.pop("space", space),
         algorithm=algorithm,
         seed=seed,
@@ -174,6 +175,12 @@ def test_no_trial_starts_that_would_end_too_late(tmp_path):
     assert len(trials) == 1
     longer = run(tmp_path, run_trial=run_trial, most_trials=3)
     assert longer[0] == trials[0] and len(longer) == 3
+
+
+def test_a_search_tries_its_fewest_settings_however_late_it_is(tmp_path):
+    trials = run(tmp_path, fewest_trials=4, stop_at=time.monotonic() - 1)
+    assert len(trials) == 4
+    assert len(run(tmp_path / "none", stop_at=time.monotonic() - 1)) == 1
 
 
 @pytest.mark.parametrize("text", ["[{", "[]]", '{"a": 1}', '[{"number": 1}]'])
