@@ -5,7 +5,7 @@ saved uncompiled. Its golden predictions lie in a group of the same file, which 
 that they cannot be lost or paired with another model: golden/images (uint8), golden/age (years) and
 golden/gender, made on the CPU by the backend named in the group's attribute `backend`.
 
-This module imports only Keras, h5py and NumPy. Run as a script, from anywhere, it verifies a file:
+This module imports only Keras, h5py and NumPy. Run as a script, from anywhere, it verifies files:
 
     python agegender/networks/export.py age_gender_A.h5
 """
@@ -499,4 +499,5 @@ def _verify_in_fresh_process(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(verify_h5(Path(sys.argv[1]))))
+    for argument in sys.argv[1:]:
+        print(json.dumps(verify_h5(Path(argument))))
