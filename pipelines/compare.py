@@ -1,7 +1,7 @@
 """Compare the best settings of a finished search over several seeds: `make compare`.
 
 The variables of the search say where it is. Prints a table of means and standard deviations in
-validation and which settings are not told apart; the same, with its picture, is in MLflow. Starts
+validation and which settings show no clear difference; the same is in MLflow. Starts
 no training that would end after MINUTES; the same command goes on. Never sees the test.
 """
 
