@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agegender import config, disk, progress
+from agegender import config, disk, progress, records
 from agegender.data import pixels
 from agegender.networks import backend
 from agegender.registry import tracking
@@ -37,12 +37,16 @@ class Work:
         """The folder of fetched weights, prepared faces and activations."""
         return self.root / ".cache"
 
-    def candidate(self, family: str) -> dict:
+    def candidate_folder(self, family: str) -> Path:
+        """Return where a family's candidate is."""
+        return self.folder / family / records.CANDIDATE
+
+    def candidate(self, family: str) -> records.Candidate:
         """Return what is known of a family's candidate; ValueError where none was trained."""
-        path = self.folder / family / "candidate" / "candidate.json"
-        if not path.exists():
-            raise ValueError(f"No candidate of {family} in {path.parent}: run `make train` first.")
-        return json.loads(path.read_text())
+        folder = self.candidate_folder(family)
+        if found := records.Candidate.load(folder):
+            return found
+        raise ValueError(f"No candidate of {family} in {folder}: run `make train` first.")
 
     def stop_at(self, share: float) -> float:
         """When, on time.monotonic()'s clock, a share of the time for training is used up.

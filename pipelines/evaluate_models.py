@@ -4,48 +4,44 @@ Leaves with each candidate, and in its MLflow run, the predictions of every test
 face, metrics with intervals, slices, robustness, calibrated age intervals and the figures.
 """
 
+import dataclasses
 import json
 
-import keras
 import numpy as np
 import pandas as pd
 
-from agegender import disk, progress
-from agegender.data import pixels, splits
+from agegender import progress, records
+from agegender.data import splits
 from agegender.evidence import evaluation, robustness, uncertainty
 from agegender.networks import export, predict
 from agegender.registry import tracking
 from agegender.show import card, figures, intervals
 from pipelines import command_line
-from tuning import families, release_training
+from tuning import families
 
 EXAMPLES = 12  # pictures in a figure of faces
 
 
-def evaluate(work: command_line.Work) -> dict[str, dict]:
-    """Return each family's test metrics with intervals; log them, figures and predictions.
-
-    A candidate that was evaluated already is not looked at again.
-    """
+def evaluate(work: command_line.Work) -> None:
+    """Evaluate both candidates; one that was evaluated already is not looked at again."""
     for family in families.FAMILIES:
-        record = work.candidate(family)
-        if "evidence" in record:
+        candidate = work.candidate(family)
+        if candidate.evidence:
             continue
         work.display(f"\nLocked test of {families.FAMILIES[family].title}")
         tracking.record_test_look(
-            record["run_id"],
+            candidate.run_id,
             purpose="final evaluation",
             details={"data": work.faces.digest, "family": family},
         )
-        evaluate_candidate(work, family, record)
-    return {family: work.candidate(family)["test"] for family in families.FAMILIES}
+        evaluate_candidate(work, candidate)
 
 
-def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> None:
-    """Measure one candidate and put what was found into its record and its run."""
-    faces, seed, run_id = work.faces, work.settings.seed, record["run_id"]
-    folder = work.folder / family / "candidate"
-    network = export.load_h5(folder / f"age_gender_{family}.h5")
+def evaluate_candidate(work: command_line.Work, candidate: records.Candidate) -> records.Candidate:
+    """Return a candidate with what its test found, which its folder and its run keep too."""
+    faces, seed, run_id = work.faces, work.settings.seed, candidate.run_id
+    family, folder = candidate.family, work.candidate_folder(candidate.family)
+    network = export.load_h5(folder / candidate.h5)
 
     def begin(step: int, name: str) -> None:
         work.display(progress.Progress(f"Test of {family}", step, 5, name))
@@ -54,20 +50,20 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
         return predict.predict(network, images, np.arange(len(images)))
 
     begin(0, "predictions")
-    test = predictions(network, faces, "test")
+    test = predict.table(network, faces, "test")
     truth = test.age_years.to_numpy(), test.gender.to_numpy()
-    held_out, mirror = folder / release_training.HELD_OUT, {}
+    held_out, mirror = folder / records.HELD_OUT, {}
     if held_out.exists():
         # A release: trained on its validation faces, and averaging over the mirror image itself.
-        validation = pd.read_csv(held_out, keep_default_na=False)
+        validation = records.read_predictions(held_out)
     else:
-        validation = predictions(network, faces, "validation")
+        validation = predict.table(network, faces, "validation")
         for key, split, table in (
             ("mirror_validation", "validation", validation),
             ("mirror", "test", test),
         ):
-            averaged = predictions(network, faces, split, mirrored=True)
-            for name in ("age_predicted", "gender_probability"):
+            averaged = predict.table(network, faces, split, mirrored=True)
+            for name in records.PREDICTED:
                 averaged[name] = (averaged[name] + table[name]) / 2
             mirror[key] = evaluation.compare(averaged, table, seed=seed)
     begin(1, "intervals")
@@ -80,9 +76,10 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
         splits.training_floors(faces.manifest),
     )
     # Of a head on frozen features there is nothing to compare: it would be with itself.
-    if record.get("fine_tuning_kept", family == "B"):
-        frozen = predictions(export.load_h5(folder / "frozen_features.h5"), faces, "test")
-        record["against_frozen_features"] = evaluation.compare(test, frozen, seed=seed)
+    against_frozen_features = None
+    if candidate.fine_tuning_kept:
+        frozen = predict.table(export.load_h5(folder / records.FROZEN), faces, "test")
+        against_frozen_features = evaluation.compare(test, frozen, seed=seed)
 
     intervals = uncertainty.fit_age_intervals(validation.age_years, validation.age_predicted)
     test["age_low"], test["age_high"] = uncertainty.age_intervals(intervals, test.age_predicted)
@@ -94,17 +91,16 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
     corrupted = robustness.curves(
         answer, images[drawn], truth[0][drawn], truth[1][drawn], seed=seed
     )
-    evidence = {
-        "intervals": intervals
+    evidence = records.Evidence(
+        intervals=intervals
         | {"test": uncertainty.interval_coverage(intervals, truth[0], test.age_predicted)},
-        "abstention": uncertainty.fit_abstention(validation.gender, validation.gender_probability),
-        "label_noise": evaluation.label_noise(faces.manifest),
-        "worst_slices": evaluation.worst_slices(slices),
-        "slices": slices.to_dict("records"),
-        "robustness": corrupted.to_dict("records"),
-    } | mirror
-    age_error = (test.age_predicted - test.age_years).abs()
-    gender_error = (test.gender_probability - test.gender).abs()
+        abstention=uncertainty.fit_abstention(validation.gender, validation.gender_probability),
+        label_noise=evaluation.label_noise(faces.manifest),
+        slices=slices.to_dict("records"),
+        robustness=corrupted.to_dict("records"),
+        **mirror,
+    )
+    gender_error = test.gender_probability - test.gender
     # Names are in the order of the ages: a step through them shows all.
     examples = images[drawn[:: -(-len(drawn) // 6)]]
     begin(3, "figures")
@@ -113,45 +109,41 @@ def evaluate_candidate(work: command_line.Work, family: str, record: dict) -> No
         "occlusion_maps": figures.occlusion_maps(
             examples, [robustness.occlusion_map(answer, image) for image in examples]
         ),
-        "most_wrong_age": most_wrong(images, test, age_error),
-        "most_wrong_gender": most_wrong(images, test, gender_error),
+        "most_wrong_age": most_wrong(images, test, records.age_error(test)),
+        "most_wrong_gender": most_wrong(images, test, gender_error.to_numpy()),
     }
     begin(4, "to MLflow")
     for name, figure in drawings.items():
         tracking.log_figure(run_id, figure, f"test/{name}.png")
-    for name, table in (("predictions", test), ("validation_predictions", validation)):
-        table.to_csv(folder / f"{name}.csv", index=False)
-        tracking.log_table(run_id, table, f"{name}.csv")
+    for name, table in (
+        (records.PREDICTIONS, test),
+        (records.VALIDATION_PREDICTIONS, validation),
+    ):
+        records.write_predictions(table, folder / name)
+        tracking.log_table(run_id, table, name)
     tracking.log_table(run_id, slices, "test/slices.csv")
     tracking.log_table(run_id, corrupted, "test/robustness.csv")
-    tracking.log_text(run_id, json.dumps(evidence, indent=1), "evidence.json")
+    tracking.log_text(run_id, json.dumps(evidence.to_json(), indent=1), records.EVIDENCE)
     flat = evaluation.flatten(metrics)
     tracking.log_metrics(run_id, {f"test_{name}": value for name, value in flat.items()})
-    record |= {"test": metrics, "evidence": evidence}
-    disk.write(folder / "candidate.json", json.dumps(record, indent=1))
-    begin(5, "")
-
-
-def predictions(
-    network: keras.Model, faces: pixels.Faces, split: str, *, mirrored: bool = False
-) -> pd.DataFrame:
-    """Return the labels of a split's faces and what a network says of them."""
-    rows = faces.rows(split)
-    table = faces.manifest.iloc[rows][["name", "age_years", "gender", "race"]].reset_index(
-        drop=True
+    candidate = dataclasses.replace(
+        candidate,
+        test=metrics,
+        evidence=evidence,
+        against_frozen_features=against_frozen_features,
     )
-    pictures = faces.pixels[:, :, ::-1] if mirrored else faces.pixels
-    table["age_predicted"], table["gender_probability"] = predict.predict(network, pictures, rows)
-    return table
+    candidate.save(folder)
+    begin(5, "")
+    return candidate
 
 
-def most_wrong(images: np.ndarray, test: pd.DataFrame, error: pd.Series):
+def most_wrong(images: np.ndarray, test: pd.DataFrame, error: np.ndarray):
     """Draw the faces with the largest errors; a figure for the store, never for the repository."""
-    worst = error.nlargest(EXAMPLES).index
+    worst = np.argsort(-np.abs(error), kind="stable")[:EXAMPLES]
     labels = [
         f"{row.age_years:.0f} -> {row.age_predicted:.0f} years\n"
         f"{'female' if row.gender else 'male'} -> {row.gender_probability:.2f} female"
-        for row in test.loc[worst].itertuples()
+        for row in test.iloc[worst].itertuples()
     ]
     return figures.face_grid(images[worst], labels, 6, (2.0, 2.5))
 
@@ -159,15 +151,14 @@ def most_wrong(images: np.ndarray, test: pd.DataFrame, error: pd.Series):
 def verdicts(work: command_line.Work) -> list[str]:
     """Return lines on what the locked test says of B against A, and against its frozen features."""
     a, b = (
-        pd.read_csv(work.folder / family / "candidate" / "predictions.csv")
+        records.read_predictions(work.candidate_folder(family) / records.PREDICTIONS)
         for family in families.FAMILIES
     )
     lines = verdict("B", "A", evaluation.compare(b, a, seed=work.settings.seed))
-    record = work.candidate("B")
-    # A candidate of before the field was kept always has the comparison.
-    if record.get("fine_tuning_kept", True):
-        return lines + verdict("B", "B's frozen head", record["against_frozen_features"])
-    return [*lines, f"B  {card.FINE_TUNING[str(record['fine_tuning_kept'])]}"]
+    candidate = work.candidate("B")
+    if candidate.fine_tuning_kept:
+        return lines + verdict("B", "B's frozen head", candidate.against_frozen_features)
+    return [*lines, f"B  {card.FINE_TUNING[str(candidate.fine_tuning_kept)]}"]
 
 
 def verdict(first: str, second: str, pair: dict) -> list[str]:

@@ -8,9 +8,7 @@ import json
 import textwrap
 from pathlib import Path
 
-import pandas as pd
-
-from agegender import config, progress
+from agegender import config, progress, records
 from agegender.networks import backbones, export
 from agegender.registry import promotion, releases, tracking, versions
 from agegender.show import card, intervals
@@ -34,17 +32,16 @@ def promote(work: command_line.Work) -> dict[str, int]:
     for place, family in enumerate(families.FAMILIES):
         name = model_name(work, family)
         work.display(progress.Progress("Registry", place, len(families.FAMILIES), name))
-        folder = work.folder / family / "candidate"
-        record = work.candidate(family)
-        text, metrics, tags = describe(work, record)
-        tracking.log_text(record["run_id"], text, "model_card.md")
+        folder, candidate = work.candidate_folder(family), work.candidate(family)
+        text, metrics, tags = describe(work, candidate)
+        tracking.log_text(candidate.run_id, text, records.CARD)
         manifest = work.faces.manifest
         seen = manifest[manifest["split"].isin(("train", "validation"))][["name", "split"]]
-        tracking.log_table(record["run_id"], seen, promotion.TRAINING_FACES)
+        tracking.log_table(candidate.run_id, seen, records.TRAINING_FACES)
         version = versions.register_version(
             model_name=name,
-            run_id=record["run_id"],
-            h5_path=folder / f"age_gender_{family}.h5",
+            run_id=candidate.run_id,
+            h5_path=folder / candidate.h5,
             metrics=metrics,
             tags=tags,
             example=export.golden_images()[:2],
@@ -53,10 +50,10 @@ def promote(work: command_line.Work) -> dict[str, int]:
         judged = promotion.judge(
             name,
             version,
-            pd.read_csv(folder / "predictions.csv"),
+            records.read_predictions(folder / records.PREDICTIONS),
             work.faces,
             config.Gate(),
-            seed=record["seed"],
+            seed=candidate.seed,
         )
         exported = export_champion(work, name, family)
         champion = versions.aliases(name)["champion"]
@@ -74,40 +71,41 @@ def promote(work: command_line.Work) -> dict[str, int]:
     return registered
 
 
-def describe(work: command_line.Work, record: dict) -> tuple[str, dict[str, float], dict[str, str]]:
+def describe(
+    work: command_line.Work, candidate: records.Candidate
+) -> tuple[str, dict[str, float], dict[str, str]]:
     """Return the card, the metrics and the tags of an evaluated candidate's version."""
     measured = ("val_score", "val_age_mae", "val_gender_accuracy")
     # Without their intervals, which the card has: the registry's table shows every tag.
-    metrics = {name: record["val"][name] for name in measured} | {
+    metrics = {name: candidate.val[name] for name in measured} | {
         f"test_{name}": found["value"] if isinstance(found, dict) else found
-        for name, found in record["test"].items()
+        for name, found in candidate.test.items()
     }
     licence, backbone = LICENCES[work.faces.kind], None
-    if record["backbone"] != "none":
-        known = backbones.BACKBONES[record["backbone"]]
-        backbone = {"name": record["backbone"]}
+    if candidate.backbone != "none":
+        known = backbones.BACKBONES[candidate.backbone]
+        backbone = {"name": candidate.backbone}
         backbone |= {"licence": known.licence, "pretraining": known.pretraining}
     text = card.model_card(
-        record,
-        family=record["family"],
+        candidate,
         data_kind=work.faces.kind,
         licence=licence,
         backbone=backbone,
-        evidence=record["evidence"] | {"test_looks": len(tracking.test_looks())},
+        test_looks=len(tracking.test_looks()),
     )
     tags = {
         "licence": licence,
         "data.kind": work.faces.kind,
         "data.digest": work.faces.digest,
-        "backbone": record["backbone"],
+        "backbone": candidate.backbone,
         "backbone.licence": backbone["licence"] if backbone else "none",
-        "settings": json.dumps(record["values"]),
-        "epochs": str(record["epochs"]),
-        "seed": str(record["seed"]),
+        "settings": json.dumps(candidate.values),
+        "epochs": str(candidate.epochs),
+        "seed": str(candidate.seed),
     }
-    if backbone and "fine_tuning_kept" in record:
-        tags["fine_tuning_kept"] = str(record["fine_tuning_kept"])
-    return text, metrics, tags | record.get("origin", {})
+    if backbone:
+        tags["fine_tuning_kept"] = str(candidate.fine_tuning_kept)
+    return text, metrics, tags | candidate.origin
 
 
 def model_name(work: command_line.Work, family: str) -> str:
@@ -120,13 +118,12 @@ def export_champion(work: command_line.Work, name: str, family: str) -> Path:
     exports = work.root / "exports"
     if work.faces.kind != "utkface" and "champion" in versions.aliases(versions.full_name(family)):
         exports = exports / work.faces.kind
-    return versions.pull(name, "champion", exports / f"age_gender_{family}.h5")
+    return versions.pull(name, "champion", exports / f"{records.PREFIX}{family}.h5")
 
 
-def summary(record: dict) -> str:
+def summary(candidate: records.Candidate) -> str:
     """Return a line with a candidate's test metrics, intervals and n."""
-    test = record["test"]
-
+    test = candidate.test
     mae, gender = (
         intervals.digits(intervals.Interval.of(test[name])) for name in ("mae", "gender_accuracy")
     )

@@ -7,10 +7,8 @@ of the registry decides. A and B take the 5,000, the others all of UTKFace. Hour
 
 import dataclasses
 
-import pandas as pd
-
-from agegender import config
-from agegender.networks import export
+from agegender import config, records
+from agegender.networks import export, predict
 from agegender.registry import promotion, releases, tracking
 from pipelines import command_line, evaluate_models, promote_models
 from tuning import release_training
@@ -35,33 +33,32 @@ def release(work: command_line.Work, *, model: str) -> None:
         cache=work.cache,
         report=work.display,
     )
-    record = work.candidate(family)
-    if "evidence" not in record:
+    candidate = work.candidate(family)
+    if not candidate.evidence:
         tracking.record_test_look(
-            record["run_id"],
+            candidate.run_id,
             purpose="release",
             details={"data": work.faces.digest, "family": family, "release": model},
         )
-        evaluate_models.evaluate_candidate(work, family, record)
-    print(f"{model}: {promote_models.summary(record)}", flush=True)
-    publish(work, model, family, record)
+        candidate = evaluate_models.evaluate_candidate(work, candidate)
+    print(f"{model}: {promote_models.summary(candidate)}", flush=True)
+    publish(work, model, candidate)
 
 
-def publish(work: command_line.Work, name: str, family: str, record: dict) -> None:
+def publish(work: command_line.Work, name: str, candidate: records.Candidate) -> None:
     """Write an evaluated release to models/, where it is better than what is there."""
-    title, folder = f"age_gender_{name}", work.root / "models"
-    candidate = work.folder / family / "candidate"
+    title, folder = f"{records.PREFIX}{name}", work.root / "models"
+    source = work.candidate_folder(candidate.family)
     if (folder / f"{title}.json").exists():
-        predictions = pd.read_csv(candidate / "predictions.csv", keep_default_na=False)
-        details = {"data": work.faces.digest, "family": family, "release": f"the old {name}"}
-        tracking.record_test_look(record["run_id"], purpose="promotion gate", details=details)
-        old = evaluate_models.predictions(
-            export.load_h5(folder / f"{title}.h5"), work.faces, "test"
-        )
-        judged = promotion.decide(old, predictions, config.Gate(), record["seed"])
+        predictions = records.read_predictions(source / records.PREDICTIONS)
+        details = {"data": work.faces.digest, "family": candidate.family}
+        details |= {"release": f"the old {name}"}
+        tracking.record_test_look(candidate.run_id, purpose="promotion gate", details=details)
+        old = predict.table(export.load_h5(folder / f"{title}.h5"), work.faces, "test")
+        judged = promotion.decide(old, predictions, config.Gate(), candidate.seed)
         print(f"{name} against models/{title}.h5: {'; '.join(judged['reasons'])}", flush=True)
         if not judged["promote"]:
             return
-    card, metrics, tags = promote_models.describe(work, record)
-    releases.write(folder, title, candidate, record, card, metrics, tags)
+    card, metrics, tags = promote_models.describe(work, candidate)
+    releases.write(folder, title, source, candidate, card, metrics, tags)
     print(f"Written: {folder / title}.h5, .json, .md and .csv", flush=True)

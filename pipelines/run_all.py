@@ -7,6 +7,7 @@ A second call with the same arguments goes on where the first was stopped, or sh
 import textwrap
 import time
 
+from agegender import records
 from agegender.registry import tracking
 from pipelines import command_line, evaluate_models, promote_models, search_models, train_finalists
 from tuning import experiment, families, family_search, search
@@ -28,7 +29,7 @@ def results(work: command_line.Work) -> list[str]:
         lines.append(f"{family}  {promote_models.summary(work.candidate(family))}")
     lines += evaluate_models.verdicts(work)
     for family in families.FAMILIES:
-        done = search.read_journal(work.folder / family / "trials.json")
+        done = search.read_journal(work.folder / family / records.JOURNAL)
         if few := family_search.shortfall(done, family, work.settings, work.ready - work.started):
             lines.append(f"{family}  {few}")
     looks = search.count(len(tracking.test_looks()), "look")

@@ -1,13 +1,11 @@
 """The true pipeline in miniature, in this process: searches, candidates, test, registry, report."""
 
 import dataclasses
-import json
 
 import mlflow
-import pandas as pd
 import pytest
 
-from agegender import config
+from agegender import config, records
 from agegender.registry import tracking, versions
 from agegender.show import intervals
 from pipelines import (
@@ -73,16 +71,16 @@ def test_every_run_is_tracked_and_ended(work):
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_evidence_card_and_predictions_are_left_with_each_model(work, family):
-    record = work.candidate(family)
-    (run,) = work.root.glob(f"mlruns/artifacts/*/{record['run_id']}/artifacts")
-    predictions = pd.read_csv(run / "predictions.csv")
+    candidate = work.candidate(family)
+    (run,) = work.root.glob(f"mlruns/artifacts/*/{candidate.run_id}/artifacts")
+    predictions = records.read_predictions(run / records.PREDICTIONS)
     test = work.faces.manifest[work.faces.manifest["split"] == "test"]
-    assert len(predictions) == record["test"]["n"] == len(test)
+    assert len(predictions) == candidate.test["n"] == len(test)
     error = (predictions.age_predicted - predictions.age_years).abs().mean()
-    assert error == pytest.approx(record["test"]["mae"]["value"])
-    assert 0 < record["evidence"]["intervals"]["test"]["value"] <= 1
-    mae = intervals.digits(intervals.Interval.of(record["test"]["mae"]))
-    assert f"{mae} |" in (run / "model_card.md").read_text()
+    assert error == pytest.approx(candidate.test["mae"]["value"])
+    assert 0 < candidate.evidence.intervals["test"]["value"] <= 1
+    mae = intervals.digits(intervals.Interval.of(candidate.test["mae"]))
+    assert f"{mae} |" in (run / records.CARD).read_text()
     assert len(list((run / "test").glob("*.png"))) == 9
 
 
@@ -111,7 +109,7 @@ def test_the_report_holds_what_the_store_holds(work):
     text = (work.root / "reports" / "report-generated.html").read_text()
     for family in families.FAMILIES:
         for name in ("mae", "gender_accuracy"):
-            measured = intervals.Interval.of(work.candidate(family)["test"][name])
+            measured = intervals.Interval.of(work.candidate(family).test[name])
             assert f"<td>{intervals.digits(measured)}</td>" in text
     assert 1000 < (work.root / "reports" / "report-generated.pdf").stat().st_size < 2**20
     # It is kept beside the runs that it is about.
@@ -121,11 +119,11 @@ def test_the_report_holds_what_the_store_holds(work):
 
 def test_a_second_call_trains_looks_and_registers_nothing(work):
     before = {run.info.run_id: run.info.end_time for run in runs()}
-    records = {family: json.dumps(work.candidate(family)) for family in families.FAMILIES}
+    candidates = {family: work.candidate(family) for family in families.FAMILIES}
     run_all.run_all(work)
     assert {run.info.run_id: run.info.end_time for run in runs()} == before
     for family in families.FAMILIES:
-        assert json.dumps(work.candidate(family)) == records[family]
+        assert work.candidate(family) == candidates[family]
         name = versions.full_name(family, generated=True)
         assert versions.aliases(name) == {"champion": 1}
     assert len(tracking.test_looks()) == 2

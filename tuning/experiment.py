@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from agegender import config, disk, progress
+from agegender import config, disk, progress, records
 from agegender.data import pixels
 from agegender.networks import fit, models
 from agegender.registry import stored_checkpoints, tracking
@@ -149,7 +149,7 @@ def train_and_log(
     ) as run_id:
         if checkpoint and training.keep_in_store:
             stored_checkpoints.download(run_id, checkpoint)
-        started, records, shared_seconds = time.monotonic(), [], 0.0
+        started, measured, shared_seconds = time.monotonic(), [], 0.0
         for place, fold in enumerate(folds):
             watch = _Watch(training, run_id, settings, stop_at, report)
             watch.logs_epochs = place == len(folds) - 1
@@ -159,9 +159,9 @@ def train_and_log(
             trained = chosen.train(setting, faces, families.Fold(*fold), context)
             # The quickest epoch: what else ran on the machine for a while is no plan's measure.
             epoch_seconds = trained.history.seconds.tail(training.epochs).min()
-            records.append(trained.best_epoch | {"epoch_seconds": epoch_seconds})
+            measured.append(trained.best_epoch | {"epoch_seconds": epoch_seconds})
             shared_seconds += watch.activation_seconds
-        metrics = pd.DataFrame(records).mean().to_dict()
+        metrics = pd.DataFrame(measured).mean().to_dict()
         # What is computed once for all trials is no part of what the next one takes.
         if shared_seconds:
             metrics["activation_seconds"] = shared_seconds
@@ -194,34 +194,34 @@ def _log_trained(
     tracking.log_metrics(run_id, metrics)
     lines: list[str] = []
     network.summary(print_fn=lines.append, line_length=100)
-    tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
-    tracking.log_text(run_id, json.dumps(models.layers(network)), "layers.json")
+    tracking.log_text(run_id, "\n".join(lines), records.SUMMARY)
+    tracking.log_text(run_id, json.dumps(models.layers(network)), records.LAYERS)
     # Those of trials are drawn when the search has ended.
     if "val_score" in history and training.role != "trial":
         curves = figures.learning_curves({training.letter: history})
-        tracking.log_figure(run_id, curves, "learning_curves.png")
+        tracking.log_figure(run_id, curves, records.CURVES)
 
 
-def candidate_record(
+def candidate(
     training: Training,
     result: search.Trial,
     trained: families.Trained,
     faces: pixels.Faces,
     settings: config.Settings,
-) -> dict[str, Any]:
-    """Return what is known of a trained network that is to be evaluated, for `candidate.json`."""
-    return {
-        "family": training.letter,
-        "run_id": result.run_id,
-        "values": training.values,
-        "epochs": training.epochs,
-        "seed": training.seed,
-        "data": faces.digest,
-        "backbone": families.FAMILIES[training.letter].backbone(training.values),
-        "origin": origin(faces, settings) | {"epochs_trained": str(len(trained.history))},
-        "val": result.metrics,
-        "fine_tuning_kept": trained.fine_tuning_kept,
-    }
+) -> records.Candidate:
+    """Return what is known of a trained network that is to be evaluated."""
+    return records.Candidate(
+        family=training.letter,
+        run_id=result.run_id,
+        values=training.values,
+        epochs=training.epochs,
+        seed=training.seed,
+        data=faces.digest,
+        backbone=families.FAMILIES[training.letter].backbone(training.values),
+        val=result.metrics,
+        origin=origin(faces, settings) | {"epochs_trained": str(len(trained.history))},
+        fine_tuning_kept=trained.fine_tuning_kept,
+    )
 
 
 class _Watch:

@@ -1,7 +1,7 @@
 """The search of one family: a parent run, a child run a trial, the table and figures of them all.
 
-The search keeps its state in the family's folder: `trials.json` (the journal), `search.json` (the
-parent run) and `checkpoints/` (what interrupted trainings go on from, and nothing else).
+The search keeps its state in the family's folder: the journal, the parent run's id and
+`checkpoints/` (what interrupted trainings go on from, and nothing else).
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from agegender import config, progress
+from agegender import config, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import backend, checkpoint
 from agegender.registry import stored_checkpoints, tracking
@@ -43,7 +43,7 @@ def search_family(
     SearchError as in `search.search`.
     """
     if finalists.read_plan(letter, settings, folder):
-        return search.read_journal(folder / "trials.json")
+        return search.read_journal(folder / records.JOURNAL)
     chosen = families.FAMILIES[letter]
     names, constants = families.searched(chosen, settings.tier, cache)
     with experiment.parent_run(
@@ -52,7 +52,7 @@ def search_family(
         faces,
         settings,
         "search",
-        handover=folder / "search.json",
+        handover=folder / records.SEARCH,
         params={"seed": settings.seed, "algorithm": settings.algorithm, "tier": settings.tier}
         | constants,
         description=f"Search of network {chosen.title}. The child runs are its trials; what is "
@@ -67,7 +67,7 @@ def search_family(
         done = search.search(
             search.Runner(trials.run, trials.forget, processes.stop, f"Search of {letter}"),
             lambda hp: chosen.space(hp, settings.tier, cache),
-            path=folder / "trials.json",
+            path=folder / records.JOURNAL,
             algorithm=settings.algorithm,
             seed=settings.seed,
             most_trials=chosen.settings(settings).trials,
@@ -225,7 +225,7 @@ def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -
     from agegender.show import search_page  # 2 s that no trial's process has to wait for.
 
     table = trial_table(done)
-    tracking.log_table(run_id, table, "trials.csv")
+    tracking.log_table(run_id, table, records.TRIALS)
     leader = search.best(done)[0]
     tracking.log_metrics(run_id, leader.metrics | {"trials": len(done)})
     tracking.set_tags(run_id, {"best_trial": str(leader.number)})
@@ -234,7 +234,7 @@ def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -
         if trial.status == "COMPLETED":
             history = tracking.history(trial.run_id)
             curves = figures.learning_curves({f"trial {trial.number}": history})
-            tracking.log_figure(trial.run_id, curves, "learning_curves.png")
+            tracking.log_figure(trial.run_id, curves, records.CURVES)
     if len(table[table.status == "COMPLETED"]) >= search_page.FEWEST_TRIALS:
         searched = [name for name in table if any(name in trial.values for trial in done)]
         tracking.log_text(run_id, search_page.page(table, searched), "search.html")

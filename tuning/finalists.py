@@ -1,7 +1,7 @@
 """The last trainings of a search: its best settings again, longer; the best one is the candidate.
 
-They take the search's journal and leave, in the family's folder, `plan.json` (which trainings, and
-how long) and `candidate/` (the network to evaluate and what made it).
+They take the search's journal and leave, in the family's folder, the plan (which trainings, and how
+long) and the candidate (the network to evaluate and what made it).
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import keras
 
-from agegender import config, disk, progress
+from agegender import config, disk, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import export
 from tuning import experiment, families, search
@@ -48,10 +48,10 @@ def train_finalists(
     Where time is short, one setting on the manifest's own split; then, as the time allows, further
     folds and settings, of which the last is the defaults'. The setting with the lowest mean
     val_score over its folds goes forward, with the network of its first fold. Return the
-    candidate's folder: the .h5, for B also frozen_features.h5 (the same head before fine-tuning),
-    and candidate.json.
+    candidate's folder: the .h5, for B also records.FROZEN (the same head before fine-tuning), and
+    records.RECORD.
     """
-    chosen, candidate = families.FAMILIES[letter], folder / "candidate"
+    chosen, candidate = families.FAMILIES[letter], folder / records.CANDIDATE
     if _is_done(letter, settings, folder):
         report(f"{chosen.title}: trained before. For more: another MINUTES= or SEED=.")
         return candidate
@@ -69,11 +69,8 @@ def train_finalists(
     training, result, trained = next(one for one in trainings if one[0].number == best)
     assert trained  # It is the first of its setting.
     export_networks(letter, trained, candidate, settings.mirror_images, report)
-    record = experiment.candidate_record(training, result, trained, faces, settings) | {
-        "budget": plan.budget,
-        "folds": {n: [dataclasses.asdict(one) for one in of_n] for n, of_n in results.items()},
-    }
-    disk.write(candidate / "candidate.json", json.dumps(record, indent=1))
+    found = experiment.candidate(training, result, trained, faces, settings)
+    dataclasses.replace(found, budget=plan.budget).save(candidate)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return candidate
 
@@ -90,8 +87,8 @@ def _carry_out(
 ) -> list[tuple[experiment.Training, search.Trial, families.Trained | None]]:
     """Train what is planned; of each setting, keep the network of its first fold."""
     chosen, done = families.FAMILIES[letter], []
-    parent_run_id = json.loads((folder / "search.json").read_text())["run_id"]
-    values = {trial.number: trial.values for trial in search.read_journal(folder / "trials.json")}
+    parent_run_id = json.loads((folder / records.SEARCH).read_text())["run_id"]
+    values = {trial.number: trial.values for trial in search.read_journal(folder / records.JOURNAL)}
     folds = splits.folds(faces.manifest, chosen.settings(settings).folds, settings.seed)
     for number, fold in plan.trainings:
         training = experiment.Training(
@@ -131,7 +128,7 @@ def to_train_again(done: list[search.Trial], count: int) -> list[search.Trial]:
 
 def read_plan(letter: str, settings: config.Settings, folder: Path) -> Plan | None:
     """Return the plan of the last trainings, None where none was made on the same budget."""
-    path = folder / "plan.json"
+    path = folder / records.PLAN
     plan = Plan(**json.loads(path.read_text())) if path.exists() else None
     return plan if plan and plan.budget == _budget(letter, settings) else None
 
@@ -140,7 +137,7 @@ def _planned(
     letter: str, faces: pixels.Faces, settings: config.Settings, folder: Path, stop_at: float
 ) -> tuple[Plan, float]:
     """Return the plan, made and written where there is none, and when its trainings end."""
-    done = search.read_journal(folder / "trials.json")
+    done = search.read_journal(folder / records.JOURNAL)
     best = to_train_again(done, families.FAMILIES[letter].settings(settings).finalists)
     # Never less than its trial had: cut short, the same setting would only be worse.
     stop_at = max(stop_at, time.monotonic() + best[0].seconds)
@@ -148,7 +145,7 @@ def _planned(
     if not plan:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         plan = _make_plan(letter, faces, settings, done, best, stop_at)
-        disk.write(folder / "plan.json", json.dumps(dataclasses.asdict(plan)))
+        disk.write(folder / records.PLAN, json.dumps(dataclasses.asdict(plan)))
     return plan, stop_at
 
 
@@ -191,8 +188,8 @@ def _budget(letter: str, settings: config.Settings) -> list[float | None]:
 
 def _is_done(letter: str, settings: config.Settings, folder: Path) -> bool:
     """Say whether an earlier call ended with a candidate on the same budget."""
-    path = folder / "candidate" / "candidate.json"
-    return path.exists() and json.loads(path.read_text())["budget"] == _budget(letter, settings)
+    found = records.Candidate.load(folder / records.CANDIDATE)
+    return found is not None and found.budget == _budget(letter, settings)
 
 
 def export_networks(
@@ -212,12 +209,11 @@ def export_networks(
 
     def write(network: keras.Model, name: str, *, fresh_process: bool) -> None:
         exported = export.with_mirror(network) if mirror_images else network
-        path = folder / f"{name}.h5"
-        export.export_h5(exported, path, golden, fresh_process=fresh_process)
+        export.export_h5(exported, folder / name, golden, fresh_process=fresh_process)
 
-    write(trained.network, f"age_gender_{letter}", fresh_process=True)
+    write(trained.network, f"{records.PREFIX}{letter}.h5", fresh_process=True)
     if trained.fine_tuning_kept:
         frozen = keras.models.clone_model(trained.network)
         frozen.set_weights(trained.frozen_weights)
-        write(frozen, "frozen_features", fresh_process=False)
+        write(frozen, records.FROZEN, fresh_process=False)
     report(progress.Progress(f"Export of {letter}", 1, 1))

@@ -1,21 +1,16 @@
 """The training of a released model: all of it is fixed before, and nothing is chosen."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
-import keras
 import numpy as np
-import pandas as pd
 
-from agegender import config, disk, progress
+from agegender import config, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import export, predict
 from agegender.registry import tracking
 from tuning import experiment, families, finalists, search
-
-HELD_OUT = "held_out.csv"
 
 
 def train_release(
@@ -33,11 +28,11 @@ def train_release(
     seed; the last epoch is kept. A shorter training without the validation faces, in a child run,
     gives their predictions, on which age intervals and abstention are calibrated; it errs more, so
     they are wide: in the first releases 94.7 % of the test for A, 89.8 % for B. The folder is as
-    `train_finalists` leaves it, with these predictions in HELD_OUT. Nothing is done where it is
-    complete.
+    `train_finalists` leaves it, with these predictions in records.HELD_OUT. Nothing is done where
+    it is complete.
     """
-    candidate = folder / "candidate"
-    if (candidate / "candidate.json").exists():
+    candidate = folder / records.CANDIDATE
+    if (candidate / records.RECORD).exists():
         report(f"{name} is trained: {candidate}.")
         return candidate
     release = config.RELEASES[name]
@@ -59,13 +54,15 @@ def train_release(
         trained = _train_parts(name, faces, settings, folder, cache, parent_run_id, report)
     _, calibration, calibrated = trained["calibration"]
     finalists.export_networks(chosen.letter, trained["final"][2], candidate, True, report)
-    held_out_predictions(calibrated.network, faces).to_csv(candidate / HELD_OUT, index=False)
-    record = experiment.candidate_record(*trained["final"], faces, settings) | {
-        "val": calibration.metrics,
-        "history": calibrated.history.to_dict("records"),
-        "faces": len(faces.rows("train", "validation")),
-    }
-    disk.write(candidate / "candidate.json", json.dumps(record, indent=1))
+    # As the released network, it averages over the mirror image.
+    held_out = predict.table(export.with_mirror(calibrated.network), faces, "validation")
+    records.write_predictions(held_out, candidate / records.HELD_OUT)
+    dataclasses.replace(
+        experiment.candidate(*trained["final"], faces, settings),
+        val=calibration.metrics,
+        history=calibrated.history.to_dict("records"),
+        faces=len(faces.rows("train", "validation")),
+    ).save(candidate)
     shutil.rmtree(folder / "checkpoints")
     return candidate
 
@@ -104,11 +101,3 @@ def _train_parts(
             *experiment.train_and_log(training, faces, settings, folds, cache=cache, report=report),
         )
     return done
-
-
-def held_out_predictions(network: keras.Model, faces: pixels.Faces) -> pd.DataFrame:
-    """Return the validation faces' labels, and what a network says of them and their mirror."""
-    rows = faces.rows("validation")
-    table = faces.manifest.iloc[rows][["name", "age_years", "gender", "race"]]
-    age, gender = predict.predict(export.with_mirror(network), faces.pixels, rows)
-    return table.assign(age_predicted=age, gender_probability=gender)

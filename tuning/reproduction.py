@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from agegender import config, progress
+from agegender import config, progress, records
 from agegender.data import pixels
 from agegender.registry import tracking
 from tuning import experiment, families, retrain
@@ -69,7 +69,7 @@ def compare_with_registered(
 def needed(version: dict, name: str) -> dict:
     """Return a version's tags; ValueError where it lacks what it takes to train it again."""
     if "release" in version:
-        model = version["release"].removeprefix("age_gender_")
+        model = version["release"].removeprefix(records.PREFIX)
         raise ValueError(
             f"{name} was released, and trained without validation: `make release MODEL={model}` "
             "trains it again."

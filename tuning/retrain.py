@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from agegender import config, disk, progress
+from agegender import config, disk, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import fit
 from agegender.registry import tracking
@@ -137,12 +137,12 @@ def best_settings(
 
     SearchError where the search has no completed trial.
     """
-    done, chosen = search.read_journal(folder / "trials.json"), families.FAMILIES[letter]
+    done, chosen = search.read_journal(folder / records.JOURNAL), families.FAMILIES[letter]
     if not done:
         raise search.SearchError(f"No search in {folder}: run `make search` with the same flags.")
-    candidate = folder / "candidate" / "candidate.json"
-    if epochs is None and candidate.exists():
-        epochs = json.loads(candidate.read_text())["epochs"]
+    candidate = records.Candidate.load(folder / records.CANDIDATE)
+    if epochs is None and candidate:
+        epochs = candidate.epochs
     best = search.best(done, count)
     return Plan(
         letter,

@@ -9,6 +9,8 @@ import pandas as pd
 from scipy import stats
 from scipy.spatial import distance
 
+from agegender import records
+
 CONFIDENCE = 0.95
 SMALL_SLICE = 30  # faces; with fewer, a slice is shown and not ranked
 CALIBRATION_BINS = 15
@@ -56,7 +58,7 @@ def evaluate(
     """Return n and, each as {"value", "low", "high"}, the metrics of both tasks.
 
     mae, rmse and bias (predicted minus true) in years, cs5 (share within 5 years),
-    gender_accuracy (at .5), gender_f1 (mean of both genders' F1), gender_auc, and gender_ece, the
+    gender_accuracy, gender_f1 (mean of both genders' F1), gender_auc, and gender_ece, the
     expected calibration error of the probability of female in 15 equal bins (Naeini et al. 2015).
     Intervals: 95 % percentile bootstrap over faces, the same resamples for all metrics; that of
     gender_ece reaches as far down as up, since resampling inflates it. So does any sample: even a
@@ -71,15 +73,15 @@ def evaluate(
     if len(set(shapes)) > 1 or arrays[0].ndim != 1 or not np.isfinite(arrays).all():
         raise ValueError(f"Expected four equally long rows of finite numbers; got {shapes}.")
     age_true, age_predicted, gender_true, gender_probability = arrays
-    if len(np.unique(gender_true > 0.5)) < 2:
+    female, predicted = records.is_female(gender_true), records.is_female(gender_probability)
+    if len(np.unique(female)) < 2:
         raise ValueError(f"Expected faces of both genders; got {len(gender_true)} of one or none.")
     error = age_predicted - age_true
-    female = gender_true > 0.5
-    correct = (gender_probability >= 0.5) == female
+    correct = predicted == female
     per_face = np.stack(
         [
             *(np.abs(error), error**2, error, np.abs(error) <= 5),
-            *(correct, correct & female, female.astype(int) + (gender_probability >= 0.5)),
+            *(correct, correct & female, female.astype(int) + predicted),
         ],
         axis=1,
     )
@@ -126,7 +128,9 @@ def reliability(gender_true: np.ndarray, gender_probability: np.ndarray) -> pd.D
     Arrays (N,), 1 is female. Columns: n, probability (mean), share (labelled female) with its
     share_low and share_high, Wilson's 95 % interval.
     """
-    table = pd.DataFrame({"female": gender_true > 0.5, "probability": gender_probability})
+    table = pd.DataFrame(
+        {"female": records.is_female(gender_true), "probability": gender_probability}
+    )
     groups = table.groupby(probability_bins(gender_probability))
     bins = groups.agg(
         n=("female", "size"), probability=("probability", "mean"), share=("female", "mean")
@@ -219,11 +223,8 @@ def compare(predictions: pd.DataFrame, others: pd.DataFrame, *, seed: int) -> di
     """
     if predictions["name"].tolist() != others["name"].tolist():
         raise ValueError("Expected predictions of the same faces in the same order.")
-    errors, correct = [], []
-    for table in (predictions, others):
-        errors.append((table["age_predicted"] - table["age_years"]).abs().to_numpy())
-        female = (table["gender_probability"] >= 0.5).to_numpy()
-        correct.append(female == (table["gender"] > 0.5).to_numpy())
+    errors = [np.abs(records.age_error(table)) for table in (predictions, others)]
+    correct = [records.gender_right(table) for table in (predictions, others)]
     return {"mae": paired_difference(*errors, seed=seed), "gender": mcnemar(*correct)}
 
 
@@ -233,12 +234,8 @@ def shared_errors(predictions: pd.DataFrame, others: pd.DataFrame) -> dict[str, 
     correlation: of their errors in age; wrong: genders that the first has wrong; wrong_both: those
     of them that the other has wrong too.
     """
-    tables = (predictions, others)
-    errors = [(table["age_predicted"] - table["age_years"]).to_numpy(float) for table in tables]
-    wrong, other_wrong = (
-        ((table["gender_probability"] >= 0.5) != (table["gender"] > 0.5)).to_numpy()
-        for table in tables
-    )
+    errors = [records.age_error(table) for table in (predictions, others)]
+    wrong, other_wrong = (~records.gender_right(table) for table in (predictions, others))
     return {
         "correlation": float(np.corrcoef(*errors)[0, 1]),
         "wrong": int(wrong.sum()),
@@ -289,26 +286,15 @@ def summary(
 
     95 % intervals: percentile bootstrap for years, Wilson's (1927) for the accuracy.
     """
-    error = (predictions["age_predicted"] - predictions["age_years"]).to_numpy(float)
+    error = records.age_error(predictions)
     errors = np.stack([np.abs(error), error], axis=1)
     samples = _means(errors, seed, resamples)
     mae, bias = (_interval(errors[:, kind].mean(), samples[:, kind]) for kind in (0, 1))
-    right = (predictions["gender_probability"] >= 0.5) == (predictions["gender"] > 0.5)
+    right = records.gender_right(predictions)
     share = stats.binomtest(int(right.sum()), len(right))
     low, high = share.proportion_ci(CONFIDENCE, "wilson")
     accuracy = {"value": share.statistic, "low": float(low), "high": float(high)}
     return flatten({"n": len(error), "mae": mae, "bias": bias, "gender_accuracy": accuracy})
-
-
-def worst_slices(table: pd.DataFrame) -> dict[str, str]:
-    """Return the names of the ranked slices with the highest mae and the lowest gender_accuracy.
-
-    table: of `slices`. Empty where no slice is ranked.
-    """
-    ranked = table[table["ranked"]].set_index("slice")
-    if ranked.empty:
-        return {}
-    return {"mae": ranked["mae"].idxmax(), "gender_accuracy": ranked["gender_accuracy"].idxmin()}
 
 
 def label_noise(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from agegender import records
 from agegender.evidence import evaluation
 
 MOST_BANDS = 10
@@ -94,7 +95,7 @@ def fit_abstention(
     confidence suffices, confidence and accuracy are None and share_accepted is 0.
     """
     gender_probability = np.asarray(gender_probability, float)
-    correct = (gender_probability >= 0.5) == (np.asarray(gender_true) > 0.5)
+    correct = records.is_female(gender_probability) == records.is_female(gender_true)
     confidence = np.maximum(gender_probability, 1 - gender_probability)
     found = {"accuracy_target": accuracy, "n": len(correct)}
     curve = risk_coverage(~correct, -confidence)

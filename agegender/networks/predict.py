@@ -2,6 +2,10 @@
 
 import keras
 import numpy as np
+import pandas as pd
+
+from agegender import records
+from agegender.data import pixels as data_pixels
 
 
 def predict(
@@ -14,3 +18,17 @@ def predict(
     ]
     age, gender = (np.concatenate(part)[:, 0].astype(float) for part in zip(*parts, strict=True))
     return age, gender
+
+
+def table(
+    network: keras.Model, faces: data_pixels.Faces, split: str, *, mirrored: bool = False
+) -> pd.DataFrame:
+    """Return the labels of a split's faces, and what a network says of them.
+
+    Columns: records.LABELS and records.PREDICTED. mirrored: it sees their mirror images.
+    """
+    rows = faces.rows(split)
+    pictures = faces.pixels[:, :, ::-1] if mirrored else faces.pixels
+    labels = faces.manifest.iloc[rows][records.LABELS].reset_index(drop=True)
+    answers = predict(network, pictures, rows)
+    return labels.assign(**dict(zip(records.PREDICTED, answers, strict=True)))

@@ -20,6 +20,7 @@ import pandas as pd
 import pi_heif
 import PIL.Image
 
+from agegender import records
 from agegender.data import utkface
 from agegender.evidence import uncertainty
 from agegender.networks import export
@@ -58,7 +59,7 @@ def released(folder: Path, family: str, *, full: bool) -> Path | None:
     full: the one trained on all of UTKFace, where there is; the other stands in for it. Without its
     .json, which is written last, a file is no release.
     """
-    names = [f"age_gender_{family}{'_full' * wanted}" for wanted in (full, not full)]
+    names = [f"{records.PREFIX}{family}{'_full' * wanted}" for wanted in (full, not full)]
     return next((folder / f"{n}.h5" for n in names if (folder / f"{n}.json").exists()), None)
 
 
@@ -142,7 +143,7 @@ def estimate_faces(model: Model, faces: np.ndarray) -> pd.DataFrame:
             "age_years": age,
             "age_low": low,
             "age_high": high,
-            "gender": np.where(female >= 0.5, "female", "male"),
+            "gender": np.where(records.is_female(female), "female", "male"),
             "gender_probability": probability,
             "gender_sure": probability >= (2 if model.confidence is None else model.confidence),
         }

@@ -11,11 +11,10 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+from agegender import records
 from agegender.networks import export
 from agegender.photos import estimate
 from agegender.registry import store
-
-EVIDENCE = "evidence.json"  # In the run of each version, from its evaluation.
 
 
 def models_for_prediction(root: Path, generated: bool = False) -> dict[str, estimate.Model]:
@@ -73,25 +72,23 @@ def _fetch(root: Path, name: str, folder: Path) -> store.Champion | None:
     tags = versions.get(name, "champion")
     (folder / "artifacts").mkdir()
     versions.pull(name, int(tags["version"]), folder / "artifacts")
-    if text := tracking.read_text(tags["run_id"], EVIDENCE):
-        (folder / EVIDENCE).write_text(text)
+    if text := tracking.read_text(tags["run_id"], records.EVIDENCE):
+        (folder / records.EVIDENCE).write_text(text)
     return store.Champion(int(tags["version"]), tags, folder, folder)
 
 
 def _load(name: str, champion: store.Champion, folder: Path, passed: Path) -> estimate.Model:
     title = f"{name} version {champion.version}"
-    path = champion.run_artifacts and champion.run_artifacts / EVIDENCE
+    path = champion.run_artifacts and champion.run_artifacts / records.EVIDENCE
     if not (path and path.exists()):
         raise ValueError(
-            f"{title} has no {EVIDENCE} in its run, and so no intervals: it was not registered by "
-            "`make promote`. Promote or roll back another."
+            f"{title} has no {records.EVIDENCE} in its run, and so no intervals: it was not "
+            "registered by `make promote`. Promote or roll back another."
         )
-    evidence = json.loads(path.read_text())
+    evidence = records.Evidence.from_json(json.loads(path.read_text()))
     # What is checked is what is loaded, whoever writes to the store meanwhile.
     copy = folder / "checked.h5"
     shutil.copyfile(champion.artifacts / store.h5_path(title, champion.tags), copy)
     store.check_sha256(title, champion.tags, copy)
     network = export.load_verified(copy, passed)
-    return estimate.Model(
-        title, network, evidence["intervals"], evidence["abstention"]["confidence"]
-    )
+    return estimate.Model(title, network, evidence.intervals, evidence.abstention["confidence"])

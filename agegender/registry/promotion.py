@@ -1,7 +1,7 @@
 """The gate: does a challenger become champion? Its record, and the way back.
 
 A version is judged once against a champion, on the same faces of the locked test. What was found
-stays with it: tags `gate.*` on the version and promotion.json in its run.
+stays with it: tags `gate.*` on the version and records.PROMOTION in its run.
 """
 
 import dataclasses
@@ -15,17 +15,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from agegender import config
+from agegender import config, records
 from agegender.data import pixels, splits, utkface
 from agegender.evidence import evaluation
 from agegender.networks import export, predict
 from agegender.registry import tracking, versions
 
-TRAINING_FACES = "training_faces.csv"
-RECORD = "promotion.json"
 # The tag of a model in models/: the checksum of the committed test list, none of which it saw.
 RELEASED_WITHOUT = "trained_without"
-LABELS = ["name", "age_years", "gender", "race"]
 
 
 def decide(
@@ -41,7 +38,7 @@ def decide(
     reasons, n, mae, gender_accuracy, gender, worse_slices. ValueError where faces or labels differ.
     """
     if not len(champion) or any(
-        champion[column].tolist() != challenger[column].tolist() for column in LABELS
+        champion[column].tolist() != challenger[column].tolist() for column in records.LABELS
     ):
         raise ValueError(
             f"Expected the same test faces with the same labels, at least one; got {len(champion)} "
@@ -100,9 +97,7 @@ def decide(
 
 def _per_face(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return each face's absolute error in years and 1 where the gender is right, else 0."""
-    right = (table["gender_probability"] >= 0.5) == (table["gender"] > 0.5)
-    error = (table["age_predicted"] - table["age_years"]).abs()
-    return error.to_numpy(float), right.to_numpy(float)
+    return np.abs(records.age_error(table)), records.gender_right(table).astype(float)
 
 
 def _worse_slices(errors, correct, table, gate):
@@ -199,7 +194,7 @@ def _record(model_name, tags, champion, predictions, faces, gate, seed) -> None:
         "time": now,
         "user": tracking.user(),
     }
-    tracking.log_text(tags["run_id"], json.dumps(record, indent=1), RECORD)
+    tracking.log_text(tags["run_id"], json.dumps(record, indent=1), records.PROMOTION)
     figures = {
         f"gate.{name}_difference": f"{found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
         for name in ("mae", "gender_accuracy")
@@ -222,12 +217,9 @@ def _record(model_name, tags, champion, predictions, faces, gate, seed) -> None:
 
 def champion_predictions(model_name: str, version: int, faces: pixels.Faces) -> pd.DataFrame:
     """Return what a registered version says of the test faces, as a table for `decide`."""
-    rows = faces.rows("test")
     with tempfile.TemporaryDirectory() as folder:
         network = export.load_h5(versions.pull(model_name, version, Path(folder)))
-    age_years, gender = predict.predict(network, faces.pixels, rows)
-    table = faces.manifest.iloc[rows][LABELS].reset_index(drop=True)
-    return table.assign(age_predicted=age_years, gender_probability=gender)
+    return predict.table(network, faces, "test")
 
 
 def _not_comparable(champion: dict[str, str], faces: pixels.Faces) -> str:
@@ -243,11 +235,11 @@ def _not_comparable(champion: dict[str, str], faces: pixels.Faces) -> str:
         tested <= splits.read_test_names()
     ):
         return ""
-    text = tracking.read_text(champion["run_id"], TRAINING_FACES)
+    text = tracking.read_text(champion["run_id"], records.TRAINING_FACES)
     if text is None:
         return (
-            f"champion version {champion['version']} keeps no {TRAINING_FACES}, so that it may "
-            "have seen the test faces"
+            f"champion version {champion['version']} keeps no {records.TRAINING_FACES}, so that it "
+            "may have seen the test faces"
         )
     seen = pd.read_csv(io.StringIO(text), keep_default_na=False)["name"]
     shared = {key(name) for name in seen} & tested

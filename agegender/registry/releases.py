@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import pandas as pd
 
+from agegender import records
 from agegender.data import splits
 from agegender.evidence import evaluation
 from agegender.networks import export, models
@@ -26,26 +27,24 @@ FULL = "_full"
 def write(
     folder: Path,
     title: str,
-    candidate: Path,
-    record: dict,
+    source: Path,
+    candidate: records.Candidate,
     card: str,
     metrics: dict[str, float],
     tags: dict[str, str],
 ) -> None:
-    """Put an evaluated candidate, a folder with its .h5 and predictions.csv, into models/.
+    """Put an evaluated candidate, whose files are in the folder `source`, into models/.
 
     The .json comes last: what it does not fit is no release.
     """
     folder.mkdir(exist_ok=True)
     (folder / f"{title}.json").unlink(missing_ok=True)
-    (folder / f"{title}.h5").write_bytes(
-        (candidate / f"age_gender_{record['family']}.h5").read_bytes()
-    )
+    (folder / f"{title}.h5").write_bytes((source / candidate.h5).read_bytes())
     (folder / f"{title}.md").write_text(card)
-    predictions = pd.read_csv(candidate / "predictions.csv", keep_default_na=False)
-    predictions.round(4).to_csv(folder / f"{title}.csv", index=False)
+    predictions = records.read_predictions(source / records.PREDICTIONS)
+    records.write_predictions(predictions.round(4), folder / f"{title}.csv")
     tags = tags | {promotion.RELEASED_WITHOUT: splits.test_names_checksum(), "release": title}
-    kept = {"record": record, "metrics": metrics, "tags": tags}
+    kept = {"record": candidate.to_json(), "metrics": metrics, "tags": tags}
     (folder / f"{title}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
@@ -64,31 +63,34 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
             continue
         title = path.stem
         kept = json.loads((folder / f"{title}.json").read_text())
-        record, card = kept["record"], (folder / f"{title}.md").read_text()
+        record = records.Candidate.from_json(kept["record"])
+        card = (folder / f"{title}.md").read_text()
         with tracking.run(
             f"released {title}",
             experiment="age-gender",
             tags={"family": family, "role": "released", "data.kind": "utkface"},
-            params=record["values"],
+            params=record.values,
             description=f"{title}, as it came with this project; trained elsewhere.",
         ) as run_id:
-            history = pd.DataFrame(record["history"])
+            history = pd.DataFrame(record.history)
             tracking.log_epochs(run_id, history)
             curves = figures.learning_curves({family: history})
-            tracking.log_figure(run_id, curves, "learning_curves.png")
-            flat = evaluation.flatten(record["test"])
+            tracking.log_figure(run_id, curves, records.CURVES)
+            flat = evaluation.flatten(record.test)
             tracking.log_metrics(
-                run_id, record["val"] | {f"test_{key}": value for key, value in flat.items()}
+                run_id, record.val | {f"test_{key}": value for key, value in flat.items()}
             )
-            tracking.log_text(run_id, json.dumps(record["evidence"], indent=1), "evidence.json")
-            tracking.log_text(run_id, card, "model_card.md")
+            tracking.log_text(
+                run_id, json.dumps(record.evidence.to_json(), indent=1), records.EVIDENCE
+            )
+            tracking.log_text(run_id, card, records.CARD)
             # Where it was released, in a store that did not come along.
             tracking.record_test_look(
                 run_id, purpose="release, before it came here", details={"release": title}
             )
-            predictions = pd.read_csv(folder / f"{title}.csv", keep_default_na=False)
-            tracking.log_table(run_id, predictions, "predictions.csv")
-            tables = (pd.DataFrame(record["evidence"][name]) for name in ("slices", "robustness"))
+            predictions = records.read_predictions(folder / f"{title}.csv")
+            tracking.log_table(run_id, predictions, records.PREDICTIONS)
+            tables = map(pd.DataFrame, (record.evidence.slices, record.evidence.robustness))
             tested = figures.Tested(predictions, *tables)
             for drawing, figure in figures.of_test({family: tested}).items():
                 tracking.log_figure(run_id, figure, f"test/{drawing}.png")
@@ -99,8 +101,8 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
             network = inside[0] if inside else network
             network.summary(print_fn=lines.append, line_length=100)
             tracking.log_metrics(run_id, {"parameters": network.count_params()})
-            tracking.log_text(run_id, "\n".join(lines), "model_summary.txt")
-            tracking.log_text(run_id, json.dumps(models.layers(network)), "layers.json")
+            tracking.log_text(run_id, "\n".join(lines), records.SUMMARY)
+            tracking.log_text(run_id, json.dumps(models.layers(network)), records.LAYERS)
             registered[family] = versions.register_version(
                 model_name=model,
                 run_id=run_id,

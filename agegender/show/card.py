@@ -6,12 +6,13 @@ from typing import Any
 
 import pandas as pd
 
+from agegender import records
 from agegender.evidence import evaluation, robustness
 from agegender.show import figures, pages
 from agegender.show.intervals import Interval
 
 TITLES = {"A": "trained from scratch", "B": "built on a pretrained network"}
-# What B's weights are where they are not fine-tuned, by the record's `fine_tuning_kept`.
+# What B's weights are where they are not fine-tuned, by `Candidate.fine_tuning_kept`.
 FINE_TUNING = {
     "False": "Fine-tuning was tried and discarded: in validation it was no better than the head on "
     "frozen features. This model is that head.",
@@ -44,8 +45,8 @@ class Group:
     gender_accuracy: Interval
 
 
-def groups(evidence: Mapping[str, Any]) -> list[Group]:
-    """Return the groups of an evaluation, without the pairs of groups; empty without any."""
+def groups(slices: Sequence[Mapping[str, Any]] | None) -> list[Group]:
+    """Return the groups among the rows of `evaluation.slices`, without the pairs of groups."""
     return [
         Group(
             row["slice"],
@@ -53,7 +54,7 @@ def groups(evidence: Mapping[str, Any]) -> list[Group]:
             row["ranked"],
             *(Interval.of(row, name) for name in figures.MEASURES),
         )
-        for row in evidence.get("slices", [])
+        for row in slices or []
         if ", " not in row["slice"]
     ]
 
@@ -70,36 +71,36 @@ def worst(found: Sequence[Group], measure: str) -> list[Group]:
 
 
 def model_card(
-    record: Mapping[str, Any],
+    candidate: records.Candidate,
     *,
-    family: str,
     data_kind: str,
     licence: str,
     backbone: Mapping[str, str] | None,
-    evidence: Mapping[str, Any],
+    test_looks: int,
 ) -> str:
-    """Return a model's card in Markdown, shorter than the 5,000 characters of a description.
+    """Return the card of an evaluated candidate in Markdown; what was not measured is left out.
 
-    record: a candidate's, with seed, epochs, origin, data, val, test and, of B, fine_tuning_kept.
-    data_kind: "utkface" or "generated". backbone: name, licence and pretraining, or None. evidence:
-    any of slices, intervals, abstention, label_noise, robustness and mirror, as the evaluation
-    leaves them, and test_looks, their number; what is missing is left out.
+    It is shorter than the 5,000 characters of a description.
+
+    data_kind: "utkface" or "generated".
+    backbone: name, licence and pretraining, or None.
+    test_looks: how many looks at the test the store notes.
     """
-    test, found = record["test"], groups(evidence)
-    corrupted = pd.DataFrame(evidence.get("robustness", []))
+    test, evidence = candidate.test or {}, candidate.evidence or records.Evidence()
+    found, corrupted = groups(evidence.slices), pd.DataFrame(evidence.robustness or [])
     return pages.markdown(
         "card.md.jinja",
-        name=f"age-gender-{family}" + ("" if data_kind == "utkface" else f"-{data_kind}"),
-        title=TITLES[family],
+        name=f"age-gender-{candidate.family}" + ("" if data_kind == "utkface" else f"-{data_kind}"),
+        title=TITLES[candidate.family],
         kind=data_kind,
         licence=licence,
         backbone=backbone,
-        frozen=FINE_TUNING.get(str(record.get("fine_tuning_kept", True))),
-        record=record,
-        epochs=record.get("origin", {}).get("epochs_trained", record["epochs"]),
-        released="history" in record,
+        frozen=FINE_TUNING.get(str(candidate.fine_tuning_kept)),
+        record=candidate,
+        epochs=candidate.origin.get("epochs_trained", candidate.epochs),
         metrics={label: test[name] for name, label in METRICS.items() if name in test},
         evidence=evidence,
+        test_looks=test_looks,
         groups=found,
         worst={measure: worst(found, measure) for measure in ("mae", "gender_accuracy")},
         corrupted=corrupted.groupby("corruption", sort=False) if len(corrupted) else [],

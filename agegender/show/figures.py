@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from agegender import records
 from agegender.evidence import evaluation, robustness, uncertainty
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
@@ -148,10 +149,10 @@ def predicted_against_true(part: matplotlib.figure.SubFigure, predictions: pd.Da
 def confusion(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> None:
     """Draw the share of each labelled gender (0 male, 1 female) that is predicted as each."""
     axis = part.subplots()
-    actual = (predictions["gender"] > 0.5).to_numpy()
+    actual = records.is_female(predictions["gender"])
     ConfusionMatrixDisplay.from_predictions(
         actual,
-        predictions["gender_probability"].to_numpy() >= 0.5,
+        records.is_female(predictions["gender_probability"]),
         labels=[False, True],
         display_labels=["male", "female"],
         normalize="true",
@@ -207,8 +208,7 @@ def risk_coverage(predictions: Mapping[str, pd.DataFrame]) -> matplotlib.figure.
     """Draw what is left of the error where the least certain faces are not answered."""
     figure, axes = blank(10, 3.8, 1, 2)
     for _, name, test, colour in _coloured(predictions):
-        error = (test["age_predicted"] - test["age_years"]).abs()
-        wrong = (test["gender_probability"] - test["gender"]).abs() > 0.5
+        error, wrong = np.abs(records.age_error(test)), ~records.gender_right(test)
         widths = test["age_high"] - test["age_low"]
         doubts = -(test["gender_probability"] - 0.5).abs()
         for axis, risk, doubt in zip(axes, (error, wrong), (widths, doubts), strict=True):

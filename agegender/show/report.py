@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from agegender import records
 from agegender.evidence import evaluation
 from agegender.show import architecture, card, figures, pages
 from agegender.show.intervals import Interval
@@ -152,12 +153,12 @@ class ReportFacts:
 def model_facts(family: str, stored: StoredVersion) -> ModelFacts:
     """Read what the store kept of a version of network "A" or "B"."""
     run, history, tags = stored.run, stored.history, stored.tags
-    evidence, search = run.json("evidence.json"), _search_facts(stored.search)
+    evidence, search = run.json(records.EVIDENCE), _search_facts(stored.search)
     kept: dict[str, float] = {}
     if {"val_score", "val_age_mae", "age_mae"} <= set(history):
         best = history.loc[history["val_score"].idxmin()]
         kept = best.to_dict() | {"epoch": int(best["epoch"]) + 1}
-    release = tags.get("release", "").removeprefix("age_gender_")
+    release = tags.get("release", "").removeprefix(records.PREFIX)
     again = f"reproduce MODEL={family} VERSION={tags['version']}"
     data = "GENERATED=1" if stored.name.endswith("-generated") else "DATA=..."
     return ModelFacts(
@@ -168,9 +169,9 @@ def model_facts(family: str, stored: StoredVersion) -> ModelFacts:
         evidence=evidence,
         held=Interval.of(evidence.get("intervals", {}).get("test")),
         mirror=Interval.of(evidence.get("mirror", {}).get("mae")),
-        groups=card.groups(evidence),
-        blocks=architecture.blocks(run.json("layers.json")),
-        predictions=run.table("predictions.csv"),
+        groups=card.groups(evidence.get("slices")),
+        blocks=architecture.blocks(run.json(records.LAYERS)),
+        predictions=run.table(records.PREDICTIONS),
         kept=kept,
         search=search,
         frozen=card.FINE_TUNING.get(tags.get("fine_tuning_kept", "")),
@@ -185,7 +186,7 @@ def model_facts(family: str, stored: StoredVersion) -> ModelFacts:
 
 
 def _search_facts(search: StoredRun) -> SearchFacts | None:
-    trials = search.table("trials.csv")
+    trials = search.table(records.TRIALS)
     if trials.empty:
         return None
     done = trials[trials["status"] == "COMPLETED"]
@@ -279,11 +280,11 @@ def facts(versions: Mapping[str, StoredVersion], looks: pd.DataFrame, *, kind: s
 def _missing(model: ModelFacts) -> list[str]:
     found = {
         "what the test measured (metrics of its run)": model.metrics["mae"],
-        "groups, trust and robustness (evidence.json)": model.evidence,
-        "the test face by face (predictions.csv)": len(model.predictions),
-        "its layers (layers.json)": model.blocks,
+        f"groups, trust and robustness ({records.EVIDENCE})": model.evidence,
+        f"the test face by face ({records.PREDICTIONS})": len(model.predictions),
+        f"its layers ({records.LAYERS})": model.blocks,
         "its epochs (metrics of its run)": model.kept,
-        "the search that it came from (trials.csv)": model.released or model.search,
+        f"the search that it came from ({records.TRIALS})": model.released or model.search,
     }
     return [what for what, there in found.items() if not there]
 
@@ -299,7 +300,7 @@ def pictures(report: ReportFacts, *, faces: bool) -> dict[str, bytes]:
         if model.blocks
     }
     searches = {
-        f"search of {model.family}": model.stored.search.table("trials.csv")
+        f"search of {model.family}": model.stored.search.table(records.TRIALS)
         for model in report.models
         if model.search and model.search.complete > 2
     }

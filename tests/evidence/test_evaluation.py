@@ -213,27 +213,19 @@ def test_the_ends_of_decades_lie_where_their_names_say():
     }
 
 
-def test_the_worst_slices_are_found_and_small_ones_are_not_ranked(table):
-    worse = table.assign(
-        age_predicted=table.age_predicted + 30 * (table.race == 2),
-        gender_probability=table.gender_probability.where(table.age_years // 10 != 3, 0.01),
-    )
-    # The worst of all, but one face too few to be ranked.
-    worse = worse.drop(index=np.flatnonzero(table.age_years < 10)[29:])
-    worse.loc[worse.age_years < 10, "age_predicted"] = 200.0
-    found = evaluation.slices(worse, seed=0)
+def test_slices_hold_their_faces_and_small_ones_are_not_ranked(table):
+    # One face too few to be ranked.
+    fewer = table.drop(index=np.flatnonzero(table.age_years < 10)[29:])
+    found = evaluation.slices(fewer, seed=0)
     assert dict(zip(found.slice, found.ranked, strict=True))["age 0-9"] is False
     assert (found.ranked == (found.n >= 30)).all() and not found.ranked.all()
-    worst = evaluation.worst_slices(found)
-    assert "Asian" in worst["mae"] and "age 30-39" in worst["gender_accuracy"]
     for row in found.itertuples():
-        mask = evaluation.slice_masks(worse)[row.slice]
-        error = (worse.age_predicted - worse.age_years)[mask]
+        mask = evaluation.slice_masks(fewer)[row.slice]
+        error = (fewer.age_predicted - fewer.age_years)[mask]
         assert (row.n, row.mae) == (mask.sum(), pytest.approx(error.abs().mean()))
         assert row.bias == pytest.approx(error.mean())
         assert row.mae_low <= row.mae <= row.mae_high
     assert json.loads(json.dumps(found.to_dict("records")))[0]["n"] == found.n[0]
-    assert evaluation.worst_slices(found[~found.ranked]) == {}
 
 
 def test_the_labels_own_noise_is_that_of_pairs_within_groups():

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from agegender import records
 from agegender.data import generated_faces
 from agegender.networks import export
 from agegender.registry import champions, store, tracking
@@ -41,7 +42,7 @@ def champion(root, register, monkeypatch):
     def call(name, evidence=EVIDENCE):
         with tracking.run("candidate", experiment="age-gender") as run_id:
             if evidence:
-                tracking.log_text(run_id, json.dumps(evidence), champions.EVIDENCE)
+                tracking.log_text(run_id, json.dumps(evidence), records.EVIDENCE)
         return register(run_id, model_name=name)
 
     return call

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agegender import config
+from agegender import config, records
 from agegender.data import pixels
 from agegender.networks import predict
 from agegender.registry import promotion, tracking, versions
@@ -131,7 +131,7 @@ def enter(faces, register, seen=None, **changes):
     if seen is None:
         seen = faces.manifest[faces.manifest.split != "test"]
     with tracking.run("train", experiment="tests") as run_id:
-        tracking.log_table(run_id, seen[["name", "split"]], promotion.TRAINING_FACES)
+        tracking.log_table(run_id, seen[["name", "split"]], records.TRAINING_FACES)
     return register(run_id, tags={"data.digest": faces.digest}, **changes)
 
 
@@ -171,7 +171,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     assert tags["gate.decision"] == "promoted" and tags["gate.against"] == "1"
     assert tags["gate.user"] == tracking.user() and tags["gate.time"].endswith("+00:00")
     assert "[-" in tags["gate.mae_difference"]
-    record = json.loads(tracking.read_text(tags["run_id"], promotion.RECORD))
+    record = json.loads(tracking.read_text(tags["run_id"], records.PROMOTION))
     assert (record["champion"], record["challenger"], record["n"]) == (1, 3, 40)
     assert record["gate"]["most_loss_years"] == 0.1
     assert judge(3, None, faces)["decision"] == "champion"

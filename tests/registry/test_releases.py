@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agegender import config
+from agegender import config, records
 from agegender.data import pixels, splits, utkface
 from agegender.evidence import evaluation, robustness
 from agegender.registry import promotion, releases, tracking, versions
@@ -20,8 +20,8 @@ def candidate(network_h5, tmp_path):
     """A folder as an evaluated release leaves it."""
     folder = tmp_path / "candidate"
     folder.mkdir()
-    shutil.copy(network_h5, folder / "age_gender_A.h5")
-    predictions().to_csv(folder / "predictions.csv", index=False)
+    shutil.copy(network_h5, folder / record().h5)
+    records.write_predictions(predictions(), folder / records.PREDICTIONS)
     return folder
 
 
@@ -47,18 +47,23 @@ def record():
         np.array([0.0, 1, 0, 1]),
         seed=0,
     )
-    return {
-        "family": "A",
-        "values": {"width": 32},
-        "history": [{"epoch": 0, "val_score": 0.5} | history],
-        "val": {"val_score": 0.5},
-        "test": {"n": 1, "mae": {"value": 0.667, "low": 0.5, "high": 0.8}},
-        "evidence": {
-            "intervals": {"coverage": 0.9},
-            "slices": evaluation.slices(predictions(), seed=0).to_dict("records"),
-            "robustness": corrupted.to_dict("records"),
-        },
-    }
+    return records.Candidate(
+        family="A",
+        run_id="0" * 32,
+        values={"width": 32},
+        epochs=40,
+        seed=0,
+        data="digest",
+        backbone="none",
+        val={"val_score": 0.5},
+        history=[{"epoch": 0, "val_score": 0.5} | history],
+        test={"n": 1, "mae": {"value": 0.667, "low": 0.5, "high": 0.8}},
+        evidence=records.Evidence(
+            intervals={"coverage": 0.9},
+            slices=evaluation.slices(predictions(), seed=0).to_dict("records"),
+            robustness=corrupted.to_dict("records"),
+        ),
+    )
 
 
 def write(folder, candidate, title):
@@ -73,8 +78,8 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
     version = versions.get(MODEL, "champion")
     assert version["version"] == "1" and version["release"] == "age_gender_A"
     assert version["test_mae"] == "0.667" and version["epochs"] == "40"
-    evidence = json.loads(tracking.read_text(version["run_id"], "evidence.json"))
-    assert evidence == record()["evidence"]
+    evidence = json.loads(tracking.read_text(version["run_id"], records.EVIDENCE))
+    assert records.Evidence.from_json(evidence) == record().evidence
     drawn = list(root.glob(f"mlruns/artifacts/*/{version['run_id']}/artifacts/test/*.png"))
     assert len(drawn) == 6
     layers = json.loads(tracking.read_text(version["run_id"], "layers.json"))

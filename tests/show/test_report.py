@@ -41,10 +41,8 @@ def measured(family, error_years, wrong_share):
     table["age_low"], table["age_high"] = table.age_predicted - 9, table.age_predicted + 9
     truth = table.age_years, table.age_predicted, table.gender, table.gender_probability
     metrics = evaluation.evaluate(*truth, seed=0, resamples=300) | {"score": 0.4}
-    slices = evaluation.slices(table, seed=0)
     evidence = {
-        "slices": slices.to_dict("records"),
-        "worst_slices": evaluation.worst_slices(slices),
+        "slices": evaluation.slices(table, seed=0).to_dict("records"),
         "intervals": {
             "coverage": 0.9,
             "test": {"value": 0.8, "low": 0.75, "high": 0.85, "mean_width_years": 21.0},

@@ -1,13 +1,10 @@
 """The training of a release: what it learns from, and what it is calibrated on."""
 
-import json
-
 import keras
 import mlflow
 import numpy as np
-import pandas as pd
 
-from agegender import config
+from agegender import config, records
 from agegender.networks import predict
 from tuning import experiment, release_training
 
@@ -34,9 +31,9 @@ def test_a_release_learns_from_validation_too_and_calibrates_without_it(
         )
 
     candidate = release()
-    record = json.loads((candidate / "candidate.json").read_text())
+    record = records.Candidate.load(candidate)
     learned = len(faces.rows("train", "validation"))
-    assert (record["epochs"], record["faces"]) == (2, learned)
+    assert (record.epochs, record.faces) == (2, learned)
     assert [line for line in lines if str(line).startswith("Release")] == [
         f"Release A, calibration: 1 epochs on {len(faces.rows('train'))} faces.",
         f"Release A, final: 2 epochs on {learned} faces.",
@@ -57,7 +54,7 @@ def test_a_release_learns_from_validation_too_and_calibrates_without_it(
     losses = client.get_metric_history(runs["final"].info.run_id, "epochs/loss")
     assert len(losses) == 2 and losses[1].value < losses[0].value
 
-    held_out = pd.read_csv(candidate / release_training.HELD_OUT)
+    held_out = records.read_predictions(candidate / records.HELD_OUT)
     rows = faces.rows("validation")
     assert list(held_out.name) == list(faces.manifest.name.iloc[rows])
     released = keras.models.load_model(candidate / "age_gender_A.h5")

@@ -1,0 +1,170 @@
+"""What stages hand over: the candidate, predictions of faces, and the name of every file.
+
+A candidate's folder in a search and its run in the tracking store use the same names.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from agegender import disk
+
+# In the folder of a family's search.
+JOURNAL, SEARCH, PLAN = "trials.json", "search.json", "plan.json"
+CANDIDATE = "candidate"  # the folder of the network to evaluate
+# In it. PREFIX is followed by "A", "B" or the name of a release.
+PREFIX = "age_gender_"
+RECORD, FROZEN, HELD_OUT = "candidate.json", "frozen_features.h5", "held_out.csv"
+PREDICTIONS, VALIDATION_PREDICTIONS = "predictions.csv", "validation_predictions.csv"
+# In a run.
+TRIALS, TRAINING_FACES = "trials.csv", "training_faces.csv"
+CURVES, SUMMARY, LAYERS = "learning_curves.png", "model_summary.txt", "layers.json"
+EVIDENCE, CARD, PROMOTION = "evidence.json", "model_card.md", "promotion.json"
+
+# The columns of a table of predictions; gender is 0 (male) or 1 (female).
+LABELS = ["name", "age_years", "gender", "race"]
+PREDICTED = ["age_predicted", "gender_probability"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What was measured of a candidate besides its metrics; None where it was not.
+
+    intervals: of `uncertainty.fit_age_intervals`, and under "test" their coverage of the test.
+    abstention: of `uncertainty.fit_abstention`.
+    label_noise: of `evaluation.label_noise`.
+    slices, robustness: the rows of `evaluation.slices` and of `robustness.curves`.
+    mirror, mirror_validation: `evaluation.compare` of averaging with the mirror image and not.
+    """
+
+    intervals: dict[str, Any] | None = None
+    abstention: dict[str, Any] | None = None
+    label_noise: dict[str, Any] | None = None
+    slices: list[dict[str, Any]] | None = None
+    robustness: list[dict[str, Any]] | None = None
+    mirror: dict[str, Any] | None = None
+    mirror_validation: dict[str, Any] | None = None
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> Self:
+        """Return what `to_json` gave, or an earlier version of this project."""
+        return cls(**_known(cls, kept))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was measured, for a file."""
+        return {name: found for name, found in vars(self).items() if found is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A trained network that is evaluated, promoted or released, and what made it.
+
+    values: its hyperparameters.
+    epochs: of its last training, which may have ended earlier.
+    data: the digest of the faces.
+    backbone: "none" for A.
+    origin: the tags that say what else decides how a training comes out.
+    val: its metrics in validation.
+    fine_tuning_kept: see `tuning.families.Trained`.
+    budget: what bounded the search that it comes from.
+    history, faces: of a release, the epochs of its shorter training without the validation faces,
+        and how many faces it learned from.
+    test: the metrics of `evaluation.evaluate`, and "score"; None before the evaluation, as is
+        evidence.
+    against_frozen_features: `evaluation.compare` with the network before its fine-tuning.
+    """
+
+    family: str
+    run_id: str
+    values: dict[str, Any]
+    epochs: int
+    seed: int
+    data: str
+    backbone: str
+    val: dict[str, float]
+    origin: dict[str, str] = dataclasses.field(default_factory=dict)
+    fine_tuning_kept: bool | None = None
+    budget: list[float | None] | None = None
+    history: list[dict[str, Any]] | None = None
+    faces: int | None = None
+    test: dict[str, Any] | None = None
+    evidence: Evidence | None = None
+    against_frozen_features: dict[str, Any] | None = None
+
+    @property
+    def h5(self) -> str:
+        """The name of its file."""
+        return f"{PREFIX}{self.family}.h5"
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> Self:
+        """Return what `to_json` gave, or an earlier version of this project."""
+        kept = _known(cls, kept)
+        # Before it was noted, every B was fine-tuned.
+        kept.setdefault("fine_tuning_kept", True if kept["family"] == "B" else None)
+        if "evidence" in kept:
+            kept["evidence"] = Evidence.from_json(kept["evidence"])
+        return cls(**kept)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all that is known, for a file."""
+        known = {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None or name == "fine_tuning_kept"
+        }
+        return known | ({"evidence": self.evidence.to_json()} if self.evidence else {})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Return the candidate of a folder; None where it has none."""
+        path = folder / RECORD
+        return cls.from_json(json.loads(path.read_text())) if path.exists() else None
+
+    def save(self, folder: Path) -> None:
+        """Write it into its folder."""
+        disk.write(folder / RECORD, json.dumps(self.to_json(), indent=1))
+
+
+def _known(kind: type, kept: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in kept.items() if name in names}
+
+
+def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
+    """Return a table of LABELS and PREDICTED, a row a face; ValueError where a column is missing.
+
+    Of an evaluated candidate's test faces also age_low and age_high, the age interval in years.
+    """
+    table = pd.read_csv(path, keep_default_na=False)
+    if missing := [name for name in LABELS + PREDICTED if name not in table]:
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}: it does not hold predictions of faces."
+        )
+    return table
+
+
+def write_predictions(table: pd.DataFrame, path: Path) -> None:
+    """Write a table that `read_predictions` reads."""
+    disk.write(path, table.to_csv(index=False))
+
+
+def is_female(gender: npt.ArrayLike) -> np.ndarray:
+    """Say, boolean (N,), which labels (0 or 1) or probabilities (0 to 1) stand for female."""
+    return np.asarray(gender, float) >= 0.5
+
+
+def age_error(predictions: pd.DataFrame) -> np.ndarray:
+    """Return predicted minus labelled ages in years, (N,)."""
+    return (predictions["age_predicted"] - predictions["age_years"]).to_numpy(float)
+
+
+def gender_right(predictions: pd.DataFrame) -> np.ndarray:
+    """Say, boolean (N,), which genders are predicted as labelled."""
+    return is_female(predictions["gender_probability"]) == is_female(predictions["gender"])
