@@ -12,7 +12,7 @@ import pandas as pd
 
 from agegender import progress, records
 from agegender.data import splits
-from agegender.evidence import evaluation, robustness, uncertainty
+from agegender.measure import evaluation, robustness, uncertainty
 from agegender.networks import export, predict
 from agegender.registry import tracking
 from agegender.show import card, figures, intervals

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from agegender.data import pixels
-from agegender.evidence import dataset
+from agegender.measure import dataset
 from agegender.registry import tracking
 from agegender.show import exploration
 

@@ -17,7 +17,7 @@ import scipy.sparse
 import scipy.stats
 
 from agegender.data import utkface
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 
 # All of 40 pairs above it that were looked at were true; dHash chains thousands of aligned faces.
 SAME_PHOTOGRAPH_CORRELATION = 0.98

@@ -7,7 +7,7 @@ import mmap
 import keras
 import numpy as np
 
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 
 
 @keras.saving.register_keras_serializable("agegender")

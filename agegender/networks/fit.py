@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from agegender import hyperparameters
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 from agegender.networks import backend, batches, checkpoint, losses
 
 # How a history is read everywhere: one row an epoch, these columns (and val_ of the first five).

@@ -22,7 +22,7 @@ import PIL.Image
 
 from agegender import records
 from agegender.data import utkface
-from agegender.evidence import uncertainty
+from agegender.measure import uncertainty
 from agegender.networks import export
 from agegender.networks import predict as networks_predict
 from agegender.photos import detection

@@ -17,7 +17,7 @@ from scipy import stats
 
 from agegender import config, records
 from agegender.data import pixels, splits, utkface
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 from agegender.networks import export, predict
 from agegender.registry import tracking, versions
 

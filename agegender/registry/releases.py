@@ -13,7 +13,7 @@ import pandas as pd
 
 from agegender import records
 from agegender.data import splits
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 from agegender.networks import export, models
 from agegender.photos import estimate
 from agegender.registry import promotion, tracking, versions

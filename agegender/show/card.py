@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from agegender import records
-from agegender.evidence import evaluation, robustness
+from agegender.measure import evaluation, robustness
 from agegender.show import figures, pages
 from agegender.show.intervals import Interval
 

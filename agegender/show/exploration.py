@@ -1,6 +1,6 @@
 """A page about prepared faces, before any network, and its pictures.
 
-manifest and pixels: as in `agegender.evidence.dataset`.
+manifest and pixels: as in `agegender.measure.dataset`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import matplotlib.figure
 import numpy as np
 import pandas as pd
 
-from agegender.evidence import dataset, evaluation
+from agegender.measure import dataset, evaluation
 from agegender.show import figures, intervals, pages
 
 # Drawings that show faces; real ones are for the store alone.

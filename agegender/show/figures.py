@@ -19,7 +19,7 @@ import pandas as pd
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from agegender import records
-from agegender.evidence import evaluation, robustness, uncertainty
+from agegender.measure import evaluation, robustness, uncertainty
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 PALETTE = (BLUE, ORANGE, GREEN, "#E69F00", "#CC79A7")

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from agegender import records
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 from agegender.show import architecture, card, figures, pages
 from agegender.show.intervals import Interval
 

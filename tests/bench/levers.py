@@ -10,7 +10,7 @@ import keras_tuner
 import numpy as np
 
 from agegender import config
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 from agegender.networks import backbones, backend, batches, fit, models
 from agegender.registry import tracking
 from tuning import families, spaces

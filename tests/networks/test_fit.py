@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from agegender import hyperparameters
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 from agegender.networks import batches, checkpoint, features, finetune, fit, losses, models, predict
 
 

@@ -20,7 +20,7 @@ class NoTensorFlow:
 sys.meta_path.insert(0, NoTensorFlow())
 import dataclasses, keras, keras_tuner, numpy as np
 from agegender import hyperparameters
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 from agegender.networks import backend, batches, export, fit, models
 from tuning import search
 assert keras.backend.backend() == "jax"

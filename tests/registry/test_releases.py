@@ -9,7 +9,7 @@ import pytest
 
 from agegender import config, records
 from agegender.data import pixels, splits, utkface
-from agegender.evidence import evaluation, robustness
+from agegender.measure import evaluation, robustness
 from agegender.registry import promotion, releases, tracking, versions
 
 MODEL = "age-gender-A"

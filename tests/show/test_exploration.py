@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agegender.evidence import dataset
+from agegender.measure import dataset
 from agegender.show import exploration
 
 

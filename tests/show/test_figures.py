@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agegender.evidence import evaluation, robustness, uncertainty
+from agegender.measure import evaluation, robustness, uncertainty
 from agegender.show import figures
 
 

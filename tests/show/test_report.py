@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agegender.evidence import evaluation, robustness
+from agegender.measure import evaluation, robustness
 from agegender.show import card, figures, intervals, pages, report
 from agegender.show.intervals import Interval
 from agegender.show.report import StoredRun, StoredVersion

@@ -12,7 +12,7 @@ import pandas as pd
 import PIL.Image
 from scipy import ndimage
 
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 
 GREY = 128
 Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from agegender.evidence import robustness
+from agegender.measure import robustness
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from agegender import records
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 
 MOST_BANDS = 10
 ROUNDING = 1e-9  # 0.9 / (1 - 0.9) is a little more than 9

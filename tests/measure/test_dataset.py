@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agegender.evidence import dataset, evaluation
+from agegender.measure import dataset, evaluation
 
 
 @pytest.fixture(scope="module")

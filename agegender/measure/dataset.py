@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from agegender.evidence import evaluation
+from agegender.measure import evaluation
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agegender.evidence import uncertainty
+from agegender.measure import uncertainty
 
 
 def faces(count, seed):

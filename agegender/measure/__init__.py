@@ -1,0 +1,1 @@
+"""From arrays and tables to numbers; knows no model and no store."""
