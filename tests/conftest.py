@@ -23,6 +23,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What has one of these starts programs beside Python, or Python several times.
 SYSTEM_FIXTURES = {"browser", "new_place", "running", "server"}
+LONGEST_FILES = ("test_miniature.py", "test_fit.py", "test_search.py", "test_export.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,8 +32,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SYSTEM_FIXTURES & set(item.fixturenames):
             item.add_marker("system")
-    # The longest file begins first: no process is left alone with it in the end.
-    items.sort(key=lambda item: item.path.name != "test_miniature.py")
+    # The longest files begin first: no process is left alone with one in the end.
+    order = {name: place for place, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +86,28 @@ def drawn_faces(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("drawn-faces")
     return pixels.open_faces(pixels.prepare(None, folder, seed=0, generated_faces=100))
+
+
+@pytest.fixture(scope="session")
+def labelled_faces():
+    """120 faces of all decades; rows 0 and 1 are one photograph under two ages."""
+    import numpy as np
+    import pandas as pd
+
+    generator = np.random.default_rng(0)
+    ages = np.arange(120) % 90 + 1
+    manifest = pd.DataFrame(
+        {
+            "name": [f"{age}_face_{row}" for row, age in enumerate(ages)],
+            "age_years": ages,
+            "gender": np.arange(120) // 2 % 2,
+            "race": np.arange(120) % 5,
+            "group": [0, 0, *range(2, 120)],
+            "split": np.where(np.arange(120) % 6 == 5, "test", "train"),
+        }
+    )
+    manifest.loc[0, "age_years"] = 50
+    return manifest, generator.integers(0, 256, (120, 16, 16, 3), np.uint8)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -31,13 +31,13 @@ def quality(pixels: np.ndarray) -> pd.DataFrame:
 
 
 def balance(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a split: faces, share, ages (median, under 10, from 70 on), female, each race.
+    """Return a row for all faces and for each split: faces, share, ages, female, each race.
 
-    Besides p, of the two-sample Kolmogorov-Smirnov test of the ages against training.
+    p: of the two-sample Kolmogorov-Smirnov test of a split's ages against those of training.
     """
     train = manifest["age_years"][manifest["split"] == "train"]
     rows = []
-    for split, part in manifest.groupby("split", sort=False):
+    for split, part in [("all", manifest), *manifest.groupby("split", sort=False)]:
         ages = part["age_years"]
         row = {"split": split, "faces": len(part), "share": f"{len(part) / len(manifest):.1%}"}
         row |= {"median age": float(ages.median()), "under 10": f"{(ages < 10).mean():.1%}"}
@@ -45,7 +45,8 @@ def balance(manifest: pd.DataFrame) -> pd.DataFrame:
         row |= {"female": f"{part['gender'].mean():.1%}"}
         for value, race in enumerate(evaluation.RACES):
             row[race] = f"{(part['race'] == value).mean():.1%}"
-        p = stats.ks_2samp(train, ages, method="asymp").pvalue if split != "train" else np.nan
+        against = split not in ("all", "train")
+        p = stats.ks_2samp(train, ages, method="asymp").pvalue if against else np.nan
         rows.append(row | {"p": float(p)})
     return pd.DataFrame(rows).sort_values("faces", ascending=False, ignore_index=True)
 
@@ -66,22 +67,17 @@ def conflicting_groups(manifest: pd.DataFrame) -> list[np.ndarray]:
 class Description:
     """What is told of prepared faces. Shares are 0..1, ages in years.
 
-    common_age and common_share: the most frequent age; least_female and most_female: decade of the
-    labelled age and its share; races: a share each; twins and twin_groups: near-duplicates;
-    dark, bright: luma under 0.2, over 0.8; blurred: under a tenth of median_sharpness; unlike: the
-    splits whose ages differ from training's (p < 0.05); few: slices of the test with fewer than
-    SMALL_SLICE faces; accuracy_half_width: of the interval of an accuracy of 0.9 on the test.
+    least_female, most_female: decade of the labelled age and its share.
+    twins, twin_groups: near-duplicates and their groups; conflicts: groups with several labels.
+    luma: mean brightness; dark, bright: share under 0.2, over 0.8; blurred: share with less than a
+        tenth of the median sharpness.
+    few: slices of the test with fewer than SMALL_SLICE faces.
+    accuracy_half_width: of the 95 % interval of an accuracy of 0.9 on the test.
     """
 
     ages: pd.Series
-    common_age: int
-    common_share: float
-    young: float
-    old: float
-    female: float
     least_female: tuple[str, float]
     most_female: tuple[str, float]
-    races: dict[str, float]
     twins: int
     twin_groups: int
     conflicts: int
@@ -90,20 +86,15 @@ class Description:
     dark: float
     bright: float
     blurred: float
-    median_sharpness: float
     balance: pd.DataFrame
-    unlike: list[str]
-    excluded: int
     floors: evaluation.Floors
-    tested: int
     few: dict[str, int]
     accuracy_half_width: float
 
 
 def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
     """Return what a page tells of prepared faces; measured: of `quality`."""
-    ages = manifest["age_years"]
-    decades = np.minimum(ages // 10, evaluation.OLDEST_DECADE)
+    decades = np.minimum(manifest["age_years"] // 10, evaluation.OLDEST_DECADE)
     female = manifest.groupby(decades)["gender"].mean()
     female.index = ["80 and more" if d == 8 else f"{10 * d} to {10 * d + 9}" for d in female.index]
     twins = manifest[manifest.duplicated("group", keep=False)]
@@ -111,21 +102,10 @@ def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
     masks = evaluation.slice_masks(test)
     sizes = {name: int(mask.sum()) for name, mask in masks.items() if ", " not in name}
     brightness, sharpness = measured["brightness"], measured["sharpness"]
-    splits = balance(manifest)
-    unlike = splits[splits["split"].isin(("validation", "test")) & (splits["p"] < 0.05)]
     return Description(
-        ages=ages,
-        common_age=int(ages.mode()[0]),
-        common_share=float(ages.value_counts(normalize=True).iloc[0]),
-        young=float((ages < 10).mean()),
-        old=float((ages >= 70).mean()),
-        female=float(manifest["gender"].mean()),
+        ages=manifest["age_years"],
         least_female=(female.idxmin(), float(female.min())),
         most_female=(female.idxmax(), float(female.max())),
-        races={
-            race: float((manifest["race"] == value).mean())
-            for value, race in enumerate(evaluation.RACES)
-        },
         twins=len(twins),
         twin_groups=int(twins["group"].nunique()),
         conflicts=len(conflicting_groups(manifest)),
@@ -134,12 +114,8 @@ def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
         dark=float((brightness < 0.2).mean()),
         bright=float((brightness > 0.8).mean()),
         blurred=float((sharpness < sharpness.median() / 10).mean()),
-        median_sharpness=float(sharpness.median()),
-        balance=splits,
-        unlike=list(unlike["split"]),
-        excluded=int((manifest["split"] == "excluded").sum()),
+        balance=balance(manifest),
         floors=evaluation.floors(train["age_years"].to_numpy(), train["gender"].to_numpy()),
-        tested=len(test),
         few={name: n for name, n in sizes.items() if n < evaluation.SMALL_SLICE},
         accuracy_half_width=float(1.96 * np.sqrt(0.9 * 0.1 / len(test))),
     )

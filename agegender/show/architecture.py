@@ -7,7 +7,6 @@ from typing import Any
 
 import matplotlib
 import matplotlib.figure
-import matplotlib.patches
 import numpy as np
 
 from agegender.show import figures
@@ -66,47 +65,35 @@ def blocks(layers: Iterable[Mapping[str, Any]]) -> list[Block]:
 def diagram(network: list[Block]) -> matplotlib.figure.Figure:
     """Draw the blocks from picture to both answers: height is map size, width is channels."""
     figure, axis = figures.blank(10, 2.7)
-    axis.axis("off")
+    words = {"ha": "center", "va": "top", "fontsize": 8}
+    arrow = {"arrowstyle": "->", "color": "black"}
     trunk = [block for block in network if block.name not in BRANCHES]
     largest = max(block.shape[0] for block in trunk if len(block.shape) == 3)
     x, middle = 0.0, -1.0
-
-    def box(
-        x: float, y: float, width: float, height: float, colour: str, label: str, note: str
-    ) -> None:
-        axis.add_patch(
-            matplotlib.patches.Rectangle((x, y - height / 2), width, height, fc=colour, ec="black")
-        )
-        words = {"ha": "center", "fontsize": 8}
-        axis.text(x + width / 2, y - height / 2 - 0.06, label, va="top", **words)
-        axis.text(x + width / 2, y + height / 2 + 0.04, note, va="bottom", **words)
-
-    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
-        axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "black"})
-
     for place, block in enumerate(trunk):
         is_map = len(block.shape) == 3
         height = 1.6 * np.sqrt(block.shape[0] / largest) if is_map else 1.0
         width = 0.16 + 0.09 * np.log2(block.shape[-1]) if is_map else 0.16
-        note = f"{block.convolutions} conv." if block.convolutions else ""
         label = f"{block.name}\n{block.shape[-1]} ch." if is_map else f"{block.shape[-1]}"
+        label += f"\n{block.convolutions} conv." if block.convolutions else ""
         colour = figures.BLUE if block.convolutions else figures.GREY
         if place:
             # At least so far apart that the words below do not meet.
             start, x = x, max(x + 0.3, middle + 0.85 - width / 2)
-            arrow((start, 0), (x, 0))
+            axis.annotate("", (x, 0), (start, 0), arrowprops=arrow)
         middle = x + width / 2
-        box(x, 0, width, height, colour, label, note)
+        axis.bar(middle, height, width, -height / 2, color=colour, edgecolor="black")
+        axis.text(middle, -height / 2 - 0.06, label, **words)
         x += width + 0.05
     for branch in (block for block in network if block.name in BRANCHES):
         is_age = branch.name == "age"
         y, colour = (0.8, figures.ORANGE) if is_age else (-0.5, figures.GREEN)
-        arrow((x, 0), (x + 0.5, y))
-        dense = branch.kinds.get("Dense", 0)
         answer = "age in years" if is_age else "probability of female"
-        box(x + 0.55, y, 0.8, 0.35, colour, answer, f"{dense} dense")
-    axis.set_xlim(-0.1, x + 1.6)
-    axis.set_ylim(-1.5, 1.3)
+        axis.annotate("", (x + 0.5, y), (x, 0), arrowprops=arrow)
+        axis.bar(x + 0.95, 0.35, 0.8, y - 0.17, color=colour, edgecolor="black")
+        axis.text(x + 0.95, y - 0.23, f"{answer}\n{branch.kinds.get('Dense', 0)} dense", **words)
+    axis.set(xlim=(-0.1, x + 1.6), ylim=(-1.7, 1.1))
+    axis.axis("off")
     total = sum(block.parameters for block in network)
     axis.set_title(f"From the picture to both answers: {total:,} parameters")
     return figure

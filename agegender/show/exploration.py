@@ -1,7 +1,4 @@
-"""A page about prepared faces, before any network, and its pictures.
-
-manifest and pixels: as in `agegender.measure.dataset`.
-"""
+"""A page about prepared faces and its pictures; manifest and pixels as in `measure.dataset`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,14 +10,14 @@ import pandas as pd
 from agegender.measure import dataset, evaluation
 from agegender.show import figures, intervals, pages
 
-# Drawings that show faces; real ones are for the store alone.
+# Drawings that show faces; of real people they are only for the store.
 PHOTOGRAPHS = ("samples", "mean_faces", "conflicts", "extremes")
 MOST_AVERAGED, SAMPLES, EXAMPLES = 500, 12, 6
 
 
 @matplotlib.rc_context(figures.STYLE)
 def ages(manifest: pd.DataFrame) -> matplotlib.figure.Figure:
-    """Draw how many faces there are of each age, in steps of 5 years, by gender and by race."""
+    """Draw a histogram of the ages, in steps of 5 years, by gender and by race."""
     figure, axes = figures.blank(10, 4.5, 1, 2, sharey=True)
     kinds = {"gender": ("male", "female"), "race": evaluation.RACES}
     for axis, (column, labels) in zip(axes, kinds.items(), strict=True):
@@ -52,7 +49,7 @@ def picture_quality(measured: pd.DataFrame) -> matplotlib.figure.Figure:
 
 @matplotlib.rc_context(figures.STYLE)
 def split_ages(manifest: pd.DataFrame) -> matplotlib.figure.Figure:
-    """Draw the share of each split's faces that are at most so old."""
+    """Draw the cumulative distribution of each split's ages."""
     figure, axis = figures.blank(7.5, 4)
     for split, colour in zip(manifest["split"].unique(), figures.PALETTE, strict=False):
         part = manifest["age_years"][manifest["split"] == split]
@@ -93,7 +90,7 @@ def samples(manifest: pd.DataFrame, pixels: np.ndarray, *, seed: int) -> matplot
 def grid(
     manifest: pd.DataFrame, pixels: np.ndarray, rows: Sequence[int], columns: int
 ) -> matplotlib.figure.Figure:
-    """Draw faces in rows of so many columns, each under its age and m or f; -1 leaves a gap."""
+    """Draw faces, each under its age and m or f, in rows of `columns`; row -1 leaves a gap."""
     labels = [
         f"{age} {'mf'[int(gender)]}"
         for age, gender in manifest.iloc[list(rows)][["age_years", "gender"]].to_numpy()

@@ -1,8 +1,7 @@
-"""Draw histories and predictions. Each function returns a Figure; nothing is saved here.
+"""Figures of histories and predictions; each function returns a Figure and saves nothing.
 
-What is drawn is given by the model's name, so that several are seen side by side. Figures are made
-without pyplot, so they need no closing and no display. Colours are those of Okabe and Ito (2008),
-which the colour-blind tell apart.
+Most take their tables by the model's name and draw all models side by side. Colours are those of
+Okabe and Ito (2008), which colour-blind readers can distinguish.
 """
 
 import dataclasses
@@ -41,10 +40,11 @@ MEASURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Tested:
-    """What a test of one model left.
+    """The results of testing one model.
 
-    predictions: a row a face with age_years, gender, race, age_predicted, gender_probability,
-    age_low and age_high; slices: of `evaluation.slices`; curves: of `robustness.curves`.
+    predictions: a row for each face, with age_years, gender, race, age_predicted,
+        gender_probability, age_low and age_high.
+    slices, curves: of `evaluation.slices` and `robustness.curves`.
     """
 
     predictions: pd.DataFrame
@@ -61,7 +61,7 @@ def blank(
 
 
 def _beside(width: float, height: float) -> Callable:
-    """Make of a function that draws one model one that draws several, each so many inches wide."""
+    """Decorate a function that draws one model: it then draws several, each `width` inches wide."""
 
     def decorate(draw: Callable) -> Callable:
         @functools.wraps(draw)
@@ -85,7 +85,7 @@ def learning_curves(part: matplotlib.figure.SubFigure, history: pd.DataFrame) ->
     """Draw loss and metric of both tasks over the epochs, in training and in validation.
 
     history: columns epoch (from 0), age_loss, age_mae, gender_loss, gender_accuracy, the same with
-    val_, and val_score, whose lowest epoch is marked; where a column phase changes, a line is.
+    val_, and val_score, whose lowest value is marked; phase, if given, whose changes are marked.
     """
     axes = part.subplots(2, 2, sharex=True)
     epoch = history["epoch"] + 1
@@ -114,7 +114,7 @@ def learning_curves(part: matplotlib.figure.SubFigure, history: pd.DataFrame) ->
 
 @_beside(5.5, 3.2)
 def search_history(part: matplotlib.figure.SubFigure, trials: pd.DataFrame) -> None:
-    """Draw each trial's val_score and the lowest until then; columns trial and val_score."""
+    """Draw each trial's val_score and the best so far; columns trial and val_score."""
     axis = part.subplots()
     trials = trials.dropna(subset=["val_score"])  # Those that failed.
     axis.plot(trials["trial"], trials["val_score"], "o", color=GREY, label="trial")
@@ -130,7 +130,7 @@ def search_history(part: matplotlib.figure.SubFigure, trials: pd.DataFrame) -> N
 def predicted_against_true(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> None:
     """Draw predicted over labelled ages; columns age_years, age_predicted.
 
-    Where there are age_low and age_high too, the shade over which the age intervals reach.
+    Where there are columns age_low and age_high, shade the age intervals.
     """
     axis = part.subplots()
     test = predictions.sort_values("age_predicted")
@@ -168,10 +168,9 @@ def confusion(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> N
 
 @_beside(5, 4.2)
 def reliability_diagram(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> None:
-    """Draw the share of women over the predicted probability and the faces in each bin.
+    """Draw, in the bins of `evaluation.reliability`, the share of women and the number of faces.
 
-    predictions: columns gender (1 female) and gender_probability; the bins are those of
-    `evaluation.reliability`.
+    predictions: columns gender (1 female) and gender_probability.
     """
     bins = evaluation.reliability(
         predictions["gender"].to_numpy(), predictions["gender_probability"].to_numpy()
@@ -188,7 +187,7 @@ def reliability_diagram(part: matplotlib.figure.SubFigure, predictions: pd.DataF
 
 
 def bars(table: pd.DataFrame, name: str) -> np.ndarray:
-    """Return how far the interval of a column reaches below and above it."""
+    """Return how far a column's interval reaches below and above its value."""
     reach = [table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]
     # Rounding may leave a value a little outside.
     return np.maximum(reach, 0)
@@ -205,7 +204,7 @@ def _coloured(models: Mapping[str, Any]) -> Sequence[tuple[float, str, Any, str]
 
 @matplotlib.rc_context(STYLE)
 def risk_coverage(predictions: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
-    """Draw what is left of the error where the least certain faces are not answered."""
+    """Draw the error that remains when only the most certain faces are answered."""
     figure, axes = blank(10, 3.8, 1, 2)
     for _, name, test, colour in _coloured(predictions):
         error, wrong = np.abs(records.age_error(test)), ~records.gender_right(test)
@@ -213,7 +212,7 @@ def risk_coverage(predictions: Mapping[str, pd.DataFrame]) -> matplotlib.figure.
         doubts = -(test["gender_probability"] - 0.5).abs()
         for axis, risk, doubt in zip(axes, (error, wrong), (widths, doubts), strict=True):
             curve = uncertainty.risk_coverage(risk, doubt)
-            # A share of few faces says nothing, and its swings would hide the rest.
+            # The error over a few faces swings so much that it would hide the rest.
             shown = curve[curve["coverage"] >= min(0.05, curve["coverage"].max())]
             marker = "o" if len(shown) <= 20 else None
             axis.plot(shown["coverage"], shown["risk"], color=colour, marker=marker, label=name)
@@ -277,7 +276,7 @@ def slices(tables: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
 
 
 def of_test(tested: Mapping[str, Tested]) -> dict[str, matplotlib.figure.Figure]:
-    """Draw all that an evaluation shows without a face, by the figure's name."""
+    """Return all figures of an evaluation that show no face, by name."""
     predictions = {name: each.predictions for name, each in tested.items()}
     return {
         "predicted_against_true": predicted_against_true(predictions),
@@ -291,7 +290,7 @@ def of_test(tested: Mapping[str, Tested]) -> dict[str, matplotlib.figure.Figure]
 
 @matplotlib.rc_context(STYLE)
 def occlusion_maps(images: np.ndarray, maps: list[dict]) -> matplotlib.figure.Figure:
-    """Draw faces, uint8 (N, S, S, 3), and what covering each place changes in age and gender.
+    """Draw faces, uint8 (N, S, S, 3), and how covering each place changes age and gender.
 
     maps: N of `robustness.occlusion_map`, of one patch and stride.
     """
@@ -323,17 +322,18 @@ def face_grid(
     columns: int,
     inches: tuple[float, float] = (0.95, 1.15),
 ) -> matplotlib.figure.Figure:
-    """Draw faces, uint8 (S, S, 3), in rows of so many, each under its label; None leaves a gap.
+    """Draw faces, uint8 (S, S, 3), in rows of `columns`, each under its label; None leaves a gap.
 
-    inches: width and height that each takes.
+    inches: width and height of a face with its label.
     """
-    rows = -(-len(images) // columns)
-    size = inches[0] * columns, inches[1] * rows
-    figure, axes = blank(*size, rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, label in zip(axes.flat, images, labels, strict=False):
+    rows, cell_height = -(-len(images) // columns), inches[1] / inches[0]
+    # One axes for all faces: laying out one for each takes seconds.
+    figure, axis = blank(inches[0] * columns, inches[1] * rows)
+    for place, (image, label) in enumerate(zip(images, labels, strict=True)):
         if image is not None:
-            axis.imshow(image)
-            axis.set_title(label, fontsize=8, pad=2)
+            left, bottom = place % columns + 0.03, -cell_height * (place // columns + 1)
+            axis.imshow(image, extent=(left, left + 0.94, bottom, bottom + 0.94))
+            axis.text(left + 0.47, bottom + 0.96, label, ha="center", va="bottom", fontsize=8)
+    axis.set(xlim=(0, columns), ylim=(-cell_height * rows, 0))
+    axis.axis("off")
     return figure

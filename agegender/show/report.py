@@ -1,4 +1,4 @@
-"""The report on the champions: facts from what the store kept, then one template for both files."""
+"""The report on the champions: facts read from the store, and one template for HTML and PDF."""
 
 import dataclasses
 import io
@@ -14,7 +14,7 @@ from agegender.measure import evaluation
 from agegender.show import architecture, card, figures, pages
 from agegender.show.intervals import Interval
 
-# Pictures of faces in a run; those of real people stay out of a report unless they are asked for.
+# Pictures of faces in a run; a report shows those of real people only where it is asked to.
 FACES = {
     "test/occlusion_maps.png": "What a grey patch over each place changes in the prediction.",
     "test/most_wrong_age.png": "The largest errors in age: label, prediction.",
@@ -24,11 +24,11 @@ FIGURES = {
     "predicted_against_true": "Predicted against labelled ages of the test, with the interval in "
     "which the true age should lie.",
     "confusion": "Labelled against predicted gender.",
-    "reliability_diagram": "How often a probability of female is right. On the line, it can be "
-    "taken at its word.",
+    "reliability_diagram": "The share of women at each predicted probability of female: on the "
+    "line, the probability is calibrated.",
     "slices": "Groups of faces: error and bias in age, and accuracy in gender.",
-    "risk_coverage": "What is left of the error where the least certain faces are not answered.",
-    "robustness": "The same test faces made worse.",
+    "risk_coverage": "The error that remains when only the most certain faces are answered.",
+    "robustness": "The same test faces, blurred, darkened, covered and so on.",
 }
 LEDGER_LINES = 12
 
@@ -57,9 +57,11 @@ class StoredRun:
 class StoredVersion:
     """What the store keeps of a registered version.
 
-    tags: the version's, with its number as "version"; run: which trained it; search: its parent,
-    empty where there is none; history: a row an epoch; sizes: faces, in all (num_rows) and a split;
-    pretraining: what the pretrained network was trained on, empty for network A.
+    tags: the version's, with its number as "version".
+    run, search: the run that trained it and that run's parent, empty where there is none.
+    history: a row for each epoch.
+    sizes: the number of faces, in all (num_rows) and of each split.
+    pretraining: what the pretrained network was trained on; empty for network A.
     """
 
     name: str
@@ -87,10 +89,13 @@ class SearchFacts:
 class ModelFacts:
     """What the report says of one network; what was not measured is None or empty.
 
-    metrics: of the test, by name; held: the share of test faces whose age lies in its interval;
-    mirror: the change of the MAE, years, with the mirror image; kept: the row of the history with
-    the lowest val_score, its epoch counted from 1; released: trained on the validation faces too;
-    chosen_among: so many trials; frozen: why its weights are, if so; command: what trains it again.
+    metrics: of the test, by name.
+    held: the share of test faces whose age lies in its interval.
+    mirror: how averaging with the mirror image changes the MAE, years.
+    kept: the row of the history with the lowest val_score, its epoch counted from 1.
+    frozen: why its backbone is frozen, if it is.
+    released: it was trained on the validation faces too.
+    chosen_among: the number of trials; command: what trains it again.
     """
 
     family: str
@@ -115,9 +120,9 @@ class ModelFacts:
 class PairFacts:
     """B against A on the same test faces.
 
-    difference: B's mean absolute error minus A's, years; only_a, only_b: genders that one alone has
-    right; p: McNemar's; age, gender: what the test shows at 95 %; the others are those of
-    `evaluation.shared_errors`, A first.
+    difference: B's mean absolute error minus A's, years.
+    only_a, only_b: genders that only one of them has right; p: of McNemar's test of these.
+    age, gender: what the test shows at 95 %; the others: of `evaluation.shared_errors`, A first.
     """
 
     difference: Interval
@@ -135,9 +140,10 @@ class PairFacts:
 class ReportFacts:
     """What the report says.
 
-    kind: "utkface" or "generated"; looks, looks_here: at any test, at that of this data;
-    shown_looks: the last of these; missing: what the store does not hold; command: what does the
-    whole again.
+    kind: "utkface" or "generated".
+    looks, looks_here: looks at any test and at that of this data; shown_looks: the last of these.
+    missing: what the store does not hold.
+    command: what repeats everything.
     """
 
     models: list[ModelFacts]
@@ -227,26 +233,27 @@ def pair_facts(a: ModelFacts, b: ModelFacts) -> PairFacts | None:
         return None
     found = evaluation.compare(b.predictions, a.predictions, seed=0)
     mae, gender = found["mae"], found["gender"]
-    told_apart = gender["p"] < 1 - evaluation.CONFIDENCE
+    clear = gender["p"] < 1 - evaluation.CONFIDENCE
     return PairFacts(
         difference=Interval(mae["value"], mae["low"], mae["high"]),
         only_a=gender["only_b"],
         only_b=gender["only_a"],
         p=gender["p"],
         age=_verdict(not mae["low"] <= 0 <= mae["high"], mae["value"] < 0),
-        gender=_verdict(told_apart, gender["only_a"] > gender["only_b"]),
+        gender=_verdict(clear, gender["only_a"] > gender["only_b"]),
         **evaluation.shared_errors(a.predictions, b.predictions),
     )
 
 
-def _verdict(told_apart: bool, b_is_better: bool) -> str:
-    return f"{'AB'[b_is_better]} is better" if told_apart else "not told apart"
+def _verdict(clear: bool, b_is_better: bool) -> str:
+    return f"{'AB'[b_is_better]} is better" if clear else "no clear difference"
 
 
 def facts(versions: Mapping[str, StoredVersion], looks: pd.DataFrame, *, kind: str) -> ReportFacts:
     """Return what the report says of the champions "A" and "B", or of the one there is.
 
-    looks: the ledger of test looks: when, purpose, run_id and data. kind: "utkface" or "generated".
+    looks: the ledger of test looks, with when, purpose, run_id and data.
+    kind: "utkface" or "generated".
     """
     models = [model_facts(family, stored) for family, stored in versions.items()]
     first = models[0].stored.tags

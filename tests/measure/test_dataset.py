@@ -1,29 +1,9 @@
 """What is counted in prepared faces is what is in them."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from agegender.measure import dataset, evaluation
-
-
-@pytest.fixture(scope="module")
-def faces():
-    """120 faces of all decades; rows 0 and 1 are one photograph under two ages."""
-    generator = np.random.default_rng(0)
-    ages = np.arange(120) % 90 + 1
-    manifest = pd.DataFrame(
-        {
-            "name": [f"{age}_face_{row}" for row, age in enumerate(ages)],
-            "age_years": ages,
-            "gender": np.arange(120) // 2 % 2,
-            "race": np.arange(120) % 5,
-            "group": [0, 0, *range(2, 120)],
-            "split": np.where(np.arange(120) % 6 == 5, "test", "train"),
-        }
-    )
-    manifest.loc[0, "age_years"] = 50
-    return manifest, generator.integers(0, 256, (120, 16, 16, 3), np.uint8)
 
 
 def test_quality_tells_dark_from_bright_and_smooth_from_sharp():
@@ -42,10 +22,10 @@ def test_quality_tells_dark_from_bright_and_smooth_from_sharp():
     assert many.brightness[149] == pytest.approx(table.brightness[2])
 
 
-def test_balance_counts_and_tests_each_split(faces):
-    manifest, _ = faces
+def test_balance_counts_and_tests_each_split(labelled_faces):
+    manifest, _ = labelled_faces
     table = dataset.balance(manifest).set_index("split")
-    assert table.faces.to_dict() == {"train": 100, "test": 20}
+    assert table.faces.to_dict() == {"all": 120, "train": 100, "test": 20}
     assert table.share["test"] == "16.7%"
     test = manifest[manifest.split == "test"]
     assert table.female["test"] == f"{test.gender.mean():.1%}"
@@ -54,8 +34,8 @@ def test_balance_counts_and_tests_each_split(faces):
     assert dataset.balance(sorted_split).set_index("split").p["test"] < 1e-4
 
 
-def test_conflicts_are_the_groups_with_several_labels_the_widest_first(faces):
-    manifest, _ = faces
+def test_conflicts_are_the_groups_with_several_labels_the_widest_first(labelled_faces):
+    manifest, _ = labelled_faces
     assert [list(rows) for rows in dataset.conflicting_groups(manifest)] == [[0, 1]]
     wider = manifest.copy()
     wider.loc[[10, 11], "group"] = 10
@@ -66,14 +46,11 @@ def test_conflicts_are_the_groups_with_several_labels_the_widest_first(faces):
     assert dataset.conflicting_groups(same) == []
 
 
-def test_the_description_counts_what_is_there(faces):
-    manifest, pixels = faces
+def test_the_description_counts_what_is_there(labelled_faces):
+    manifest, pixels = labelled_faces
     found = dataset.describe(manifest, dataset.quality(pixels))
     assert found.twins == 2 and found.twin_groups == found.conflicts == 1
-    assert found.female == manifest.gender.mean()
-    assert found.least_female[1] <= found.female <= found.most_female[1]
-    assert sum(found.races.values()) == pytest.approx(1)
-    assert found.tested == (manifest.split == "test").sum()
+    assert found.least_female[1] <= manifest.gender.mean() <= found.most_female[1]
     train = manifest[manifest.split == "train"]
     assert found.floors == evaluation.floors(train.age_years.to_numpy(), train.gender.to_numpy())
-    assert found.few["male"] < evaluation.SMALL_SLICE and found.unlike == [] and found.excluded == 0
+    assert found.few["male"] < evaluation.SMALL_SLICE

@@ -148,12 +148,17 @@ def test_slices_are_drawn_with_their_numbers_and_small_ones_faded(predictions):
 
 def test_a_grid_shows_each_face_under_its_label():
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    figure = figures.face_grid([*images, None], [f"face {i}" for i in range(9)], 6)
+    figure = figures.face_grid([*images[:4], None, *images[4:]], [f"face {i}" for i in range(9)], 6)
     assert draw(figure)
-    shown = [(a.get_title(), a.images[0].get_array()) for a in figure.axes if a.images]
-    assert [title for title, _ in shown] == [f"face {i}" for i in range(8)]
-    assert (np.stack([image for _, image in shown]) == images).all()
-    assert draw(figures.face_grid(images[:1], ["one"], 6))
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == [f"face {i}" for i in range(9) if i != 4]
+    assert (np.stack([image.get_array() for image in axis.images]) == images).all()
+    for image, text in zip(axis.images, axis.texts, strict=True):
+        left, right, _, top = image.get_extent()
+        assert left < text.get_position()[0] < right and text.get_position()[1] > top
+    places = [np.floor(image.get_extent()[0]) for image in axis.images]
+    assert places == [0, 1, 2, 3, 5, 0, 1, 2]
+    assert axis.images[5].get_extent()[3] < axis.images[4].get_extent()[2]
 
 
 def test_age_intervals_are_shaded(predictions):
