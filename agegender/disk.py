@@ -1,17 +1,19 @@
-"""Room on the disk, and files that a crash leaves whole. Standard library only."""
+"""Locks, checksums, room on the disk, files that a crash leaves whole. Standard library only."""
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-KEY = "key.json"  # beside activations: what they depend on
 TEMPORARY = ".being-written-"
 
 
@@ -34,36 +36,38 @@ def write(path: Path, content: str | bytes) -> None:
         raise
 
 
-@contextlib.contextmanager
-def hold(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file, which the system gives back however the process ends.
+def checksum(content: Path | bytes | str) -> str:
+    """Return the SHA-256 of a file, of bytes or of a text: 64 hexadecimal digits."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
-    BlockingIOError where another process holds it and `wait` is False.
+
+@contextlib.contextmanager
+def hold(path: Path, *, wait: bool = True, waiting: str = "") -> Iterator[TextIO]:
+    """Hold a lock file, which the system gives back however the process ends; yield it, open.
+
+    Where another process holds it: print `waiting` and wait, or raise BlockingIOError.
     """
     with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-
-
-def size(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder; links count nothing."""
-    if path.is_symlink() or not path.is_dir():
-        return 0 if path.is_symlink() or not path.exists() else path.stat().st_size
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # Another process removed it just now.
-                total += os.lstat(os.path.join(folder, name)).st_size
-    return total
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+            if waiting:
+                print(waiting, file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
 
 
 def make_room(cache: Path, files: dict[Path, int], *, most_gigabytes: float) -> None:
     """Allocate `files` (path: bytes) under `cache`; sets of activations go until they fit.
 
-    The least recently used set goes first. A set that another process has open may go too: POSIX
-    keeps the pages of an unlinked file for as long as it is mapped. So does what killed processes
-    left. OSError with EDQUOT where the files alone are larger than the budget, with ENOSPC where
-    the disk has no room for them, before anything is computed.
+    What killed processes left goes first, then the least recently used set, even one that another
+    process has open: a file stays readable for as long as it is mapped. OSError with EDQUOT where
+    the files alone are larger than the budget, with ENOSPC where the disk has no room for them.
     """
     needed_bytes, budget_bytes = sum(files.values()), most_gigabytes * 1e9
     needs = f"Activations of B's backbone for these faces need {in_units(needed_bytes)}"
@@ -77,10 +81,11 @@ def make_room(cache: Path, files: dict[Path, int], *, most_gigabytes: float) -> 
         )
     with hold(cache / ".lock"):  # Two processes must not take the same room.
         _remove_leftovers(cache)
-        sets = sorted(_sets(cache), key=lambda folder: folder.stat().st_mtime)
-        if needed_bytes > _free(cache) + sum(map(size, sets)):
+        sets = [folder for folder in cache.glob("*/") if "-" not in folder.name]
+        sets.sort(key=lambda folder: folder.stat().st_mtime)
+        if needed_bytes > _free(cache) + sum(map(_size, sets)):
             raise OSError(errno.ENOSPC, f"{needs}, more than is free", str(cache))
-        while sets and (size(cache) + needed_bytes > budget_bytes or needed_bytes > _free(cache)):
+        while sets and (_size(cache) + needed_bytes > budget_bytes or needed_bytes > _free(cache)):
             oldest = sets.pop(0)
             # Renamed before it is removed, so that half a set is never found under its name.
             with tempfile.TemporaryDirectory(dir=cache, prefix=f"{oldest.name}-") as gone:
@@ -113,10 +118,10 @@ def _remove_leftovers(cache: Path) -> None:
 
 
 def full(error: BaseException | None, place: Path) -> str | None:
-    """Return a line to show where a full disk, or a spent share of it, is behind an error, or None.
+    """Return a line to show where a full disk, or a spent quota, is behind an error, else None.
 
-    place: what is on that disk, where the error does not say. What writes through a library (HDF5,
-    SQLite) says so in words alone, perhaps in a traceback.
+    place: what is on that disk, where the error does not say. HDF5 and SQLite report it in words
+    alone, perhaps in a traceback.
     """
     words = [os.strerror(number) for number in FULL] + ["database or disk is full"]
     while error is not None:
@@ -148,9 +153,10 @@ def _free(place: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def _folders(place: Path) -> list[Path]:
-    return sorted(path for path in place.glob("*/") if path.is_dir())
-
-
-def _sets(cache: Path) -> list[Path]:
-    return [folder for folder in _folders(cache) if "-" not in folder.name]
+def _size(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # Another process removed it just now.
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total

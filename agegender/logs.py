@@ -11,23 +11,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-# Started processes inherit these; who sets one of them already knows better.
+# Started processes inherit these; a value that is set already stays.
 VARIABLES = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # of TensorFlow's and jaxlib's C++
     "GRPC_VERBOSITY": "ERROR",
-    # Of Alembic, which makes its tables, too. Its warnings are of its own house ('Failed to resolve
-    # installed pip version'): what fails for us is raised.
+    # And Alembic, which makes MLflow's tables. Warnings such as 'Failed to resolve installed pip
+    # version' help no user; what matters is raised.
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
-# A line of absl's log, unless it is fatal; its greeting; the second line of TensorFlow's CPU guard.
+# A line of absl's log that is not fatal; its first line; the second line of TensorFlow's CPU guard.
 LOG = "^([IWE][0-9]{4} |WARNING: All log messages before absl::|To enable the following instr)"
 
 
 def quiet() -> None:
-    """Set VARIABLES, and have the import of TensorFlow filtered, once, whoever imports it.
+    """Set VARIABLES, and filter what the import of TensorFlow writes, whoever imports it.
 
-    The shared libraries of TensorFlow 2.21 log while they are loaded, before they read a level:
-    'oneDNN custom operations are on' and the like, to file descriptor 2.
+    The shared libraries of TensorFlow 2.21 log to file descriptor 2 while they are loaded, before
+    they read a level: 'oneDNN custom operations are on' and the like.
     """
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
@@ -56,7 +56,7 @@ class _FilteredImport(importlib.abc.MetaPathFinder):
 def _filtered() -> Iterator[None]:
     """Pass what is written to file descriptor 2 through a process that leaves out lines of LOG.
 
-    A process and no thread, so that the last words of a library that aborts are still shown.
+    A thread would lose the last words of a library that aborts.
     """
     terminal = os.dup(2)
     try:

@@ -1,4 +1,4 @@
-"""What a long run tells its user: lines that stay, and bars on a terminal."""
+"""How a long run reports: lines that stay, and bars on a terminal."""
 
 import dataclasses
 import time
@@ -14,10 +14,9 @@ PLAIN_SECONDS = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far one part of a run has come. The part ends when `done` reaches `total`.
+    """How far one part of a run is; it ends when `done`, in any unit, reaches `total`.
 
     part: its name, such as "B trial 003".
-    done, total: in whatever unit the part is counted in.
     note: what else is worth a look, such as the errors of the last epoch.
     seconds_left: None while there is nothing to estimate it from.
     """
@@ -35,8 +34,7 @@ Report = Callable[[str | Progress], None]
 class Display:
     """A `Report` for a person.
 
-    Lines are printed. Within `with`, on a terminal, each part under way has a bar; elsewhere it has
-    a plain line now and then.
+    It prints lines and shows each part as a bar; outside `with` or a terminal, as a line at times.
     """
 
     def __init__(self) -> None:

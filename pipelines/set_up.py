@@ -6,7 +6,6 @@ Standard library only. "-dev" adds what the tests and checks need. Where nvidia-
 TensorFlow comes with CUDA; JAX comes without TensorFlow.
 """
 
-import fcntl
 import platform
 import re
 import shutil
@@ -14,6 +13,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from agegender import disk
 
 LEVELS = ("tensorflow", "tensorflow-dev", "jax", "jax-dev")
 SOURCES = (Path("requirements.lock"), Path("pyproject.toml"))
@@ -31,12 +32,8 @@ def main(level: str) -> None:
         sys.exit(f"BACKEND is tensorflow or jax, not {level.removesuffix('-dev')}.")
     stamp = Path(".venv", f"ready-{level}")
     Path(".cache").mkdir(exist_ok=True)
-    with open(".cache/set_up.lock", "w") as lock:  # macOS has no flock command
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("Waiting: another make is setting up .venv.", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    waiting = "Waiting: another make is setting up .venv."
+    with disk.hold(Path(".cache/set_up.lock"), waiting=waiting):
         if not stamp.exists() or stamp.stat().st_mtime < max(p.stat().st_mtime for p in SOURCES):
             install(*level.split("-"))
             stamp.with_name(stamp.name.removesuffix("-dev")).touch()

@@ -1,6 +1,5 @@
 """Set-up: the lock, pyproject.toml and environment.yml say the same."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from agegender import disk
 from pipelines import set_up
 
 ROOT = Path(__file__).parents[1]
@@ -121,15 +121,14 @@ def test_a_set_up_that_was_stopped_begins_anew_and_a_finished_one_goes_on(projec
 
 def test_a_second_make_waits_for_the_first(project, monkeypatch):
     (project / ".cache").mkdir()
-    with open(project / ".cache" / "set_up.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with disk.hold(project / ".cache" / "set_up.lock"):
         command = [sys.executable, "-m", "pipelines.set_up", "tensorflow"]
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert second.stdout.readline().startswith("Waiting: another make")
+        second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert second.stderr.readline().startswith("Waiting: another make")
         (project / ".venv").mkdir()
         (project / ".venv" / "ready-tensorflow").touch()
-    assert second.communicate(timeout=60)[0] == ""
+    assert second.communicate(timeout=60)[1] == ""
     assert second.returncode == 0
 
 

@@ -5,7 +5,6 @@ faces and backbones' weights go to them through Ray, checkpoints through MLflow'
 """
 
 import dataclasses
-import hashlib
 import logging
 import os
 import platform
@@ -191,7 +190,7 @@ def _work(
 
     say(STARTED)
     # Named by the files: which weights are at hand decides what a trial's values mean.
-    files = hashlib.sha256("".join(weights).encode()).hexdigest()[:8]
+    files = disk.checksum("".join(weights))[:8]
     cache = Path(tempfile.gettempdir(), f"agegender-{tracking.user()}", files)
     cache.mkdir(parents=True, exist_ok=True)
     for name, data in weights.items():

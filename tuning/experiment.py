@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import time
@@ -54,9 +53,8 @@ def name_of(faces: pixels.Faces) -> str:
 
 def origin(faces: pixels.Faces, settings: config.Settings) -> dict[str, str]:
     """Return, as tags of a version, what besides its settings decides how a training comes out."""
-    lock = Path(__file__).parents[1] / "requirements.lock"
     return tracking.common_tags(faces.digest, faces.kind) | {
-        "lock.sha256": hashlib.sha256(lock.read_bytes()).hexdigest(),
+        "lock.sha256": disk.checksum(Path(__file__).parents[1] / "requirements.lock"),
         "preset": settings.preset,
         "tier": settings.tier,
     }

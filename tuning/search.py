@@ -9,7 +9,6 @@ replays the journal instead of trusting a pickled optimiser, and takes up what w
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -40,7 +39,7 @@ Tell = Callable[[float | None], None]
 Proposal = tuple[dict[str, Any], Tell]
 
 
-class SearchError(RuntimeError):
+class SearchError(ValueError):
     """The search cannot go on; the message says why and what to do."""
 
 
@@ -72,14 +71,14 @@ class Trial:
 def hold(folder: Path) -> Iterator[None]:
     """Hold a search's folder, or raise SearchError naming the process that does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+") as lock:
+    path = folder / "lock"
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = held.enter_context(disk.hold(path, wait=False))
         except BlockingIOError:
-            lock.seek(0)
             raise SearchError(
-                f"{folder} is held by {lock.read().strip()}, which runs the same search (data, "
-                "preset and seed). Wait for it, or start another with SEED=."
+                f"{folder} is held by {path.read_text()}, which runs the same search (data, preset "
+                "and seed). Wait for it, or start another with SEED=."
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}")

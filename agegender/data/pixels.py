@@ -1,11 +1,7 @@
 """Faces decoded once: a folder with their manifest and uint8 pixels, memory-mapped by all users."""
 
-import collections
-import concurrent.futures
-import contextlib
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 import re
@@ -14,7 +10,6 @@ import sys
 import tempfile
 import time
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +66,7 @@ def open_faces(folder: Path) -> Faces:
     """
     record = json.loads((folder / RECORD).read_text())
     for name, checksum in record["checksums"].items():
-        if _checksum(folder / name) != checksum:
+        if disk.checksum(folder / name) != checksum:
             raise ValueError(f"{folder / name} is torn or was changed: prepare the data again")
     manifest = pd.read_csv(folder / MANIFEST, keep_default_na=False)
     pixels = np.load(folder / PIXELS, mmap_mode="r")
@@ -84,8 +79,6 @@ def prepare(
     *,
     image_size_pixels: int = 128,
     seed: int = 0,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
     generated_faces: int = config.Settings.generated_faces,
 ) -> Path:
     """Decode, group and split a source once; return its folder in the cache.
@@ -94,18 +87,13 @@ def prepare(
     cache: folder of all prepared data; one process at a time prepares in it, others wait.
     image_size_pixels: height and width to which every face is scaled.
     seed: of the split and of the drawn faces.
-    validation_fraction, test_fraction: of all faces.
     generated_faces: how many faces are drawn where there is no source.
 
     Does nothing where the folder is whole and was made from the same files by the same program.
     Reports progress on standard error. Raises ValueError where no picture can be used or the faces
     cannot be split; the folder then holds `rejected.csv`, which says why, file by file.
     """
-    settings = {
-        "image_size_pixels": image_size_pixels,
-        "validation_fraction": validation_fraction,
-        "test_fraction": test_fraction,
-    }
+    settings = {"image_size_pixels": image_size_pixels}
     if source is None:
         settings["generated_faces"] = generated_faces
         place, state = "generated", ""
@@ -117,7 +105,8 @@ def prepare(
     inputs |= {"seed": seed, "settings": settings}
     folder = cache / _folder_name(inputs)
     cache.mkdir(parents=True, exist_ok=True)
-    with _only_process(cache):
+    waiting = f"another process prepares data in {cache}: waiting for it"
+    with disk.hold(cache / ".lock", waiting=waiting):
         for leftover in cache.glob(".building-*"):
             shutil.rmtree(leftover)  # Of a process that was killed.
         problem = _problem(folder, inputs)
@@ -169,17 +158,10 @@ def summary(folder: Path, *, names: int = 3) -> str:
     return "\n".join([*lines, f"digest {record['digest']}, in {folder}"])
 
 
-class _Picture(typing.NamedTuple):
-    pixels: np.ndarray
-    thumbnail: np.ndarray
-    checksum: str
-
-
 def _folder_name(inputs: dict) -> str:
     """Return one name for a place and settings: a source that has changed replaces what it was."""
     place = inputs["source"]
-    identity = json.dumps([place, inputs["seed"], inputs["settings"]])
-    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    key = disk.checksum(json.dumps([place, inputs["seed"], inputs["settings"]]))[:12]
     name = re.sub("[^A-Za-z0-9]+", "-", Path(place).name)[:40].strip("-")
     return f"{name}-{key}".lstrip("-")
 
@@ -189,8 +171,7 @@ def _build(source: Path, working: Path, inputs: dict) -> str | None:
 
     Returns None, or why no data can be made of the files; then only the rejects are written.
     """
-    settings, prepared = inputs["settings"], working / "prepared"
-    size = settings["image_size_pixels"]
+    prepared, size = working / "prepared", inputs["settings"]["image_size_pixels"]
     prepared.mkdir()
     with (working / "decoded").open("w+b") as decoded:
         with sources.open_source(source) as files:
@@ -206,8 +187,6 @@ def _build(source: Path, working: Path, inputs: dict) -> str | None:
         manifest = splits.assign_splits(
             faces.reset_index(drop=True).assign(group=groups),
             seed=inputs["seed"],
-            validation_fraction=settings["validation_fraction"],
-            test_fraction=settings["test_fraction"],
             # Drawn faces have UTKFace's kind of names, but are none of its faces.
             test_names=splits.read_test_names() if kind == "utkface" else frozenset(),
         )
@@ -224,12 +203,11 @@ def _build(source: Path, working: Path, inputs: dict) -> str | None:
 def _write_record(
     prepared: Path, inputs: dict, manifest: pd.DataFrame, rejected: pd.DataFrame
 ) -> None:
-    checksums = {name: _checksum(prepared / name) for name in (MANIFEST, PIXELS, REJECTED)}
-    both = checksums[MANIFEST] + checksums[PIXELS]
+    checksums = {name: disk.checksum(prepared / name) for name in (MANIFEST, PIXELS, REJECTED)}
     grouped = manifest[manifest.duplicated("group", keep=False)]
     record = inputs | {
         # MLflow keeps digests of at most 36 characters.
-        "digest": hashlib.sha256(both.encode()).hexdigest()[:32],
+        "digest": disk.checksum(checksums[MANIFEST] + checksums[PIXELS])[:32],
         "counts": {
             "found": len(manifest) + len(rejected),
             "kept": len(manifest),
@@ -267,17 +245,20 @@ def _decode(
     """
     faces, thumbnails, rejected = [], [], []
     started = said = time.monotonic()
-    for done, (file, found) in enumerate(_pictures(files, image_size_pixels)):
-        if isinstance(found, Rejection):
-            rejected.append((file.path, str(found.reason), found.detail))
+    for done, file in enumerate(files, start=1):
+        try:
+            data = file.read()
+            pixels = utkface.decode(data, file.name, image_size_pixels)
+        except Rejection as error:
+            rejected.append((file.path, str(error.reason), error.detail))
         else:
-            decoded.write(found.pixels.data)
-            thumbnails.append(found.thumbnail)
+            decoded.write(pixels.data)
+            thumbnails.append(splits.thumbnail(pixels))
             labels = utkface.parse_name(file.name)
-            faces.append((file.name, *labels, found.checksum, file.path))
+            faces.append((file.name, *labels, disk.checksum(data), file.path))
         if (now := time.monotonic()) - said >= 1:
-            said, left = now, (now - started) / (done + 1) * (len(files) - done - 1)
-            _say(f"decoded {done + 1:,} of {len(files):,} pictures, about {left:.0f} s left")
+            said, left = now, (now - started) / done * (len(files) - done)
+            _say(f"decoded {done:,} of {len(files):,} pictures, about {left:.0f} s left")
     table = pd.DataFrame(faces, columns=["name", *utkface.Labels._fields, "checksum", "path"])
     # Of the sound files of one name the first path counts; an archive may hold one path several
     # times, and the last counts, as when it is unpacked.
@@ -287,40 +268,6 @@ def _decode(
     rejected += [(path, reason, "another one is used") for path in table["path"][spare]]
     rejects = pd.DataFrame(sorted(rejected), columns=["name", "reason", "detail"])
     return table[~spare].drop(columns="path"), thumbnails, rejects
-
-
-def _pictures(
-    files: list[sources.SourceFile], image_size_pixels: int
-) -> Iterator[tuple[sources.SourceFile, _Picture | Rejection]]:
-    """Yield every file with its picture, or with the reason why it has none.
-
-    Files are read here, in their order, and decoded by threads, since Pillow decodes without
-    holding the interpreter's lock (pictures a second on two cores: 5,800 with one thread, 8,400
-    with two; 4,600 with two processes).
-    """
-    waiting: collections.deque = collections.deque()
-    workers = os.cpu_count() or 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        for file in files:
-            try:
-                data = file.read()
-            except Rejection as error:
-                yield file, error
-                continue
-            waiting.append((file, pool.submit(_picture, data, file.name, image_size_pixels)))
-            if len(waiting) > 4 * workers:  # Bounds the memory.
-                file, future = waiting.popleft()
-                yield file, future.result()
-        for file, future in waiting:
-            yield file, future.result()
-
-
-def _picture(data: bytes, name: str, image_size_pixels: int) -> _Picture | Rejection:
-    try:
-        pixels = utkface.decode(data, name, image_size_pixels)
-    except Rejection as error:
-        return error
-    return _Picture(pixels, splits.thumbnail(pixels), hashlib.sha256(data).hexdigest())
 
 
 def _write_pixels(
@@ -351,24 +298,7 @@ def _problem(folder: Path, inputs: dict) -> str | None:
 def _program() -> str:
     """Hash what decides the outcome: the code of this package and its list of test names."""
     files = [*sorted(Path(__file__).parent.glob("*.py")), splits.TEST_NAMES_FILE]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _only_process(cache: Path) -> Iterator[None]:
-    """Hold the lock of the cache; where another process has it, say so and wait."""
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(disk.hold(cache / ".lock", wait=False))
-        except BlockingIOError:
-            _say(f"another process prepares data in {cache}: waiting for it")
-            held.enter_context(disk.hold(cache / ".lock"))
-        yield
+    return disk.checksum(b"\0".join(path.read_bytes() for path in files))
 
 
 def _say(message: str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import os
 import re
 import stat
@@ -12,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from agegender import disk
 from agegender.data import utkface
 from agegender.data.utkface import Reason, Rejection
 
@@ -40,8 +40,9 @@ _TAR_LABEL, _TAR_VOLUME, _TAR_FOLDER = b"V", b"M", b"D"
 class SourceFile(typing.NamedTuple):
     """One file of a source.
 
-    path: inside the source, printable, with forward slashes. read: returns the bytes or raises a
-    Rejection. rejection: why the file cannot be used, where its kind or its name already tells.
+    path: inside the source, printable, with forward slashes.
+    read: returns the bytes or raises a Rejection.
+    rejection: why the file cannot be used, where its kind or its name already tells.
     """
 
     path: str
@@ -95,9 +96,8 @@ def open_source(source: Path) -> Iterator[list[SourceFile]]:
 def fingerprint(source: Path) -> str:
     """Hash what tells whether a source has changed: an archive's bytes, or names, sizes, times."""
     if source.is_file():
-        with source.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    digest = hashlib.sha256()
+        return disk.checksum(source)
+    lines = []
     for parent, folders, names in os.walk(source):
         folders.sort()
         for name in sorted(folders + names):
@@ -106,8 +106,8 @@ def fingerprint(source: Path) -> str:
             with contextlib.suppress(OSError):  # `open_source` lists it as one that cannot be read.
                 status = path.lstat()
                 line += f" {status.st_size} {status.st_mtime_ns}"
-            digest.update(os.fsencode(line + "\n"))
-    return digest.hexdigest()
+            lines.append(os.fsencode(line + "\n"))
+    return disk.checksum(b"".join(lines))
 
 
 def _folder_files(folder: Path) -> Iterator[SourceFile | None]:
@@ -253,7 +253,7 @@ def _source_file(
     elif name != utkface.GENERATED_MARKER:
         try:
             utkface.parse_name(name)
-        except utkface.LabelError as error:
+        except Rejection as error:
             problem = error
     path = "/".join(parts)
     return _rejected(path, problem) if problem else SourceFile(utkface.printable(path), read)

@@ -5,7 +5,6 @@ of a photo form a group, and no group lies in two splits. A group whose labels d
 training only: there it would measure the noise of the labels and not the model.
 """
 
-import hashlib
 import itertools
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -16,12 +15,14 @@ import PIL.Image
 import scipy.sparse
 import scipy.stats
 
+from agegender import disk
 from agegender.data import utkface
 from agegender.measure import evaluation
 
-# All of 40 pairs above it that were looked at were true; dHash chains thousands of aligned faces.
+# All 40 pairs above it that we looked at were copies; dHash would chain thousands of aligned faces.
 SAME_PHOTOGRAPH_CORRELATION = 0.98
 THUMBNAIL_PIXELS = 24
+VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2  # of all faces
 SPLITS = ("train", "validation", "test", "excluded")
 TEST_NAMES_FILE = Path(__file__).with_name("utkface_test_names.txt")
 
@@ -74,11 +75,11 @@ def read_test_names() -> frozenset[str]:
 
 def test_names_checksum() -> str:
     """Return the SHA-256 of the committed list of test faces."""
-    return hashlib.sha256(TEST_NAMES_FILE.read_bytes()).hexdigest()
+    return disk.checksum(TEST_NAMES_FILE)
 
 
 def choose_test_names(
-    manifest: pd.DataFrame, part: Set[str], *, seed: int = 0, fraction: float = 0.2
+    manifest: pd.DataFrame, part: Set[str], *, seed: int = 0, fraction: float = TEST_SHARE
 ) -> list[str]:
     """Choose the fixed test faces by age and gender; return their keys, sorted.
 
@@ -99,26 +100,15 @@ def choose_test_names(
 
 
 def assign_splits(
-    manifest: pd.DataFrame,
-    *,
-    seed: int,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    test_names: Set[str] = frozenset(),
+    manifest: pd.DataFrame, *, seed: int, test_names: Set[str] = frozenset()
 ) -> pd.DataFrame:
     """Return the manifest with the columns `split` and `split_reason`.
 
     manifest: columns name, age_years, gender, group.
     seed: decides what is drawn: whole groups without conflicting labels, by age and gender.
-    validation_fraction, test_fraction: of all rows.
     test_names: keys of fixed test faces. Where any is present, these are the test, none is drawn,
-    and the other faces of their groups are excluded.
+        and the other faces of their groups are excluded.
     """
-    if not (validation_fraction > 0 and 0 < test_fraction < 1 - validation_fraction):
-        raise ValueError(
-            f"fractions {validation_fraction} for validation and {test_fraction} for test: "
-            "expected both above 0 and their sum below 1"
-        )
     generator = np.random.default_rng(seed)
     noisy = conflicting(manifest)
 
@@ -128,9 +118,9 @@ def assign_splits(
 
     test = manifest["name"].map(utkface.face_key).isin(test_names)
     if not test.any():
-        test = draw(pd.Series(True, manifest.index), test_fraction)
+        test = draw(pd.Series(True, manifest.index), TEST_SHARE)
     twin = manifest["group"].isin(manifest["group"][test]) & ~test
-    validation = draw(~test & ~twin, validation_fraction)
+    validation = draw(~test & ~twin, VALIDATION_SHARE)
     split = np.select([test, twin, validation], ["test", "excluded", "validation"], "train")
     reason = np.where(twin, "near-duplicate of a test face", "")
     return manifest.assign(split=split, split_reason=reason)

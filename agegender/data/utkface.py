@@ -64,10 +64,6 @@ class Rejection(ValueError):
         self.detail = detail
 
 
-class LabelError(Rejection):
-    """The name of a file tells no usable labels."""
-
-
 class Labels(typing.NamedTuple):
     """Age in years (1..116), gender (0 male, 1 female) and race (0..4) as the name states them."""
 
@@ -77,24 +73,28 @@ class Labels(typing.NamedTuple):
 
 
 def parse_name(name: str) -> Labels:
-    """Read the labels from a file name; raises LabelError with the reason.
+    """Read the labels from a file name; raises Rejection.
 
-    Names without a race field are refused, since one of the three in UTKFace is known under another
-    second number elsewhere: what stands there may not be the gender.
+    Names without a race field are refused: of one of the three in UTKFace it is known that its
+    second number is not the gender everywhere.
     """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise LabelError(Reason.NAME, f"expected {EXPECTED_NAMES}")
+    match = _match(name)
     if match[3] is None:
-        raise LabelError(Reason.NO_RACE, f"expected {EXPECTED_NAMES}")
+        raise Rejection(Reason.NO_RACE, f"expected {EXPECTED_NAMES}")
     labels = Labels(int(match[1]), int(match[2]), int(match[3]))
     if not 1 <= labels.age_years <= 116:
-        raise LabelError(Reason.AGE, f"{labels.age_years}, expected 1..116")
+        raise Rejection(Reason.AGE, f"{labels.age_years}, expected 1..116")
     if labels.gender not in (0, 1):
-        raise LabelError(Reason.GENDER, f"{labels.gender}, expected 0 or 1")
+        raise Rejection(Reason.GENDER, f"{labels.gender}, expected 0 or 1")
     if not 0 <= labels.race <= 4:
-        raise LabelError(Reason.RACE, f"{labels.race}, expected 0..4")
+        raise Rejection(Reason.RACE, f"{labels.race}, expected 0..4")
     return labels
+
+
+def _match(name: str) -> re.Match:
+    if match := _NAME.fullmatch(name):
+        return match
+    raise Rejection(Reason.NAME, f"expected {EXPECTED_NAMES}")
 
 
 def is_picture_name(name: str) -> bool:
@@ -105,10 +105,9 @@ def is_picture_name(name: str) -> bool:
 def face_key(name: str) -> str:
     """Return `age_gender_race_time`, the same for every file name of one UTKFace photo.
 
-    The time stamp alone is no key: 414 files share 186 of them. Raises LabelError.
+    The time stamp alone is no key: 414 files share 186 of them. Raises Rejection.
     """
-    labels = parse_name(name)
-    return "_".join(map(str, labels)) + "_" + _NAME.fullmatch(name)[4]
+    return "_".join(map(str, [*parse_name(name), _match(name)[4]]))
 
 
 def decode(data: bytes, name: str, image_size_pixels: int) -> np.ndarray:
@@ -119,10 +118,7 @@ def decode(data: bytes, name: str, image_size_pixels: int) -> np.ndarray:
     comes nearest to how the 128-pixel pictures of the 5,000 were made from UTKFace's 200 pixels
     (mean absolute difference 1.98 of 255; bicubic 2.00, Lanczos 2.06, box 2.21).
     """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise LabelError(Reason.NAME, f"expected {EXPECTED_NAMES}")
-    image = open_picture(data, match[5])
+    image = open_picture(data, _match(name)[5])
     size = (image_size_pixels, image_size_pixels)
     return np.asarray(PIL.ImageOps.fit(image, size, PIL.Image.Resampling.BILINEAR))
 

@@ -5,7 +5,6 @@ own scaling is its first layer, and a network trained on BGR has its first kerne
 """
 
 import dataclasses
-import hashlib
 import io
 import math
 import os
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
+
+from agegender import disk
 
 # Every network here halves its input five times; with multiples of 32 all their paddings agree.
 STRIDE_PIXELS = 32
@@ -193,7 +194,7 @@ def _how_to_get(name: str) -> str:
 
 def _restore_committed(network: keras.Model, path: Path, sha256: str) -> None:
     data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
+    digest = disk.checksum(data)
     if digest != sha256:
         raise WeightsError(
             f"{path} should have the SHA-256 {sha256} but has {digest}. Get it again: "

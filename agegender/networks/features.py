@@ -1,7 +1,6 @@
 """A frozen part's activations: computed once a key, memory-mapped, shared by all trials."""
 
 import contextlib
-import hashlib
 import io
 import json
 import math
@@ -41,8 +40,8 @@ def activations(
     most_gigabytes; OSError (ENOSPC, EDQUOT) where there is no room at all. on_progress gets (rows
     done, rows in all).
     """
-    key = key | {"views": views, "seed": seed, "rows": hashlib.sha256(rows.tobytes()).hexdigest()}
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    key = key | {"views": views, "seed": seed, "rows": disk.checksum(rows.tobytes())}
+    name = disk.checksum(json.dumps(key, sort_keys=True))[:16]
     folder = cache / name
     arrays = [f"{number}.npy" for number in range(len(part.outputs))]
     cache.mkdir(parents=True, exist_ok=True)
@@ -58,7 +57,7 @@ def activations(
             with tempfile.TemporaryDirectory(dir=cache, prefix=f"{name}-") as working:
                 complete = Path(working) / "complete"
                 complete.mkdir()
-                (complete / disk.KEY).write_text(json.dumps(key | {"faces": len(rows)}))
+                (complete / "key.json").write_text(json.dumps(key | {"faces": len(rows)}))
                 headers = [_header((len(rows), views, *o.shape[1:])) for o in part.outputs]
                 paths = [complete / array for array in arrays]
                 sizes = [

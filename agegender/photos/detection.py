@@ -5,7 +5,6 @@ a second refuses most of them, a third keeps the faces and finds eyes, nose and 
 networks are made here, of Keras alone, with the weights that come inside the package `mtcnn`.
 """
 
-import hashlib
 import importlib.util
 import math
 import typing
@@ -15,6 +14,8 @@ import joblib
 import keras
 import numpy as np
 import PIL.Image
+
+from agegender import disk
 
 # Left and right eye (as seen), nose, left and right corner of the mouth in a UTKFace picture, as
 # shares of its side, x and y: what this detector finds there, means over 492 faces outside the
@@ -66,7 +67,7 @@ def load_detector() -> Detector:
     networks = _networks()
     for network in networks:
         path = folder / f"{network.name}.lz4"
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = disk.checksum(path)
         if digest != WEIGHTS[network.name]:  # It is a pickle: only this one is opened.
             raise ValueError(
                 f"{path} should have the SHA-256 {WEIGHTS[network.name]} but has {digest}: "

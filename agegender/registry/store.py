@@ -5,7 +5,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import re
 import sqlite3
@@ -63,8 +62,7 @@ def h5_path(title: str, tags: dict[str, str]) -> str:
 
 def check_sha256(title: str, tags: dict[str, str], path: Path) -> None:
     """Raise ValueError where a version's .h5 is not the file that was registered."""
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    checksum = disk.checksum(path)
     if checksum != tags["h5.sha256"]:
         raise ValueError(
             f"{title}: the .h5 has the SHA-256 {checksum}, but {tags['h5.sha256']} was registered. "

@@ -12,7 +12,6 @@ of this folder is taken):
 
 import base64
 import contextlib
-import hashlib
 import io
 import os
 import sys
@@ -26,6 +25,7 @@ import PIL.Image
 from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, Schema
 
+from agegender import disk
 from agegender.networks import export
 from agegender.registry import store
 
@@ -49,7 +49,7 @@ def register_version(
     the .h5's SHA-256. example: uint8 (N, S, S, 3), stored as the input example.
     """
     client = mlflow.MlflowClient()
-    checksum = hashlib.sha256(h5_path.read_bytes()).hexdigest()
+    checksum = disk.checksum(h5_path)
     versions = _all(model_name)
     version = next(
         (v for v in versions if v.run_id == run_id and v.tags.get("h5.sha256") == checksum), None

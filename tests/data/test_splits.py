@@ -104,14 +104,6 @@ def test_listed_faces_are_the_test_whatever_the_seed_and_their_twins_are_exclude
         assert used.groupby("group")["split"].nunique().max() == 1
 
 
-def test_fractions_out_of_range_are_refused():
-    for fractions in [(0, 0.2), (0.1, 0), (0.5, 0.5)]:
-        with pytest.raises(ValueError, match="fractions"):
-            splits.assign_splits(
-                faces(), seed=0, validation_fraction=fractions[0], test_fraction=fractions[1]
-            )
-
-
 def test_age_sorted_split_is_caught():
     manifest = faces().sort_values("name").assign(group=range(900))
     manifest["split"] = np.repeat(["train", "validation", "test"], [630, 90, 180])

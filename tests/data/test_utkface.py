@@ -78,7 +78,7 @@ def test_name_gives_labels(name, labels):
     ],
 )
 def test_name_without_labels_is_rejected(name, reason):
-    with pytest.raises(utkface.LabelError) as caught:
+    with pytest.raises(utkface.Rejection) as caught:
         utkface.parse_name(name)
     assert caught.value.reason == reason
     assert "expected" in str(caught.value)
