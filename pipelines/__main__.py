@@ -58,18 +58,18 @@ def check(targets: list[str]) -> int:
 
 
 def run(name: str, values: dict[str, Any]) -> int:
-    """Import a stage, which takes seconds and is said, and call it."""
+    """Import a stage, which takes seconds, and call it."""
     stage = options.STAGES[name]
-    print(f"Loading {stage.loads} ...", flush=True)
+    print("Loading the libraries ...", flush=True)
     if name in FORKING:
         fork_server.start()
     module, function = stage.function.split(":")
     call = getattr(importlib.import_module(f"pipelines.{module}"), function)
     if not stage.search:
         return call(**values) or 0
-    command_line = importlib.import_module("pipelines.command_line")
+    on_search = importlib.import_module("pipelines.work").on_search
     own = {option: value for option, value in values.items() if option not in options.SETTINGS}
-    return command_line.run(call, options.settings(values), **own) or 0
+    return on_search(call, options.settings(values), **own) or 0
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@ standard deviations in validation; the same, with its picture, is in MLflow. Sta
 would end after MINUTES; the same command goes on. Never sees the test.
 """
 
-from pipelines import command_line
+from pipelines.work import Work
 from tuning import retrain
 
 
-def ablate(
-    work: command_line.Work, *, model: str, seeds: int = 2, epochs: int | None = None
-) -> None:
+def ablate(work: Work, *, model: str, seeds: int = 2, epochs: int | None = None) -> None:
     """Train and compare the defaults of one network and their variants."""
     folder = work.folder / f"ablation-{model}"
     folder.mkdir(exist_ok=True)

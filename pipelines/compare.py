@@ -5,12 +5,12 @@ validation and which settings show no clear difference; the same is in MLflow. S
 no training that would end after MINUTES; the same command goes on. Never sees the test.
 """
 
-from pipelines import command_line
+from pipelines.work import Work
 from tuning import families, retrain
 
 
 def compare(
-    work: command_line.Work,
+    work: Work,
     *,
     family: str = "both",
     settings: int = 3,

@@ -5,7 +5,6 @@ UTKFace is for non-commercial research only; the pictures are not its authors' p
 An interrupted download goes on where it stopped; what is there and right is not fetched again.
 """
 
-import hashlib
 import os
 import shutil
 import sys
@@ -16,10 +15,12 @@ from pathlib import Path
 
 import gdown
 
+from agegender import disk
+
 DATA = Path("data")
 FOLDER_ID = "1UjYRDyo10Fx-Rv91CQl5ZfwF85HiLUX8"
 ARCHIVE_ID = "0BxYys69jI14kYVM3aVhKS1VhRUk"
-# Over the 5,000 names and contents, see faces_digest.
+# Over the 5,000 names and contents, see check_folder.
 FOLDER_DIGEST = "7ec195e8b1201031a87e6870b491907ca6284146a9b51ac608912978a08b7d26"
 ARCHIVE_FACES = 23_708
 
@@ -28,19 +29,11 @@ def download() -> int:
     """Fetch and verify both sets; return 1 with one line for each that is not to be had."""
     print("UTKFace: for non-commercial research only. The pictures belong to their owners.")
     DATA.mkdir(exist_ok=True)
+    folder = f"https://drive.google.com/drive/folders/{FOLDER_ID}"
+    archive = "https://susanqq.github.io/UTKFace ('Aligned&Cropped Faces')"
     fetched = [
-        obtain(
-            DATA / "train_val",
-            fetch_folder,
-            check_folder,
-            f"https://drive.google.com/drive/folders/{FOLDER_ID}",
-        ),
-        obtain(
-            DATA / "UTKFace.tar.gz",
-            fetch_archive,
-            check_archive,
-            "https://susanqq.github.io/UTKFace ('Aligned&Cropped Faces')",
-        ),
+        obtain(DATA / "train_val", fetch_folder, check_folder, folder),
+        obtain(DATA / "UTKFace.tar.gz", fetch_archive, check_archive, archive),
     ]
     return 0 if all(fetched) else 1
 
@@ -95,18 +88,10 @@ def fetch_folder(part: Path) -> Path:
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError unless the folder holds the 5,000 faces, byte for byte."""
-    count, digest = faces_digest(folder)
-    if digest != FOLDER_DIGEST:
-        raise ValueError(f"expected the 5,000 known faces, found {count:,} others")
-
-
-def faces_digest(folder: Path) -> tuple[int, str]:
-    """Return the count of .jpg files and the SHA-256 over their sorted names and contents."""
-    digest = hashlib.sha256()
     faces = sorted(path for path in folder.iterdir() if path.suffix == ".jpg")
-    for path in faces:
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return len(faces), digest.hexdigest()
+    lines = [path.name.encode() + b"\0" + bytes.fromhex(disk.checksum(path)) for path in faces]
+    if disk.checksum(b"".join(lines)) != FOLDER_DIGEST:
+        raise ValueError(f"expected the 5,000 known faces, found {len(faces):,} others")
 
 
 def fetch_archive(part: Path) -> Path:

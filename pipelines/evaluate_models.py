@@ -16,13 +16,13 @@ from agegender.measure import evaluation, robustness, uncertainty
 from agegender.networks import export, predict
 from agegender.registry import tracking
 from agegender.show import card, figures, intervals
-from pipelines import command_line
+from pipelines.work import Work
 from tuning import families
 
 EXAMPLES = 12  # pictures in a figure of faces
 
 
-def evaluate(work: command_line.Work) -> None:
+def evaluate(work: Work) -> None:
     """Evaluate both candidates; one that was evaluated already is not looked at again."""
     for family in families.FAMILIES:
         candidate = work.candidate(family)
@@ -37,7 +37,7 @@ def evaluate(work: command_line.Work) -> None:
         evaluate_candidate(work, candidate)
 
 
-def evaluate_candidate(work: command_line.Work, candidate: records.Candidate) -> records.Candidate:
+def evaluate_candidate(work: Work, candidate: records.Candidate) -> records.Candidate:
     """Return a candidate with what its test found, which its folder and its run keep too."""
     faces, seed, run_id = work.faces, work.settings.seed, candidate.run_id
     family, folder = candidate.family, work.candidate_folder(candidate.family)
@@ -148,7 +148,7 @@ def most_wrong(images: np.ndarray, test: pd.DataFrame, error: np.ndarray):
     return figures.face_grid(images[worst], labels, 6, (2.0, 2.5))
 
 
-def verdicts(work: command_line.Work) -> list[str]:
+def verdicts(work: Work) -> list[str]:
     """Return lines on what the locked test says of B against A, and against its frozen features."""
     a, b = (
         records.read_predictions(work.candidate_folder(family) / records.PREDICTIONS)

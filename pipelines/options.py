@@ -34,8 +34,8 @@ class Option:
 
     read: turns what was typed into a value; ValueError or OSError where it cannot.
     expected: what `read` takes, in words that end the sentence 'expected ...'.
-    flag: whether it is typed without a value, or as NAME=1 in make; named: whether `expected` lists
-    all that it can be.
+    flag: it is typed without a value, or as NAME=1 in make.
+    named: `expected` lists all that it can be.
     """
 
     read: Callable[[str], Any]
@@ -138,60 +138,57 @@ class Stage:
     """One stage.
 
     function: 'module:function' in this package; it gets the options that were given by their names.
-    options: those that it takes; needs: those without which it cannot run, 'data|generated' where
-    one of two will do.
-    search: whether it works on a search, and gets a `command_line.Work` instead of SETTINGS.
-    loads: what takes longest to import, to be said before.
+    names: those options that it may be given.
+    needs: those that it cannot do without; 'data|generated' where one of two will do.
+    search: whether it works on a search, and gets a `work.Work` instead of SETTINGS.
+    special: options that mean something else here than in OPTIONS.
     """
 
     function: str
-    options: Mapping[str, Option]
+    names: str = ""
     needs: tuple[str, ...] = ()
     search: bool = False
-    loads: str = "Keras"
+    special: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """All options of the stage, by name."""
+        needed = "|".join(self.needs).split("|") if self.needs else []
+        names = [*("data", *SETTINGS) * self.search, *needed, *self.names.split()]
+        return {name: OPTIONS[name] for name in names} | self.special
 
 
-def _stage(
-    function: str, names: str = "", *, needs: str = "", loads: str = "MLflow", **special: Option
-) -> Stage:
-    options = {name: OPTIONS[name] for name in (*needs.replace("|", " ").split(), *names.split())}
-    return Stage(function, options | special, tuple(needs.split()), loads=loads)
-
-
-def _on_search(function: str, names: str = "", *, needs: str = "", **special: Option) -> Stage:
-    names = f"data {' '.join(SETTINGS)} {names}"
-    stage = _stage(function, names, needs=needs, loads="Keras", **special)
-    return dataclasses.replace(stage, search=True)
-
-
+_FAMILY = {"model": _choice(*FAMILIES)}
+_SEVERAL = {"seeds": _number(int, 2)}  # One does not say how much they differ.
 STAGES = {
-    "tune": _on_search("run_all:run_all"),
-    "search": _on_search("search_models:search"),
-    "train": _on_search("train_finalists:train"),
-    "evaluate": _on_search("evaluate_models:evaluate"),
-    "promote": _on_search("promote_models:promote"),
-    "compare": _on_search("compare:compare", "family settings seeds epochs"),
-    "ablate": _on_search("ablate:ablate", "seeds epochs", needs="model", model=_choice(*FAMILIES)),
-    "release": _on_search(
-        "release_models:release", needs="model data", model=_choice(*config.RELEASES)
+    "tune": Stage("run_all:run_all", search=True),
+    "search": Stage("search_models:search", search=True),
+    "train": Stage("train_finalists:train", search=True),
+    "evaluate": Stage("evaluate_models:evaluate", search=True),
+    "promote": Stage("promote_models:promote", search=True),
+    "compare": Stage("compare:compare", "family settings seeds epochs", search=True),
+    "ablate": Stage("ablate:ablate", "seeds epochs", ("model",), search=True, special=_FAMILY),
+    "release": Stage(
+        "release_models:release",
+        needs=("model", "data"),
+        search=True,
+        special={"model": _choice(*config.RELEASES)},
     ),
-    "reproduce": _stage(
+    "reproduce": Stage(
         "reproduce:reproduce",
-        needs="model version data|generated",
-        loads="Keras",
-        model=_choice(*FAMILIES),
-        seeds=_number(int, 2),  # Fewer do not say how much they differ.
+        needs=("model", "version", "data|generated"),
+        special=_FAMILY | _SEVERAL,
     ),
-    "prepare": _stage("prepare_data:prepare", "data seed", loads="pandas"),
-    "explore": _stage("explore_data:explore", "data seed to"),
-    "report": _stage("write_report:report", "generated faces to"),
-    "notebook": _stage("run_notebook:run", "data seed to"),
-    "data": _stage("download_data:download", loads="gdown"),
-    "ui": _stage("show_runs:show", "port"),
-    "predict": _stage("predict:predict", "out generated", needs="photo", loads="Keras"),
-    "app": _stage("app:serve", "port generated", loads="Keras"),
-    "pull": _stage("pull_model:pull", "alias version generated", needs="model to", loads="Keras"),
-    "rollback": _stage("roll_back:roll_back", "generated", needs="model"),
+    "prepare": Stage("prepare_data:prepare", "data seed"),
+    "explore": Stage("explore_data:explore", "data seed to"),
+    "report": Stage("write_report:report", "generated faces to"),
+    "notebook": Stage("run_notebook:run", "data seed to"),
+    "data": Stage("download_data:download"),
+    "ui": Stage("show_runs:show", "port"),
+    "predict": Stage("predict:predict", "out generated", ("photo",)),
+    "app": Stage("app:serve", "port generated"),
+    "pull": Stage("pull_model:pull", "alias version generated", ("model", "to")),
+    "rollback": Stage("roll_back:roll_back", "generated", ("model",)),
 }
 # What other targets of the Makefile take.
 OTHER_TARGETS = {"bench": ("data", "only")}

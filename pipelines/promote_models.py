@@ -12,7 +12,7 @@ from agegender import config, progress, records
 from agegender.networks import backbones, export
 from agegender.registry import promotion, releases, tracking, versions
 from agegender.show import card, intervals
-from pipelines import command_line
+from pipelines.work import Work
 from tuning import families
 
 LICENCES = {
@@ -22,7 +22,7 @@ LICENCES = {
 }
 
 
-def promote(work: command_line.Work) -> dict[str, int]:
+def promote(work: Work) -> dict[str, int]:
     """Return the registered version of each family; nothing is registered or judged twice."""
     registered = {}
     work.display("\nRegistry")
@@ -72,7 +72,7 @@ def promote(work: command_line.Work) -> dict[str, int]:
 
 
 def describe(
-    work: command_line.Work, candidate: records.Candidate
+    work: Work, candidate: records.Candidate
 ) -> tuple[str, dict[str, float], dict[str, str]]:
     """Return the card, the metrics and the tags of an evaluated candidate's version."""
     measured = ("val_score", "val_age_mae", "val_gender_accuracy")
@@ -108,12 +108,12 @@ def describe(
     return text, metrics, tags | candidate.origin
 
 
-def model_name(work: command_line.Work, family: str) -> str:
+def model_name(work: Work, family: str) -> str:
     """Return the registered model's name; models of generated faces live apart."""
     return versions.full_name(family, generated=work.faces.kind == "generated")
 
 
-def export_champion(work: command_line.Work, name: str, family: str) -> Path:
+def export_champion(work: Work, name: str, family: str) -> Path:
     """Copy the champion's .h5 from the registry to exports/, which real models never lose."""
     exports = work.root / "exports"
     if work.faces.kind != "utkface" and "champion" in versions.aliases(versions.full_name(family)):

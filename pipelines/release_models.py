@@ -10,11 +10,12 @@ import dataclasses
 from agegender import config, records
 from agegender.networks import export, predict
 from agegender.registry import promotion, releases, tracking
-from pipelines import command_line, evaluate_models, promote_models
+from pipelines import evaluate_models, promote_models
+from pipelines.work import Work
 from tuning import release_training
 
 
-def release(work: command_line.Work, *, model: str) -> None:
+def release(work: Work, *, model: str) -> None:
     """Train and judge one release, a name of config.RELEASES."""
     full = model.endswith(releases.FULL)
     if work.faces.kind != "utkface" or full != (len(work.faces.manifest) > releases.FULL_FACES):
@@ -45,7 +46,7 @@ def release(work: command_line.Work, *, model: str) -> None:
     publish(work, model, candidate)
 
 
-def publish(work: command_line.Work, name: str, candidate: records.Candidate) -> None:
+def publish(work: Work, name: str, candidate: records.Candidate) -> None:
     """Write an evaluated release to models/, where it is better than what is there."""
     title, folder = f"{records.PREFIX}{name}", work.root / "models"
     source = work.candidate_folder(candidate.family)

@@ -11,7 +11,7 @@ from pathlib import Path
 from agegender import config
 from agegender.networks import backbones
 from agegender.registry import tracking, versions
-from pipelines import command_line
+from pipelines.work import Work, on_search
 from tuning import families, reproduction
 
 
@@ -34,7 +34,7 @@ def reproduce(
     settings = dataclasses.replace(config.PRESETS[found["preset"]], seed=int(found["seed"]))
     verdicts = []
 
-    def again(work: command_line.Work) -> None:
+    def again(work: Work) -> None:
         backbone = found["backbone"]
         if backbone not in ("none", *backbones.available(families.weights(work.cache))):
             raise ValueError(
@@ -54,5 +54,5 @@ def reproduce(
         )
         verdicts.append(result["verdict"])
 
-    command_line.run(again, settings, data)
+    on_search(again, settings, data)
     return 0 if verdicts == ["reproduced"] else 1

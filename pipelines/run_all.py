@@ -9,11 +9,12 @@ import time
 
 from agegender import records
 from agegender.registry import tracking
-from pipelines import command_line, evaluate_models, promote_models, search_models, train_finalists
+from pipelines import evaluate_models, promote_models, search_models, train_finalists
+from pipelines.work import Work
 from tuning import experiment, families, family_search, search
 
 
-def run_all(work: command_line.Work) -> None:
+def run_all(work: Work) -> None:
     """Run the stages in order; say what was found and what one would type next."""
     search_models.search(work)
     train_finalists.train(work)
@@ -22,7 +23,7 @@ def run_all(work: command_line.Work) -> None:
     work.display("\n".join(["", *results(work), "", *next_steps(work)]))
 
 
-def results(work: command_line.Work) -> list[str]:
+def results(work: Work) -> list[str]:
     """Return the summary: what both models reach, and how far that can be trusted."""
     lines = ["Results on the locked test, with 95 % intervals"]
     for family in families.FAMILIES:
@@ -41,7 +42,7 @@ def results(work: command_line.Work) -> list[str]:
     return [textwrap.fill(line, search.LINE_LENGTH, subsequent_indent="   ") for line in lines]
 
 
-def next_steps(work: command_line.Work) -> list[str]:
+def next_steps(work: Work) -> list[str]:
     """Return what one would type next."""
     trials = [
         url for (name, _), url in tracking.views().items() if name == experiment.name_of(work.faces)

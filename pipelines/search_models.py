@@ -1,10 +1,10 @@
 """Search both families: `make search` (the first two steps of `make tune` after the faces)."""
 
-from pipelines import command_line
+from pipelines.work import Work
 from tuning import families, family_search
 
 
-def search(work: command_line.Work) -> None:
+def search(work: Work) -> None:
     """Search A, then B, each until its share of the time is used up."""
     share = 0.0
     for letter, chosen in families.FAMILIES.items():

@@ -1,10 +1,10 @@
 """Train the best settings again, longer: `make train`. Takes the searches' journals."""
 
-from pipelines import command_line
+from pipelines.work import Work
 from tuning import families, finalists
 
 
-def train(work: command_line.Work) -> None:
+def train(work: Work) -> None:
     """Train and export a candidate of each family, each until its share of the time is used up.
 
     B goes first: it soon has all the epochs that it wants, and A can use what that leaves.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agegender import config
-from pipelines import command_line
+from pipelines.work import Work
 from tuning import spaces
 
 
@@ -24,5 +24,5 @@ def test_a_preset_knows_its_name_and_shares_out_no_more_time_than_there_is(name)
 
 def test_the_time_for_training_is_shared_out_once_the_faces_are_ready():
     settings = config.Settings(minutes=5, closing_seconds=60)
-    work = command_line.Work(settings, None, Path(), Path(), started=100, ready=140)
+    work = Work(settings, None, Path(), Path(), started=100, ready=140)
     assert [work.stop_at(share) for share in (0, 0.5, 1)] == [140, 240, 340]

@@ -7,7 +7,8 @@ import pytest
 
 from agegender import config
 from agegender.data import pixels
-from pipelines import command_line, pull_model, release_models
+from pipelines import pull_model, release_models
+from pipelines.work import Work
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from pipelines import command_line, pull_model, release_models
 )
 def test_other_faces_make_no_release(tmp_path, model, kind, count, expected):
     faces = pixels.Faces(tmp_path, pd.DataFrame(index=range(count)), None, "digest", kind, {})
-    work = command_line.Work(config.Settings(), faces, tmp_path, tmp_path, started=0.0)
+    work = Work(config.Settings(), faces, tmp_path, tmp_path, started=0.0)
     with pytest.raises(ValueError, match=f"{model} is trained on {expected}"):
         release_models.release(work, model=model)
     assert not list(Path(tmp_path).iterdir())

@@ -1,7 +1,6 @@
 """What a stage that works on a search does first: tracking store, faces, the search's folder."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import time
@@ -14,13 +13,16 @@ from agegender.networks import backend
 from agegender.registry import tracking
 from tuning import experiment, search
 
-HOW_TRIALS_RUN = ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
+# Settings that do not change the list of trials; nor does how many of them are run.
+IRRELEVANT = ("minutes", "closing_seconds", "robustness_faces", "silent_minutes")
+IRRELEVANT += ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What the stages share; folder is where this search keeps its state, one folder a family.
+    """What the stages share.
 
+    folder: where this search keeps its state, in one folder for each family.
     started, ready: when the command began and when the faces were at hand, by time.monotonic().
     """
 
@@ -49,7 +51,7 @@ class Work:
         raise ValueError(f"No candidate of {family} in {folder}: run `make train` first.")
 
     def stop_at(self, share: float) -> float:
-        """When, on time.monotonic()'s clock, a share of the time for training is used up.
+        """Return when, by time.monotonic(), a share of the time for training is used up.
 
         That time begins when the faces are ready: a slow start shortens all its parts alike.
         """
@@ -60,47 +62,44 @@ class Work:
 
 
 def start(settings: config.Settings, data: Path | None) -> Work:
-    """Open the store and prepare the faces (nothing to do where they are)."""
-    started = time.monotonic()
-    root = Path.cwd()
+    """Open the store and prepare the faces, which takes no time where that was done before."""
+    started, root = time.monotonic(), Path.cwd()
     device = backend.prepare()
     store = tracking.connect(root)
     print(f"agegender: {settings.preset} preset on {device}; runs in {store}", flush=True)
     if ray := os.environ.get("RAY_ADDRESS"):
         print(f"Trials run on the Ray cluster {ray}, {settings.workers} at once (WORKERS=).")
-    prepared = pixels.prepare(
-        data,
-        root / ".cache" / "data",
-        seed=settings.seed,
-        generated_faces=settings.generated_faces,
+    faces = pixels.open_faces(
+        pixels.prepare(
+            data,
+            root / ".cache" / "data",
+            seed=settings.seed,
+            generated_faces=settings.generated_faces,
+        )
     )
-    faces = pixels.open_faces(prepared)
     tracking.repair_stale_runs(experiment.name_of(faces))
-    # What decides the list of trials names the folder; how many of them are run does not.
+    folder = root / ".cache" / "searches" / _name(settings, faces)
+    return Work(settings, faces, root, folder, started)
+
+
+def _name(settings: config.Settings, faces: pixels.Faces) -> str:
+    """Return one name for all that decides the list of trials."""
     identity = dataclasses.asdict(settings) | {"data": faces.digest}
-    for name in (
-        *("minutes", "closing_seconds", "robustness_faces", "silent_minutes"),
-        *HOW_TRIALS_RUN,
-    ):
-        del identity[name]
-    for part in (identity["scratch"], identity["pretrained"]):
-        part["trials"] = 0
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{faces.kind}-{settings.preset}-seed{settings.seed}-{digest}"
-    return Work(settings, faces, root, root / ".cache" / "searches" / name, started)
+    identity = {name: value for name, value in identity.items() if name not in IRRELEVANT}
+    for family in ("scratch", "pretrained"):
+        identity[family]["trials"] = 0
+    digest = disk.checksum(json.dumps(identity, sort_keys=True))[:8]
+    return f"{faces.kind}-{settings.preset}-seed{settings.seed}-{digest}"
 
 
-def run(
+def on_search(
     stage: Callable[..., None],
     settings: config.Settings,
     data: Path | None = None,
     **options: object,
 ) -> None:
     """Call stage(work, **options), alone on its search; ValueError for what its user can mend."""
-    try:
-        work = start(settings, data)
-        with search.hold(work.folder), work.display:
-            disk.remove_leftovers(work.cache / "features", work.folder)
-            stage(work, **options)
-    except search.SearchError as error:
-        raise ValueError(str(error)) from error
+    work = start(settings, data)
+    with search.hold(work.folder), work.display:
+        disk.remove_leftovers(work.cache / "features", work.folder)
+        stage(work, **options)
