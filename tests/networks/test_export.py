@@ -305,7 +305,8 @@ def mirrored(tmp_path_factory):
     path = tmp_path_factory.mktemp("mirrored") / "age_gender_B.h5"
     original = network()
     original.compile("adam", "mse")
-    export.export_h5(export.with_mirror(original), path, export.golden_images())
+    golden = export.golden_images()
+    export.export_h5(export.with_mirror(original), path, golden, fresh_process=False)
     return original, path
 
 

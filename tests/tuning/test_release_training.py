@@ -3,6 +3,7 @@
 import keras
 import mlflow
 import numpy as np
+import pytest
 
 from agegender import config, records
 from agegender.networks import predict
@@ -12,6 +13,7 @@ SMALL = {"width": 8, "stem_filters": 8, "internal_size_pixels": 64, "stages": 2}
 SMALL |= {"extra_block_stage": -1, "batch_size": 16}
 
 
+@pytest.mark.system
 def test_a_release_learns_from_validation_too_and_calibrates_without_it(
     root, drawn_faces, monkeypatch
 ):
