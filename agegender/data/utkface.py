@@ -7,10 +7,13 @@ import enum
 import io
 import re
 import typing
+import zlib
 from collections.abc import Callable, Collection
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageFile
 import PIL.ImageOps
 
 EXPECTED_NAMES = (
@@ -24,6 +27,22 @@ MOST_PIXELS = 25_000_000
 MOST_BYTES = 32 * 2**20
 
 _EXTENSIONS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
+_PNG = b"\x89PNG\r\n\x1a\n"
+# What brings a picture with this EXIF orientation upright.
+_TURNS = dict(
+    enumerate(
+        (
+            PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+            PIL.Image.Transpose.ROTATE_180,
+            PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+            PIL.Image.Transpose.TRANSPOSE,
+            PIL.Image.Transpose.ROTATE_270,
+            PIL.Image.Transpose.TRANSVERSE,
+            PIL.Image.Transpose.ROTATE_90,
+        ),
+        start=2,
+    )
+)
 # Spaces before the extension and a missing dot occur in UTKFace itself; the labels are fine.
 _NAME = re.compile(
     r"(-?[0-9]{1,9})_(-?[0-9]{1,9})(?:_(-?[0-9]{1,9}))?_([0-9]{1,30}) *"
@@ -52,6 +71,7 @@ class Reason(enum.StrEnum):
     TOO_LARGE = "too large"
     NOT_AN_IMAGE = "not an image"
     WRONG_CONTENT = "wrong content for its extension"
+    RANGE = "values of an unknown range"
     DAMAGED = "truncated or damaged"
 
 
@@ -133,22 +153,31 @@ def open_picture(
     """Decode a picture fully to an upright 8-bit RGB picture; raises Rejection.
 
     extension: without its dot; where given, the content must be of that type, else one of `formats`
-    by Pillow's names. Transparent pictures are laid on white, as a page shows them; 16-bit grey is
-    scaled to 8 bits; EXIF rotation is done.
+    by Pillow's names. Transparent pictures are laid on white, as a page shows them; more than 8
+    bits are scaled to 8; EXIF rotation is done. Metadata that cannot be read are ignored.
     """
     if not data:
         raise Rejection(Reason.EMPTY)
+    allowed = formats if extension is None else [_EXTENSIONS[extension.lower()]]
+    try:
+        return _decode(data, allowed, most_pixels)
+    except Rejection as error:
+        if error.reason not in (Reason.NOT_AN_IMAGE, Reason.DAMAGED):
+            raise
+    return _decode(_without_metadata(data), allowed, most_pixels)
+
+
+def _decode(data: bytes, allowed: Collection[str], most_pixels: int) -> PIL.Image.Image:
     try:
         image = PIL.Image.open(io.BytesIO(data))
     except PIL.UnidentifiedImageError:
-        raise Rejection(Reason.NOT_AN_IMAGE, f"starts with {data[:8]!r}") from None
+        raise Rejection(Reason.NOT_AN_IMAGE, "or of a kind that cannot be read") from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise Rejection(Reason.TOO_LARGE, str(error)) from None
     except Exception as error:  # Decoders raise many kinds on damaged data: see below.
         raise Rejection(Reason.DAMAGED, one_line(error)) from error
     # A JPEG with several pictures inside, as some telephones write them, calls itself MPO.
     content = "JPEG" if image.format == "MPO" else image.format
-    allowed = formats if extension is None else [_EXTENSIONS[extension.lower()]]
     if content not in allowed:
         raise Rejection(Reason.WRONG_CONTENT, f"{content}, expected {' or '.join(sorted(allowed))}")
     if image.width * image.height > most_pixels:
@@ -156,17 +185,68 @@ def open_picture(
             Reason.TOO_LARGE, f"{image.width}x{image.height} pixels, at most {most_pixels:,} in all"
         )
     try:
-        return _to_rgb(PIL.ImageOps.exif_transpose(image))
+        picture = _to_rgb(_in_8_bits(image))
+        turn = _TURNS.get(_orientation(image))
+        return picture if turn is None else picture.transpose(turn)
+    except Rejection:
+        raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged
     # data; whatever it was, this one file is put aside with the words of the decoder.
     except Exception as error:
         raise Rejection(Reason.DAMAGED, one_line(error)) from error
 
 
+def _without_metadata(data: bytes) -> bytes:
+    """Return a picture's bytes without the metadata that stop Pillow from opening it."""
+    if not data.startswith(_PNG):
+        # A block with an unknown name is skipped, in JPEG, WebP, AVIF and HEIC alike.
+        return re.sub(rb"Exif|EXIF|MPF\0", b"none", data)
+    kept, start = [_PNG], len(_PNG)
+    while start < len(data):  # A chunk: length, name, content, checksum.
+        end = start + 12 + int.from_bytes(data[start : start + 4])
+        chunk = data[start:end]
+        if chunk[4:5].isupper() or chunk[4:8] == b"tRNS":  # Needed for the pixels.
+            kept.append(chunk)
+        elif chunk[4:8] == b"eXIf":
+            kept.append(chunk[:-4] + zlib.crc32(chunk[4:-4]).to_bytes(4))
+        start = end
+    return b"".join(kept)
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    """Return the EXIF orientation of a loaded picture, 1 where its EXIF data cannot be read."""
+    if image.format == "HEIF":  # Its decoder has turned it as the standard says: by `irot` alone.
+        return 1
+    try:
+        return image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    except Exception:  # Of many kinds, on junk.
+        return 1
+
+
+def _in_8_bits(image: PIL.ImageFile.ImageFile) -> PIL.Image.Image:
+    """Load a picture and scale the range that its values use to 0..255; raises Rejection."""
+    shortened = any(";16" in str(tile) for tile in image.tile)  # Pillow keeps the upper 8 bits.
+    image.load()
+    if not image.mode.startswith(("I", "F")):
+        if shortened and 0 < np.max(image.convert("RGB").getextrema()) < 2**6:
+            raise Rejection(Reason.RANGE, "16-bit colours that use 14 bits or fewer")
+        return image
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    full = next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits), None)
+    if image.mode == "F":  # Resampling leaves 0..1 by a little.
+        full = 1 if high <= 1.1 else full if high > 16 else None
+        low += 0.1
+    if full is None or not low >= 0:
+        detail = f"{values.min():g} to {high:g}, expected 0 to 1, to 255 or to 65,535"
+        raise Rejection(Reason.RANGE, detail)
+    grey = np.multiply(values, 255 / full, dtype=np.float32).clip(0, 255)
+    if getattr(image, "tag_v2", {}).get(PIL.ExifTags.Base.PhotometricInterpretation) == 0:
+        grey = 255 - grey  # A TIFF in which 0 is white.
+    return PIL.Image.fromarray(np.rint(grey).astype(np.uint8))
+
+
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow's own conversion of 16-bit grey clips at 255: nearly all would be white.
-        image = PIL.Image.fromarray(((np.asarray(image, np.int64) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), picture)

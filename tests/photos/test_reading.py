@@ -1,0 +1,225 @@
+"""Photos as cameras, scanners and programs write them: read, or refused with the true reason."""
+
+import base64
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+
+from agegender.data import utkface
+from agegender.data.utkface import Reason
+from agegender.photos import estimate
+
+# 48 x 32 pixels, the left half red, the right half blue; as a telephone writes its photos.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABoQABAAAAAAAAACkAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
+    "dmMxAAAAAA5waXRtAAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEA"
+    "GEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAA"
+    "AwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAADAAAAAB"
+    "AAAAIAAAAAH////wAAAAAv///+AAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAADFt"
+    "ZGF0AAAAJSgBrwtg+tKBv+QzdPIIB8Sd84GoqdxNFMGt13w1aP/bJCKjbEA="
+)
+# A picture that looks different in each of the eight ways to turn it.
+RAMPS = np.indices((60, 90)).transpose(1, 2, 0) * (2, 1) + (100, 20)
+PHOTO = PIL.Image.fromarray(np.dstack([RAMPS, np.full((60, 90), 40)]).astype(np.uint8))
+SOFTWARE, EXPOSURE_BIAS, ORIENTATION = 0x0131, 0x9204, 0x0112
+
+
+def encoded(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def read(folder, data, name="photo.jpg"):
+    (folder / name).write_bytes(data)
+    return estimate.read_photo(folder / name)
+
+
+def apart(photo, expected=PHOTO):
+    """Return the mean difference of two pictures, in 0..255."""
+    assert photo.mode == "RGB" and photo.size == expected.size
+    return np.abs(np.asarray(photo).astype(int) - np.asarray(expected)).mean()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF"])
+def test_photos_of_many_kinds_are_read(tmp_path, kind):
+    assert apart(read(tmp_path, encoded(PHOTO, kind))) < 8
+
+
+def halves_are_red_and_blue(photo):
+    left, right = (np.asarray(photo)[16, column].astype(int) for column in (8, 40))
+    return photo.size == (48, 32) and left[0] > left[2] + 100 and right[2] > right[0] + 100
+
+
+def test_photos_of_telephones_are_read(tmp_path):
+    assert halves_are_red_and_blue(read(tmp_path, HEIC))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_a_photo_taken_with_the_camera_turned_is_upright(tmp_path, kind, orientation):
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = orientation
+    turned = encoded(PHOTO, "PNG", exif=exif)
+    upright = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(turned)))
+    assert apart(read(tmp_path, encoded(PHOTO, kind, exif=exif)), upright) < 8
+
+
+def exif_data(orientation, bias=(-1, 0)):
+    """Return EXIF data with an orientation and an exposure bias, of a kind that none may have."""
+    entries = struct.pack("<HHHIHH", 2, ORIENTATION, 3, 1, orientation, 0)
+    entries += struct.pack("<HHII", EXPOSURE_BIAS, 10, 1, 38)
+    return b"II*\0" + struct.pack("<I", 8) + entries + bytes(4) + struct.pack("<ii", *bias)
+
+
+def chunk(kind, content, checksum=None):
+    """Return a chunk of a PNG."""
+    checksum = zlib.crc32(kind + content) if checksum is None else checksum
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png_with(*chunks, late=False):
+    """Return a PNG with more chunks, before its pixels or after them."""
+    data = encoded(PHOTO, "PNG")
+    place = -12 if late else 33
+    return data[:place] + b"".join(chunks) + data[place:]
+
+
+TEXT, JUNK = b"Comment\0\0", b"\xff\x00junk" * 9
+BROKEN_PNGS = {
+    "2 MB of zTXt": chunk(b"zTXt", TEXT + zlib.compress(bytes(2_000_000))),
+    "2 MB of iTXt": chunk(b"iTXt", b"C\0\1\0\0\0" + zlib.compress(bytes(2_000_000))),
+    "a 3 MB iCCP": chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(3_000_000))),
+    "an iCCP packed in an unknown way": chunk(b"iCCP", b"icc\0\7" + JUNK),
+    "a wrong checksum in tEXt": chunk(b"tEXt", b"Comment\0hello", 7),
+    "a wrong checksum in eXIf": chunk(b"eXIf", exif_data(1), 7),
+    "junk in eXIf": chunk(b"eXIf", JUNK),
+    "a short pHYs": chunk(b"pHYs", b"\0"),
+    "a short gAMA": chunk(b"gAMA", b""),
+    "animation out of order": chunk(b"acTL", bytes(8)) + chunk(b"fcTL", b"\1" * 26),
+}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("broken", BROKEN_PNGS)
+def test_a_png_with_broken_metadata_is_read(tmp_path, broken, late):
+    assert apart(read(tmp_path, png_with(BROKEN_PNGS[broken], late=late))) == 0
+
+
+def test_an_orientation_counts_beside_broken_metadata(tmp_path):
+    upright = PHOTO.transpose(PIL.Image.Transpose.ROTATE_270)
+    for checksum in (None, 7):
+        data = png_with(chunk(b"eXIf", exif_data(6), checksum), BROKEN_PNGS["2 MB of zTXt"])
+        assert apart(read(tmp_path, data), upright) == 0
+    for kind in ("JPEG", "WEBP"):
+        data = encoded(PHOTO, kind, exif=b"Exif\0\0" + exif_data(6))
+        assert apart(read(tmp_path, data), upright) < 8, kind
+
+
+@pytest.mark.parametrize("junk", [JUNK, b"", b"II*\0", exif_data(6)[:20], exif_data(6)[:-9]])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_junk_in_place_of_exif_data_is_ignored(tmp_path, kind, junk):
+    photo = read(tmp_path, encoded(PHOTO, kind, exif=b"Exif\0\0" + junk))
+    assert photo.size in ((90, 60), (60, 90))
+
+
+def test_junk_in_an_avif_is_ignored(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[SOFTWARE] = "a program"
+    data = encoded(PHOTO, "AVIF", exif=exif)
+    assert data.count(b"MM\0*") == 1
+    assert apart(read(tmp_path, data.replace(b"MM\0*", b"junk"))) < 8
+
+
+def heic_with(exif):
+    """Return HEIC with an item of EXIF data."""
+
+    def box(kind, content):
+        return struct.pack(">I", len(content) + 8) + kind + content
+
+    def inside(content):
+        found = {}
+        while content:
+            (length,) = struct.unpack(">I", content[:4])
+            found[content[4:8]] = content[8:length]
+            content = content[length:]
+        return found
+
+    boxes = inside(HEIC)
+    parts = inside(boxes[b"meta"][4:])
+    picture, item = boxes[b"mdat"], bytes(4) + exif
+    parts[b"iinf"] = bytes(4) + struct.pack(">H", 2) + parts[b"iinf"][6:]
+    parts[b"iinf"] += box(b"infe", b"\2\0\0\0" + struct.pack(">HH", 2, 0) + b"Exif\0")
+    parts[b"iref"] = bytes(4) + box(b"cdsc", struct.pack(">HHH", 2, 1, 1))
+
+    def whole(start):
+        places = ((1, start, len(picture)), (2, start + len(picture), len(item)))
+        rows = [struct.pack(">HHIHII", n, 0, at, 1, 0, length) for n, at, length in places]
+        parts[b"iloc"] = b"\0\0\0\0\x44\x40" + struct.pack(">H", 2) + b"".join(rows)
+        meta = box(b"meta", bytes(4) + b"".join(box(*part) for part in parts.items()))
+        return box(b"ftyp", boxes[b"ftyp"]) + meta + box(b"mdat", picture + item)
+
+    return whole(whole(0).index(picture))
+
+
+@pytest.mark.parametrize("exif", [exif_data(6), JUNK, b"", b"Exif\0\0" + exif_data(6)])
+def test_a_heic_is_turned_by_its_irot_alone_and_its_exif_data_may_be_junk(tmp_path, exif):
+    assert halves_are_red_and_blue(read(tmp_path, heic_with(exif)))
+
+
+GREY = np.linspace(0, 255, 5400).astype(np.uint8).reshape(60, 90)
+DEEP = {
+    "float of 0 to 1": (GREY / 255).astype(np.float32),
+    "float of 0 to 255": GREY.astype(np.float32),
+    "float sharpened beyond 0 and 1": (GREY / 255 * 1.1 - 0.05).astype(np.float32),
+    "12 bits in 16": (GREY * 16.06).astype(np.uint16),
+    "10 bits in 16": (GREY * 4.01).astype(np.uint16),
+    "16 bits": GREY.astype(np.uint16) * 257,
+    "8 bits in 32": GREY.astype(np.int32),
+    "16 bits in 32": GREY.astype(np.int32) * 257,
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_more_than_8_bits_are_scaled_by_their_range(tmp_path, kind):
+    values = DEEP[kind]
+    photo = read(tmp_path, encoded(PIL.Image.fromarray(values), "TIFF"))
+    expected = GREY if "sharpened" not in kind else (values * 255).clip(0, 255)
+    assert np.abs(np.asarray(photo).astype(float) - expected[..., None]).max() <= 1
+    if values.dtype == np.uint16:
+        assert apart(read(tmp_path, encoded(PIL.Image.fromarray(values), "PNG")), photo) == 0
+
+
+def test_a_range_that_is_unknown_is_refused_with_the_reason(tmp_path):
+    for values in (GREY - 300.0, GREY / 30, GREY * 1e9, np.full((9, 9), np.nan), GREY * 7e4):
+        kind = np.int32 if values.max() > 1e6 and values.max() < 2**31 else np.float32
+        with pytest.raises(utkface.Rejection) as error:
+            read(tmp_path, encoded(PIL.Image.fromarray(values.astype(kind)), "TIFF"))
+        assert error.value.reason == Reason.RANGE and "expected 0 to 1" in error.value.detail
+
+
+def test_a_tiff_in_which_0_is_white_is_no_negative(tmp_path):
+    data = encoded(PIL.Image.fromarray(DEEP["16 bits"]), "TIFF", tiffinfo={262: 0})
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        assert image.tag_v2[262] == 0
+    assert apart(read(tmp_path, data), PIL.Image.fromarray(255 - GREY).convert("RGB")) == 0
+
+
+def test_16_bit_colours_that_use_12_are_refused(tmp_path):
+    for full in (65535, 4095):
+        rows = (np.asarray(PHOTO) / 255 * full).astype(">u2")
+        lines = b"".join(b"\0" + row.tobytes() for row in rows)
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 90, 60, 16, 2, 0, 0, 0))
+        data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines))
+        data += chunk(b"IEND", b"")
+        if full == 65535:
+            assert apart(read(tmp_path, data)) < 1
+        else:
+            with pytest.raises(utkface.Rejection, match="16-bit colours that use"):
+                read(tmp_path, data)
