@@ -4,9 +4,11 @@ What was typed is checked before anything is imported that takes seconds.
 """
 
 import importlib
+import io
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,23 @@ def run(name: str, values: dict[str, Any]) -> int:
     return on_search(call, options.settings(values), **own) or 0
 
 
+class Output(io.FileIO):
+    """Standard output, which takes everything also when its reader, as in `| head`, has gone."""
+
+    def write(self, data: Any) -> int:
+        """Write bytes and return how many."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
 if __name__ == "__main__":
+    lasting = io.BufferedWriter(Output(sys.stdout.fileno(), "w", closefd=False))
+    sys.stdout = io.TextIOWrapper(lasting, sys.stdout.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # Names may be more than a terminal can show.
+    # What Pillow warns of in a picture, it reads all the same.
+    warnings.filterwarnings("ignore", module="PIL")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))
