@@ -22,7 +22,7 @@ def serve(*, port: int = 7860, generated: bool = False) -> None:
     with socket.create_server(("127.0.0.1", port)) as listener:
         print("Loading the models ...", flush=True)
         backend.prepare()
-        models = champions.models_for_prediction(Path.cwd(), generated)
+        models = champions.models_for_prediction(Path.cwd(), generated, "AB")
         app = service.application(detection.load_detector(), models)
         print(f"By {' and '.join(model.title for model in models.values())}")
         print(f"Open http://127.0.0.1:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)

@@ -77,7 +77,7 @@ def _photos(text: str) -> list[Path]:
         found = [] if os.path.lexists(part) else sorted(glob.glob(part, recursive=True))
         paths += map(Path, found or [part])
     if not any(map(os.path.lexists, paths)):
-        raise FileNotFoundError("nothing has this name")
+        raise FileNotFoundError("no such file")
     return paths
 
 
@@ -185,7 +185,12 @@ STAGES = {
     "notebook": Stage("run_notebook:run", "data seed to"),
     "data": Stage("download_data:download"),
     "ui": Stage("show_runs:show", "port"),
-    "predict": Stage("predict:predict", "out generated", ("photo",)),
+    "predict": Stage(
+        "predict:predict",
+        "out generated model",
+        ("photo",),
+        special={"model": _choice(*FAMILIES, "AB")},
+    ),
     "app": Stage("app:serve", "port generated"),
     "pull": Stage("pull_model:pull", "alias version generated", ("model", "to")),
     "rollback": Stage("roll_back:roll_back", "generated", ("model",)),

@@ -9,6 +9,7 @@ print(estimate.predict("party.jpg", {"B": model}))
 import functools
 import json
 import os
+import stat
 import typing
 import weakref
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pi_heif
 import PIL.Image
+import PIL.ImageOps
 
 from agegender import records
 from agegender.data import utkface
@@ -31,11 +33,13 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Of a photo: the cameras of most telephones fit in, and decoding takes 600 MB at the most.
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 64 * 2**20
+FACE_PIXELS = 128
 # So few faces are answered sooner without tracing the network. Only the first time: once traced it
 # takes a tenth of the time.
 FACES_UNTRACED = 8
 _called: weakref.WeakSet[keras.Model] = weakref.WeakSet()
-FACE_COLUMNS = ("face", "left", "top", "right", "bottom", "score")
+DOUBTFUL_SCORE = 0.9  # A detection below may be a collar or a pattern.
+FACE_COLUMNS = ("face", "left", "top", "right", "bottom", "score", "doubtful")
 COLUMNS = (*FACE_COLUMNS, "model", "age_years", "age_low", "age_high", "gender")
 COLUMNS += ("gender_probability", "gender_sure")
 
@@ -101,23 +105,20 @@ def predict(photo_path: str | os.PathLike, models: dict[str, Model]) -> pd.DataF
 _detector = functools.cache(detection.load_detector)
 
 
-def list_photos(sources: Iterable[Path]) -> list[Path]:
-    """Return the files named and, sorted, those in folders named and below, but no hidden ones."""
-    photos = []
-    for source in sources:
-        if not source.is_dir():
-            photos.append(source)
-            continue
-        for parent, folders, names in os.walk(source):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            photos += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
-    return photos
-
-
 def read_photo(path: Path) -> PIL.Image.Image:
     """Decode a photo fully to an upright RGB picture; raises utkface.Rejection with the reason."""
-    if not os.path.isfile(path):
-        detail = "a link, pipe or device" if os.path.exists(path) else "nothing has this name"
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(path).close()
+    except FileNotFoundError:
+        detail = "a link to nothing" if path.is_symlink() else "no such file"
+        raise utkface.Rejection(utkface.Reason.NOT_A_FILE, detail) from None
+    except OSError as error:
+        raise utkface.Rejection(utkface.Reason.UNREADABLE, error.strerror) from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+        detail = f"a link to {kind}" if path.is_symlink() else kind
         raise utkface.Rejection(utkface.Reason.NOT_A_FILE, detail)
     return open_photo(utkface.read_bytes(lambda: path.open("rb"), MOST_BYTES))
 
@@ -165,36 +166,47 @@ def _outputs(network: keras.Model, faces: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def answer(
-    detector: detection.Detector, models: dict[str, Model], photos: list[PIL.Image.Image]
+    detector: detection.Detector | None,
+    models: dict[str, Model],
+    photos: Iterable[PIL.Image.Image],
 ) -> list[pd.DataFrame]:
     """Return a table a photo (upright RGB), with a row for each of its faces and each model.
 
+    detector: None where each photo is a face, aligned and cropped as in UTKFace.
+
     Columns: face (from 1, the largest first), its box as left, top, right and bottom in pixels, the
-    detector's score, model (its name in `models`) and those of `estimate_faces`. No row where no
-    face was found. All faces are estimated together: give several photos where there are more.
+    detector's score, whether the face is doubtful for it, model (its name in `models`) and those of
+    `estimate_faces`. No row where no face was found. All faces are estimated together: give several
+    photos where there are more; an iterator's are not kept.
     """
-    found = [detection.find_faces(detector, photo) for photo in photos]
-    cut = [
-        detection.cut_out(photo, face.landmarks)
-        for photo, faces in zip(photos, found, strict=True)
-        for face in faces
-    ]
-    rows = pd.DataFrame(
-        [
-            (index, number, *np.round(face.box, 1), face.score)
-            for index, faces in enumerate(found)
-            for number, face in enumerate(faces, start=1)
-        ],
-        columns=["photo", *FACE_COLUMNS],
-    )
-    if rows.empty:
-        return [pd.DataFrame(columns=COLUMNS) for _ in photos]
+    rows, cut, count = [], [], 0
+    for index, photo in enumerate(photos):
+        count += 1
+        for number, (box, score, face) in enumerate(_cut_faces(detector, photo), start=1):
+            rows.append((index, number, *np.round(box, 1), score, score < DOUBTFUL_SCORE))
+            cut.append(face)
+    if not rows:
+        return [pd.DataFrame(columns=COLUMNS) for _ in range(count)]
+    faces = pd.DataFrame(rows, columns=["photo", *FACE_COLUMNS])
     tables = [
-        pd.concat([rows, estimate_faces(model, np.stack(cut))], axis=1).assign(model=name)
+        pd.concat([faces, estimate_faces(model, np.stack(cut))], axis=1).assign(model=name)
         for name, model in models.items()
     ]
     everything = pd.concat(tables).sort_values(["photo", "face", "model"])
     return [
         everything.loc[everything["photo"] == index, list(COLUMNS)].reset_index(drop=True)
-        for index in range(len(photos))
+        for index in range(count)
+    ]
+
+
+def _cut_faces(
+    detector: detection.Detector | None, photo: PIL.Image.Image
+) -> list[tuple[np.ndarray, float, np.ndarray]]:
+    """Return box, score and pixels (128, 128, 3) of each face."""
+    if detector is None:
+        face = PIL.ImageOps.fit(photo, (FACE_PIXELS, FACE_PIXELS), PIL.Image.Resampling.BILINEAR)
+        return [(np.array([0, 0, *photo.size]), 1.0, np.asarray(face))]
+    return [
+        (face.box, face.score, detection.cut_out(photo, face.landmarks))
+        for face in detection.find_faces(detector, photo)
     ]

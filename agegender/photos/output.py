@@ -1,7 +1,10 @@
-"""What is shown and kept of the answers for photos: a line a face, marked pictures, two tables."""
+"""Files of photos in, a folder of answers out: a line a face, marked pictures, two tables."""
 
+import dataclasses
+import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +20,73 @@ PHOTOS_AT_ONCE = 8
 SHOWN_PIXELS = 1600
 FEWEST_LETTER_PIXELS = 12
 COLOURS = {"A": (255, 208, 92), "B": (126, 214, 255)}
+JSON, CSV = "predictions.json", "predictions.csv"
+# The comment inside each marked picture, by which a later run knows that it is no photo.
+MARK = b"Marked by agegender"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A photo and its answers.
+
+    photo: its path, what cannot be printed being escaped; reason, detail: why it was not read;
+    faces: how many were found; marked: the name of the picture with them marked, where there are
+    any; answers: the rows of `estimate.answer`.
+    """
+
+    photo: str
+    reason: str | None = None
+    detail: str | None = None
+    faces: int = 0
+    marked: str | None = None
+    answers: list[dict] = dataclasses.field(default_factory=list)
+
+
+def list_photos(sources: Iterable[Path]) -> list[Path]:
+    """Return the files named and, sorted, those in folders named and below, but no hidden ones.
+
+    What an earlier run wrote is left out. A folder below that cannot be listed, or a link to one,
+    is returned itself: `estimate.read_photo` tells the reason.
+    """
+    paths: list[Path] = []
+
+    def add(error: OSError) -> None:
+        paths.append(Path(error.filename))
+
+    for source in sources:
+        if not os.path.isdir(source):
+            paths.append(source)
+            continue
+        for parent, folders, names in os.walk(source, onerror=add):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            names += [name for name in folders if os.path.islink(os.path.join(parent, name))]
+            paths += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+    return [path for path in paths if not _is_output(path)]
+
+
+def _is_output(path: Path) -> bool:
+    try:
+        if not path.is_file() or path.name in (JSON, CSV):
+            return path.is_file()
+        with path.open("rb") as file:
+            return MARK in file.read(200)
+    except OSError:
+        return False
+
+
+def prepare(out: Path) -> None:
+    """Make the folder and remove what an earlier run wrote there; ValueError where it cannot."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path in out.iterdir():
+            if _is_output(path):
+                path.unlink()
+        write(out, {}, [])
+    except OSError as error:
+        shown = utkface.printable(str(out))
+        raise ValueError(
+            f"Nothing can be written to {shown} ({error.strerror}): name another folder with OUT=."
+        ) from error
 
 
 def answers(
@@ -24,68 +94,78 @@ def answers(
     models: dict[str, estimate.Model],
     paths: list[Path],
     out: Path,
-) -> Iterator[dict]:
-    """Yield for each photo: photo, reason and detail where it was not read, faces, marked, answers.
-
-    marked: the name in `out` of the photo with its faces marked; answers: the rows of
-    `estimate.answer`.
-    """
+) -> Iterator[Answered]:
+    """Yield each photo's answers in turn, its marked picture written to `out`."""
     for start in range(0, len(paths), PHOTOS_AT_ONCE):
-        photos, records = [], []
+        photos, read = [], []
         for path in paths[start : start + PHOTOS_AT_ONCE]:
-            record = {"photo": utkface.printable(str(path)), "reason": None, "detail": None}
-            records.append(record | {"faces": 0, "marked": None, "answers": []})
+            name = utkface.printable(str(path))
             try:
                 photos.append(estimate.read_photo(path))
+                read.append(Answered(name))
             except utkface.Rejection as error:
-                records[-1] |= {"reason": str(error.reason), "detail": error.detail}
-        read = [index for index, record in enumerate(records) if record["reason"] is None]
-        tables = estimate.answer(detector, models, photos)
-        for index, photo, table in zip(read, photos, tables, strict=True):
-            record = records[index]
-            # A name has at most 255 bytes, and a photo's own may have nearly as many.
-            stem = Path(record["photo"]).stem.encode()[:200].decode(errors="ignore")
-            record["marked"] = f"{start + index + 1:04}_{stem}.jpg"
-            annotate(photo, table).save(out / record["marked"], quality=90)
-            record |= {"faces": int(table["face"].nunique()), "answers": table.to_dict("records")}
-        yield from records
+                read.append(Answered(name, str(error.reason), utkface.printable(error.detail)))
+        tables = zip(photos, estimate.answer(detector, models, photos), strict=True)
+        for number, answered in enumerate(read, start=start + 1):
+            if answered.reason is None:
+                photo, table = next(tables)
+                if len(table):
+                    # A name has at most 255 bytes, and a photo's own may have nearly as many.
+                    stem = Path(answered.photo).stem.encode()[:200].decode(errors="ignore")
+                    marked = f"{number:04}_{stem}.jpg"
+                    disk.write(out / marked, encoded(annotate(photo, table)))
+                    faces, rows = int(table["face"].nunique()), table.to_dict("records")
+                    answered = Answered(answered.photo, None, None, faces, marked, rows)
+            yield answered
 
 
-def text(record: dict) -> str:
+def text(answered: Answered) -> str:
     """Return what is printed of a photo."""
-    if record["reason"]:
-        return f"{record['photo']}: not read, {record['reason']} ({record['detail']})"
-    if not record["answers"]:
-        return f"{record['photo']}: no face found"
+    if answered.reason:
+        return f"{answered.photo}: not read, {answered.reason} ({answered.detail})"
+    if not answered.answers:
+        return f"{answered.photo}: no face found"
     return "\n".join(
-        [f"{record['photo']}:"]
+        [f"{answered.photo}:"]
         + [
             f"  face {row.face}  {row.model}  {row.age_years:5.1f} years "
             f"({row.age_low:.0f} to {row.age_high:.0f})  {gender_text(row)}"
-            for row in pd.DataFrame(record["answers"]).itertuples()
+            + "  doubtful, perhaps no face"
+            * row.doubtful
+            for row in pd.DataFrame(answered.answers).itertuples()
         ]
     )
 
 
-def write(out: Path, titles: dict[str, str], records: list[dict]) -> None:
-    """Write predictions.json, a record a photo, and predictions.csv, a row a face and model."""
-    written = {"models": titles, "photos": records}
-    disk.write(out / "predictions.json", json.dumps(written, indent=1) + "\n")
+def write(out: Path, titles: dict[str, str], photos: list[Answered]) -> None:
+    """Write predictions.json, a record a photo, and predictions.csv, a row a face and model.
+
+    titles: those of the models by their names.
+    """
+    written = {"models": titles, "photos": [dataclasses.asdict(photo) for photo in photos]}
+    disk.write(out / JSON, json.dumps(written, indent=1) + "\n")
     rows = [
-        {"photo": record["photo"], "note": record["reason"] or ("" if answer else "no face found")}
-        | answer
-        for record in records
-        for answer in record["answers"] or [{}]
+        {"photo": photo.photo, "note": photo.reason or ("" if answer else "no face found")} | answer
+        for photo in photos
+        for answer in photo.answers or [{}]
     ]
     columns = ["photo", *estimate.COLUMNS, "note"]
     table = pd.DataFrame(rows, columns=columns).astype({"face": "Int64"})  # Where there is one.
-    table.to_csv(out / "predictions.csv", index=False)
+    disk.write(out / CSV, table.to_csv(index=False))
 
 
 def gender_text(row) -> str:
     """Return a row's gender with its probability, or that it is not sure."""
-    text = f"{row.gender} {100 * row.gender_probability:.0f} %"
-    return text if row.gender_sure else f"not sure ({text})"
+    percent = f"{100 * row.gender_probability:.0f} %".replace("100", ">99")
+    text = f"{row.gender} {percent}"
+    return text if row.gender_sure else f"gender not sure ({text})"
+
+
+def encoded(picture: PIL.Image.Image) -> bytes:
+    """Return a picture as a JPEG that says that it is no photo."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90, comment=MARK)
+    return stream.getvalue()
 
 
 def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
@@ -101,11 +181,8 @@ def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
         font = PIL.ImageFont.load_default(size_pixels)
         lines = [
             f"{number}{row.model} {row.age_years:.0f} ({row.age_low:.0f}-{row.age_high:.0f}) "
-            + (
-                f"{row.gender} {100 * row.gender_probability:.0f} %"
-                if row.gender_sure
-                else "not sure"
-            )
+            + (gender_text(row) if row.gender_sure else "gender not sure")
+            + ", doubtful" * row.doubtful
             for row in face.itertuples()
         ]
         width = max(draw.textlength(line, font) for line in lines) + size_pixels

@@ -17,20 +17,24 @@ from agegender.photos import estimate
 from agegender.registry import store
 
 
-def models_for_prediction(root: Path, generated: bool = False) -> dict[str, estimate.Model]:
-    """Load the champions of A and B from the store of `root`, or the one named by the environment.
+def models_for_prediction(
+    root: Path, generated: bool = False, families: str | None = None
+) -> dict[str, estimate.Model]:
+    """Load the champions from the store of `root`, or the one named by the environment.
 
     Each is checked as by `versions.pull`: its SHA-256, its content and, once for each file, its
     golden predictions, which `root`/.cache/passed remembers. Where a family has no champion, its
-    released model in `root`/models stands in. generated: the champions of drawn faces; none is
-    released.
+    released model in `root`/models stands in.
+
+    generated: the champions of drawn faces; none is released.
+    families: A, B or AB; without, B, or A where there is no B.
 
     ValueError where there is no model at all, where a file fails its checks, where a champion was
     never evaluated, or where a server does not answer.
     """
     models = {}
     passed = root / ".cache" / "passed"
-    for family in ("A", "B"):
+    for family in families or "BA":
         name = store.full_name(family, generated)
         release = None if generated else estimate.released(root / "models", family, full=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -38,11 +42,13 @@ def models_for_prediction(root: Path, generated: bool = False) -> dict[str, esti
                 models[family] = _load(name, champion, Path(folder), passed)
             elif release:
                 models[family] = estimate.load_release(release, passed)
+        if models and not families:
+            break
     if not models:
         command = "make tune" if generated else "make tune DATA=..."
+        names = " or ".join(store.full_name(family, generated) for family in families or "AB")
         raise ValueError(
-            f"No champion of {store.full_name('A', generated)} or "
-            f"{store.full_name('B', generated)} in {store.uri(root)}: run `{command}` first, or "
+            f"No champion of {names} in {store.uri(root)}: run `{command}` first, or "
             "set MLFLOW_TRACKING_URI"
             + ("." if generated else "; GENERATED=1 takes the models of drawn faces.")
         )

@@ -4,10 +4,12 @@ import threading
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 import uvicorn
 
-from agegender.photos import estimate
+from agegender.data import generated_faces
+from agegender.photos import detection, estimate
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,30 @@ def coloured_model():
             layer.set_weights([np.reshape(weights, (3, 1)).astype("float32")])
         intervals = {"coverage": 0.9, "edges": [40.0], "half_widths_years": [5.0, 10.0]}
         return estimate.Model(f"age-gender-{name} version 1", network, intervals, confidence)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def detector():
+    return detection.load_detector()
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    """A function that makes a photo of drawn faces, from left to right ever smaller.
+
+    The detector finds those of the seeds 13, 16 and 19.
+    """
+
+    def call(*seeds):
+        photo = PIL.Image.new("RGB", (max(450 * len(seeds), 450), 400), (120, 125, 130))
+        for number, seed in enumerate(seeds):
+            generator = np.random.default_rng(seed)
+            face = generated_faces.draw_face(5 + 2 * seed, seed % 2, seed % 5, generator, 192)
+            side = 240 - 48 * number
+            photo.paste(PIL.Image.fromarray(face).resize((side, side)), (40 + 430 * number, 60))
+        return photo
 
     return call
 

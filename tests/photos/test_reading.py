@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import struct
 import zlib
 
@@ -223,3 +224,46 @@ def test_16_bit_colours_that_use_12_are_refused(tmp_path):
         else:
             with pytest.raises(utkface.Rejection, match="16-bit colours that use"):
                 read(tmp_path, data)
+
+
+def test_what_is_no_photo_is_rejected_with_the_reason(tmp_path):
+    whole = encoded(PHOTO, "JPEG")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    PIL.Image.new("1", (9000, 8000)).save(tmp_path / "huge.png")
+    PIL.Image.new("RGB", (9, 9)).save(tmp_path / "picture.ppm")
+    for name, content in {
+        "torn.jpg": whole[: len(whole) // 2],
+        "torn.png": png_with(BROKEN_PNGS["2 MB of zTXt"])[:-60],
+        "torn.webp": encoded(PHOTO, "WEBP", exif=JUNK)[:200],
+        "torn.heic": HEIC[:-20],
+        "empty.jpg": b"",
+        "notes.txt": b"no picture",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    with open(tmp_path / "heavy.jpg", "wb") as file:
+        file.truncate(estimate.MOST_BYTES + 1)
+    for name, reason, detail in (
+        ("torn.jpg", Reason.DAMAGED, "runcated"),
+        ("torn.png", Reason.DAMAGED, ""),
+        ("torn.webp", Reason.DAMAGED, ""),
+        ("torn.heic", Reason.DAMAGED, ""),
+        ("empty.jpg", Reason.EMPTY, ""),
+        ("notes.txt", Reason.NOT_AN_IMAGE, "or of a kind that cannot be read"),
+        ("picture.ppm", Reason.WRONG_CONTENT, "PPM"),
+        ("huge.png", Reason.TOO_LARGE, "9000x8000 pixels"),
+        ("heavy.jpg", Reason.TOO_LARGE, "over 64 MiB"),
+        ("pipe.jpg", Reason.NOT_A_FILE, "a pipe or device"),
+        ("folder", Reason.NOT_A_FILE, "a folder"),
+        ("link", Reason.NOT_A_FILE, "a link to a folder"),
+        ("loop", Reason.UNREADABLE, "Too many levels of symbolic links"),
+        ("dangling.jpg", Reason.NOT_A_FILE, "a link to nothing"),
+        ("nowhere.jpg", Reason.NOT_A_FILE, "no such file"),
+        ("x" * 300, Reason.UNREADABLE, "File name too long"),
+    ):
+        with pytest.raises(utkface.Rejection) as error:
+            estimate.read_photo(tmp_path / name)
+        assert error.value.reason == reason and detail in error.value.detail, name
