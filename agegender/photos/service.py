@@ -1,47 +1,48 @@
-"""One application, for this machine and nobody else: a page for people, JSON for programs.
+"""One application: a page for people, JSON for programs.
 
-    POST /predict   {"images": ["BASE64", ...], "crop": false}
-                    -> {"models": {"A": TITLE, ...}, "answers": [[ROW, ...], ...]}
+    POST /predict   {"images": ["BASE64", ...], "crop": true, "model": "B"}
+                    -> {"answers": [[FACE, ...], ...]}
     GET /health     {"status": "ok"}
 
-images: 1 to 64 pictures in base64, a face in each (JPEG, PNG or WebP, at most 8 MiB and 4096 x 4096
-pixels; the whole request at most 32 MiB). crop: false, the default and all that is taken so far,
-says that they are aligned and cropped as in UTKFace. answers: for each picture in turn, a row a
-model, with the columns of `estimate.estimate_faces` and "model". What is no good gets 400, 413 (too
-large) or 415 (not application/json), with {"error": REASON}; no picture of it is answered then.
+images: 1 to 64 photos in base64, 32 MiB in all, each as `estimate.open_photo` takes it. crop: true,
+the default, finds the faces in each and crops them as `make predict` does; false says that each
+photo is one face, aligned and cropped as in UTKFace. model: A, B or AB; without, B where there is
+one. answers: for each photo in turn, a `Face` for each face and model. What is no good gets 400,
+413 (too large) or 415 (not application/json), with {"error": REASON}; nothing of it is answered.
 
-The page: GET / is page.html, GET /about says what its models are, POST /answer takes a photo's
-bytes and gives what `answer` returns, or 4xx with the reason as text.
+The page: GET / is page.html, GET /about says what its models are and has examples, and
+POST /answer?model=B takes a photo's bytes and gives what `answer` returns, or 4xx with the reason
+as text.
 """
 
 import asyncio
 import base64
 import functools
 import hashlib
-import io
 import json
 import re
+import typing
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import fastapi
 import numpy as np
+import pandas as pd
 import PIL.Image
-import PIL.ImageOps
 from fastapi import concurrency
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
-from agegender.data import utkface
+from agegender.data import generated_faces, utkface
 from agegender.photos import detection, estimate, output
 
 # Another site's name may be made to lead to this machine; its pages' requests carry that name.
 HOSTS = ("127.0.0.1", "localhost")
 MOST_BODY_BYTES = 32 * 2**20  # of a POST to /predict
 MOST_IMAGES = 64
-MOST_IMAGE_BYTES = 8 * 2**20
-MOST_IMAGE_PIXELS = 4096 * 4096
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
-FACE_PIXELS = 128
+KEYS = ("images", "crop", "model")
+# Drawn faces that the detector finds: the seeds that they are drawn from.
+EXAMPLES = ((13,), (16,), (13, 16, 19))
 HEADERS = {
     "Cache-Control": "no-store",  # Or the browser would keep photos that nobody else keeps.
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -49,14 +50,61 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+# What a person is told of a photo that cannot be read.
+NO_PICTURE = "This is not a picture. Try JPEG, PNG or HEIC."
+REASONS = {
+    utkface.Reason.EMPTY: "This file is empty.",
+    utkface.Reason.NOT_AN_IMAGE: NO_PICTURE,
+    utkface.Reason.WRONG_CONTENT: NO_PICTURE,
+    utkface.Reason.DAMAGED: "This picture is damaged or cut short. Try another copy of it.",
+    utkface.Reason.TOO_LARGE: "This picture is too large: {}.",
+}
 
 
-def application(detector: detection.Detector, models: dict[str, estimate.Model]) -> fastapi.FastAPI:
-    """Return the ASGI application; it answers one request at a time and writes nothing to disk."""
+class Face(typing.NamedTuple):
+    """What one model says of one face.
+
+    face: its number in the photo, from 1, the largest first; box: left, top, right and bottom in
+    pixels of the upright photo; age, age_low and age_high: years, the latter two of the 90 %
+    interval; probability: of the gender, 0.5..1; sure: whether that suffices; doubtful: whether
+    this may be no face; model: its name and version.
+    """
+
+    face: int
+    box: list[float]
+    age: float
+    age_low: float
+    age_high: float
+    gender: str
+    probability: float
+    sure: bool
+    doubtful: bool
+    model: str
+
+
+class Request(typing.NamedTuple):
+    """A request to /predict that has been checked; `images` are pictures' bytes."""
+
+    images: list[bytes]
+    crop: bool
+    models: dict[str, estimate.Model]
+
+
+def application(
+    detector: detection.Detector,
+    models: dict[str, estimate.Model],
+    hosts: Collection[str] = HOSTS,
+    token: str = "",
+) -> fastapi.FastAPI:
+    """Return the ASGI application; it answers one request at a time and writes nothing to disk.
+
+    hosts: the names by which it may be asked for; token: where given, the first part of each path.
+    """
     page = Path(__file__).with_name("page.html").read_text()
     headers = HEADERS | {"Content-Security-Policy": _policy(page)}
     about = {
         "most_bytes": estimate.MOST_BYTES,
+        "examples": [base64.b64encode(_example(seeds)).decode() for seeds in EXAMPLES],
         "models": {
             name: {"title": model.title, "coverage": model.intervals["coverage"]}
             for name, model in models.items()
@@ -64,24 +112,24 @@ def application(detector: detection.Detector, models: dict[str, estimate.Model])
     }
     app = fastapi.FastAPI(openapi_url=None)
     turn = asyncio.Lock()  # A large photo takes 600 MB while it is decoded.
+    routes = fastapi.APIRouter(prefix=f"/{token}" if token else "")
 
-    app.middleware("http")(functools.partial(_guard, headers))
+    async def in_turn(function, *arguments):
+        async with turn:
+            return await concurrency.run_in_threadpool(function, *arguments)
 
-    @app.get("/health")
+    @routes.get("/health")
     async def live():
         return {"status": "ok"}
 
-    @app.post("/predict")
+    @routes.post("/predict")
     async def predict(request: fastapi.Request):
         content_type = request.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() != "application/json":
-            error = f"Expected the content type application/json; got {content_type!a}."
-            return JSONResponse({"error": error}, 415)
+            return JSONResponse({"error": "Expected the content type application/json."}, 415)
         try:
             body = await _read(request, MOST_BODY_BYTES)
-            faces = await concurrency.run_in_threadpool(read_faces, body)
-            async with turn:
-                return await concurrency.run_in_threadpool(estimates, models, faces)
+            return await in_turn(predictions, detector, models, body)
         except ClientDisconnect:
             return JSONResponse({"error": "The request did not arrive whole."}, 400)
         except utkface.Rejection as error:
@@ -89,37 +137,42 @@ def application(detector: detection.Detector, models: dict[str, estimate.Model])
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400)
 
-    @app.get("/")
+    @routes.get("/")
     async def show():
         return HTMLResponse(page)
 
-    @app.get("/about")
+    @routes.get("/about")
     async def tell():
         return about
 
-    @app.post("/answer")
-    async def look(request: fastapi.Request):
+    @routes.post("/answer")
+    async def look(request: fastapi.Request, model: str | None = None):
         try:
             data = await _read(request, estimate.MOST_BYTES)
-            async with turn:
-                return await concurrency.run_in_threadpool(answer, detector, models, data)
+            return await in_turn(answer, detector, _chosen(models, model), data)
         except ClientDisconnect:
             return _refusal(400, "The photo did not arrive whole.")
         except utkface.Rejection as error:
-            too_large = error.reason == utkface.Reason.TOO_LARGE
-            return _refusal(413 if too_large else 415, f"Not read, {error}.")
+            reason = REASONS.get(error.reason, f"This picture cannot be read: {error}.")
+            status = 413 if error.reason == utkface.Reason.TOO_LARGE else 415
+            return _refusal(status, reason.format(error.detail))
+        except ValueError as error:
+            return _refusal(400, str(error))
 
+    app.include_router(routes)
+    app.middleware("http")(functools.partial(_guard, headers, hosts))
     return app
 
 
-async def _guard(headers: dict[str, str], request: fastapi.Request, call_next):
+async def _guard(
+    headers: dict[str, str], hosts: Collection[str], request: fastapi.Request, call_next
+):
     """Answer a request of this machine's own pages and programs; refuse another site's."""
     host = request.headers.get("host", "")
-    origin = request.headers.get("origin", f"http://{host}")
-    if host.partition(":")[0] not in HOSTS:
-        response = _refusal(403, f"Expected the host {' or '.join(HOSTS)}; got {host!r}.")
-    elif origin != f"http://{host}":
-        response = _refusal(403, f"Expected the origin http://{host}; got {origin!r}.")
+    if host.partition(":")[0] not in hosts:
+        response = _refusal(403, f"Expected the host {' or '.join(hosts)}.")
+    elif request.headers.get("origin", f"http://{host}") != f"http://{host}":
+        response = _refusal(403, f"Expected the origin http://{host}.")
     else:
         response = await call_next(request)
     response.headers.update(headers)
@@ -136,58 +189,80 @@ async def _read(request: fastapi.Request, most_bytes: int) -> bytes:
     return bytes(data)
 
 
-def read_faces(body: bytes) -> np.ndarray:
-    """Return the faces in the JSON of a POST to /predict, uint8 RGB (N, 128, 128, 3).
+def _chosen(models: dict[str, estimate.Model], name: object) -> dict[str, estimate.Model]:
+    """Return the models that A, B or AB names; of None, B where there is one. ValueError."""
+    names = list(dict.fromkeys([*models, "".join(models)]))
+    if name is None:
+        name = "B" if "B" in models else names[0]
+    if name not in names:
+        raise ValueError(f"Expected the model {' or '.join(names)}.")
+    return {family: model for family, model in models.items() if family in name}
 
-    ValueError, with the reason, where the JSON or a picture in it is not as described above.
-    """
+
+def read_request(models: dict[str, estimate.Model], body: bytes) -> Request:
+    """Check the JSON of a POST to /predict; ValueError, with the reason, where it is no good."""
     try:
-        asked = json.loads(body)
+        asked = json.loads(body, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'Expected JSON, {{"images": [base64, ...]}}: {error!a}.') from None
-    if not isinstance(asked, dict) or "images" not in asked or asked.keys() - {"images", "crop"}:
-        shown = sorted(asked) if isinstance(asked, dict) else type(asked).__name__
-        raise ValueError(
-            f'Expected an object with "images" and at most "crop"; got {shown!a:.200}.'
-        )
-    if asked.get("crop", False) is not False:
-        raise ValueError(
-            'Expected "crop": false: faces are taken aligned and cropped, as UTKFace\'s.'
-        )
-    images = asked["images"]
+        raise ValueError(f'Expected JSON, {{"images": [base64, ...]}}: {error}.') from None
+    if not isinstance(asked, dict) or "images" not in asked or asked.keys() - set(KEYS):
+        raise ValueError(f'Expected an object with "images" and at most {", ".join(KEYS[1:])}.')
+    images, crop = asked["images"], asked.get("crop", True)
+    if not isinstance(crop, bool):
+        raise ValueError('Expected "crop" to be true or false.')
     if not isinstance(images, list) or not 1 <= len(images) <= MOST_IMAGES:
         got = len(images) if isinstance(images, list) else type(images).__name__
         raise ValueError(f'Expected a list of 1 to {MOST_IMAGES} "images"; got {got}.')
-    return np.stack([_read_face(image, number) for number, image in enumerate(images)])
+    data = []
+    for number, image in enumerate(images):
+        if not isinstance(image, str):
+            raise ValueError(f"images[{number}]: expected base64; got {type(image).__name__}.")
+        try:
+            data.append(base64.b64decode(image, validate=True))
+        except ValueError:
+            raise ValueError(f"images[{number}] is no base64.") from None
+    return Request(data, crop, _chosen(models, asked.get("model")))
 
 
-def _read_face(image: object, number: int) -> np.ndarray:
-    if not isinstance(image, str):
-        raise ValueError(f"images[{number}]: expected base64; got {type(image).__name__}.")
-    if len(image) * 3 // 4 > MOST_IMAGE_BYTES:
-        raise ValueError(
-            f"images[{number}]: expected at most {MOST_IMAGE_BYTES:,} bytes; got more."
-        )
-    try:
-        data = base64.b64decode(image, validate=True)
-    except ValueError:
-        raise ValueError(f"images[{number}] is no base64.") from None
-    try:
-        picture = utkface.open_picture(data, formats=IMAGE_FORMATS, most_pixels=MOST_IMAGE_PIXELS)
-    except utkface.Rejection as error:
-        raise ValueError(f"images[{number}]: {error}.") from error
-    size = (FACE_PIXELS, FACE_PIXELS)
-    return np.asarray(PIL.ImageOps.fit(picture, size, PIL.Image.Resampling.BILINEAR))
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return dict(pairs)
 
 
-def estimates(models: dict[str, estimate.Model], faces: np.ndarray) -> dict[str, dict | list]:
-    """Return the answer of /predict for faces, uint8 RGB (N, 128, 128, 3)."""
-    tables = [
-        estimate.estimate_faces(model, faces).assign(model=name).to_dict("records")
-        for name, model in models.items()
+def predictions(
+    detector: detection.Detector, models: dict[str, estimate.Model], body: bytes
+) -> dict[str, list[list[dict]]]:
+    """Return the answer to a POST to /predict; ValueError, with the reason, where it is no good."""
+    asked = read_request(models, body)
+
+    def photos() -> Iterator[PIL.Image.Image]:  # One at a time: each takes 200 MB at the most.
+        for number, data in enumerate(asked.images):
+            try:
+                yield estimate.open_photo(data)
+            except utkface.Rejection as error:
+                raise ValueError(f"images[{number}]: {error}.") from error
+
+    tables = estimate.answer(detector if asked.crop else None, asked.models, photos())
+    return {"answers": [_faces(asked.models, table) for table in tables]}
+
+
+def _faces(models: dict[str, estimate.Model], table: pd.DataFrame) -> list[dict]:
+    return [
+        Face(
+            row.face,
+            [row.left, row.top, row.right, row.bottom],
+            row.age_years,
+            row.age_low,
+            row.age_high,
+            row.gender,
+            row.gender_probability,
+            row.gender_sure,
+            row.doubtful,
+            models[row.model].title,
+        )._asdict()
+        for row in table.itertuples()
     ]
-    titles = {name: model.title for name, model in models.items()}
-    return {"models": titles, "answers": list(zip(*tables, strict=True))}
 
 
 def answer(
@@ -195,19 +270,35 @@ def answer(
 ) -> dict[str, str | int | list[dict]]:
     """Return what is shown of a photo's bytes; raises utkface.Rejection with the reason.
 
-    picture: the photo with its faces marked, a JPEG in base64; width_pixels: the photo's own, to
-    which the boxes refer; rows: those of `estimate.answer`, each with its gender_text.
+    picture: the photo; marked: with its faces marked; both are JPEGs in base64, of at most 1,600
+    pixels a side. width, height: the photo's own in pixels, to which the boxes refer. rows: a
+    `Face` for each face and model, with family, "A" or "B", and gender_text.
     """
     photo = estimate.open_photo(data)
     (table,) = estimate.answer(detector, models, [photo])
-    stream = io.BytesIO()
-    output.annotate(photo, table).save(stream, "JPEG", quality=90)
-    texts = [output.gender_text(row) for row in table.itertuples()]
+    pictures = [output.encoded(output.annotate(photo, rows)) for rows in (table[:0], table)]
+    picture, marked = (base64.b64encode(picture).decode() for picture in pictures)
+    rows = [
+        face | {"family": row.model, "gender_text": output.gender_text(row)}
+        for face, row in zip(_faces(models, table), table.itertuples(), strict=True)
+    ]
     return {
-        "picture": base64.b64encode(stream.getvalue()).decode(),
-        "width_pixels": photo.width,
-        "rows": table.assign(gender_text=texts).to_dict("records"),
+        "picture": picture,
+        "marked": marked,
+        "width": photo.width,
+        "height": photo.height,
+        "rows": rows,
     }
+
+
+def _example(seeds: Collection[int]) -> bytes:
+    """Return a small photo of drawn faces, a JPEG."""
+    photo = PIL.Image.new("RGB", (210 * len(seeds), 210), (120, 125, 130))
+    for number, seed in enumerate(seeds):
+        generator = np.random.default_rng(seed)
+        face = generated_faces.draw_face(5 + 2 * seed, seed % 2, seed % 5, generator, 192)
+        photo.paste(PIL.Image.fromarray(face), (210 * number + 9, 9))
+    return output.encoded(photo)
 
 
 def _refusal(status: int, reason: str) -> PlainTextResponse:

@@ -3,20 +3,23 @@
 import base64
 import concurrent.futures
 import contextlib
+import csv
 import http.client
 import io
 import json
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import time
+import urllib.parse
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from agegender.data import generated_faces
-from agegender.photos import detection, estimate, output, service
+from agegender.photos import estimate, output, service
 
 
 class Watched:
@@ -34,9 +37,8 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def detector():
-    found = detection.load_detector()
-    return found._replace(pnet=Watched(found.pnet))
+def detector(detector):
+    return detector._replace(pnet=Watched(detector.pnet))
 
 
 @pytest.fixture(scope="module")
@@ -59,42 +61,40 @@ def ask(port, body=None, path="/answer", **headers):
         return reply.status, reply.read().decode(), reply.headers
 
 
-def scene(*seeds):
-    """A grey photo of 250 pixels' height with drawn faces that the detector finds."""
-    photo = PIL.Image.new("RGB", (max(260 * len(seeds), 260), 250), "grey")
-    for number, seed in enumerate(seeds):
-        generator = np.random.default_rng(seed)
-        face = generated_faces.draw_face(5 + 2 * seed, seed % 2, seed % 5, generator, 192)
-        photo.paste(PIL.Image.fromarray(face), (260 * number + 30, 30))
-    return photo
-
-
 def encoded(photo, kind="PNG", **options):
     stream = io.BytesIO()
     photo.save(stream, kind, **options)
     return stream.getvalue()
 
 
-def test_a_photo_gets_its_rows_and_its_marked_picture(port, detector, models):
-    photo = scene(13, 16)
-    status, text, headers = ask(port, encoded(photo))
-    assert status == 200 and headers["Cache-Control"] == "no-store"
-    answer = json.loads(text)
-    (expected,) = estimate.answer(detector, models, [photo])
-    assert [row["face"] for row in answer["rows"]] == [1, 1, 2, 2]
-    for row, wanted in zip(answer["rows"], expected.itertuples(), strict=True):
-        assert row["age_years"] == pytest.approx(wanted.age_years, abs=1e-3)
-        assert row["gender_text"] == output.gender_text(wanted)
-    with PIL.Image.open(io.BytesIO(base64.b64decode(answer["picture"]))) as marked:
-        left, top, right = (int(answer["rows"][0][side]) for side in ("left", "top", "right"))
-        assert marked.size == photo.size
-        assert min(marked.getpixel(((left + right) // 2, top + 1))) > 200
+def opened(picture):
+    return PIL.Image.open(io.BytesIO(base64.b64decode(picture)))
 
 
-def test_a_turned_photo_is_upright(port):
+def test_a_photo_gets_its_rows_and_its_marked_picture(port, detector, models, drawn):
+    photo = drawn(13, 16).resize((3600, 1600))
+    for family in "AB":
+        status, text, headers = ask(port, encoded(photo), f"/answer?model={family}")
+        assert status == 200 and headers["Cache-Control"] == "no-store"
+        answer = json.loads(text)
+        (expected,) = estimate.answer(detector, {family: models[family]}, [photo])
+        assert [row["face"] for row in answer["rows"]] == [1, 2]
+        for row, wanted in zip(answer["rows"], expected.itertuples(), strict=True):
+            assert row["age"] == pytest.approx(wanted.age_years, abs=1e-3)
+            assert row["model"] == models[family].title and row["family"] == family
+            assert row["gender_text"] == output.gender_text(wanted)
+    left, top, right, _ = (int(side * 1600 / answer["width"]) for side in answer["rows"][0]["box"])
+    edge = (left + right) // 2, top + 1
+    with opened(answer["picture"]) as plain, opened(answer["marked"]) as marked:
+        assert plain.size == marked.size == (1600, 711)
+        assert (answer["width"], answer["height"]) == photo.size
+        assert min(marked.getpixel(edge)) > 200 > max(plain.getpixel(edge))
+
+
+def test_a_turned_photo_is_upright(port, drawn):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # To be turned by 90 degrees clockwise.
-    turned = scene(13).rotate(90, expand=True)
+    turned = drawn(13).rotate(90, expand=True)
     status, text, _ = ask(port, encoded(turned, "JPEG", exif=exif, quality=95))
     assert status == 200 and {row["face"] for row in json.loads(text)["rows"]} == {1}
 
@@ -105,17 +105,19 @@ def test_a_photo_without_a_face_gets_no_rows(port):
         assert (status, json.loads(text)["rows"]) == (200, [])
 
 
-def test_what_is_no_photo_is_refused_with_the_reason(port):
-    whole = encoded(scene(13), "JPEG")
+def test_what_is_no_photo_is_refused_with_the_reason(port, drawn):
+    whole = encoded(drawn(13), "JPEG")
     for body, status, reason in (
-        (b"", 415, "empty file"),
-        (b"no picture", 415, "not an image"),
-        (whole[:3000], 415, "truncated or damaged"),
-        (encoded(scene(), "PPM"), 415, "wrong content"),
-        (encoded(PIL.Image.new("1", (9000, 8000))), 413, "9000x8000 pixels, at most 64,000,000"),
+        (b"", 415, "This file is empty."),
+        (b"no picture", 415, "This is not a picture. Try JPEG, PNG or HEIC."),
+        (whole[:3000], 415, "This picture is damaged or cut short"),
+        (encoded(drawn(), "PPM"), 415, "This is not a picture"),
+        (encoded(PIL.Image.new("1", (9000, 8000))), 413, "too large: 9000x8000 pixels, at most 64"),
+        (encoded(PIL.Image.new("F", (9, 9), -5), "TIFF"), 415, "cannot be read: values of an unkn"),
     ):
         found, text, _ = ask(port, body)
         assert found == status and reason in text, text
+    assert ask(port, whole, "/answer?model=C")[:2] == (400, "Expected the model A or B or AB.")
     assert ask(port, b"", "/nowhere")[0] == 404
     assert ask(port, path="/answer")[0] == 405
 
@@ -137,9 +139,9 @@ def test_an_upload_that_breaks_off_is_no_error(port, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_damaged_photos_crash_nothing(port):
+def test_damaged_photos_crash_nothing(port, drawn):
     generator = np.random.default_rng(0)
-    small = scene(13).resize((52, 50))
+    small = drawn(13).resize((52, 50))
     wholes = [encoded(small, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF")]
     seen = set()
     for number in range(60):
@@ -153,8 +155,8 @@ def test_damaged_photos_crash_nothing(port):
     assert ask(port, encoded(small))[0] == 200
 
 
-def test_other_sites_are_refused(port):
-    photo = encoded(scene())
+def test_other_sites_are_refused(port, drawn):
+    photo = encoded(drawn())
     assert ask(port, photo, Host=f"localhost:{port}", Origin=f"http://localhost:{port}")[0] == 200
     for headers in (
         {"Host": f"evil.example:{port}"},
@@ -170,14 +172,25 @@ def test_other_sites_are_refused(port):
             assert status == 403 and "Expected the" in text, headers
 
 
-def test_one_photo_is_looked_at_at_a_time(port, detector):
+def test_what_others_can_reach_answers_to_its_token_alone(serving, detector, models, drawn):
+    photo = encoded(drawn(13))
+    with serving(service.application(detector, models, ["127.0.0.1"], "secret")) as port:
+        for path, body in (("/", None), ("/about", None), ("/health", None), ("/answer", photo)):
+            assert ask(port, body, f"/secret{path}")[0] == 200
+            assert ask(port, body, f"/secret{path}", Host="localhost")[0] == 403
+            for wrong in ("", "/secre", "/secrett", "//secret"):
+                status, text, _ = ask(port, body, wrong + path)
+                assert status == 404 and "secret" not in text
+
+
+def test_one_photo_is_looked_at_at_a_time(port, detector, drawn):
     detector.pnet.most = 0
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
-        replies = list(threads.map(lambda _: ask(port, encoded(scene()))[0], range(4)))
+        replies = list(threads.map(lambda _: ask(port, encoded(drawn()))[0], range(4)))
     assert replies == [200] * 4 and detector.pnet.most == 1
 
 
-def test_nothing_is_written_to_disk(port):
+def test_nothing_is_written_to_disk(port, drawn):
     written, watching = [], True
 
     def watch(event, arguments):
@@ -187,65 +200,190 @@ def test_nothing_is_written_to_disk(port):
     sys.addaudithook(watch)  # None can be taken away again.
     with open(os.devnull, "w"):
         assert written == [os.devnull]
-    for body in (encoded(scene(13)), encoded(scene(13), "TIFF"), bytes(2**21)):
+    for body in (encoded(drawn(13)), encoded(drawn(13), "TIFF"), bytes(2**21)):
         ask(port, body)
     watching = False
     assert written == [os.devnull]
 
 
+# The least contrast of any text on the page with what is behind it, as WCAG counts it.
+CONTRAST = """
+const parse = colour => colour.match(/[0-9.]+/g).map(Number);
+const light = colour => colour.slice(0, 3).map(v => v / 255).map(
+  v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce(
+  (sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = element => {
+  for (; element; element = element.parentElement) {
+    const colour = parse(getComputedStyle(element).backgroundColor);
+    if (colour[3] !== 0) return colour;
+  }
+};
+return Math.min(...[...document.querySelectorAll("main *")].filter(element =>
+  [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim())
+  && element.checkVisibility()).map(element => {
+    const [a, b] = [parse(getComputedStyle(element).color), behind(element)].map(light);
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  }));
+"""
+
+
+class Page:
+    """The page in a browser of this width and height, in pixels."""
+
+    def __init__(self, browser, port, width, height):
+        self.browser, self.width = browser, width
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(f"http://127.0.0.1:{port}/")
+        self.wait(lambda: "age-gender-B version 1" in self.part("titles").text)
+
+    def wait(self, condition):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.browser, 60).until(lambda _: condition())
+
+    def part(self, name):
+        return self.browser.find_element("id", name)
+
+    def all(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def wait_for(self, text):
+        self.wait(lambda: text in self.part("status").text)
+        script = "return document.documentElement.scrollWidth"
+        assert self.browser.execute_script(script) <= self.width
+
+    def downloaded(self, link):
+        kind, _, content = link.get_attribute("href").partition(",")
+        return base64.b64decode(content) if "base64" in kind else urllib.parse.unquote(content)
+
+
+@pytest.fixture(params=[(390, 844), (1400, 900)], ids=["phone", "desktop"])
+def page(request, browser, port):
+    found = Page(browser, port, *request.param)
+    browser.get_log("browser")
+    yield found
+    assert browser.get_log("browser") == []
+
+
 @pytest.mark.system
-@pytest.mark.parametrize("width, height", [(390, 844), (1280, 900)], ids=["phone", "desktop"])
-def test_in_a_browser(browser, port, tmp_path, width, height):
+def test_a_page_shows_a_photo(page, port, drawn, tmp_path):
     from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
 
-    def part(name):
-        return browser.find_element(By.ID, name)
-
-    def wait_for(text):
-        WebDriverWait(browser, 60).until(lambda _: text in part("status").text)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(f"http://127.0.0.1:{port}/")
-    WebDriverWait(browser, 60).until(lambda _: "age-gender-B version 1" in part("titles").text)
     reached = []
     for _ in range(2):
-        ActionChains(browser).send_keys(Keys.TAB).perform()
-        reached.append(browser.switch_to.active_element.get_attribute("id"))
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        reached.append(page.browser.switch_to.active_element.get_attribute("id"))
     assert reached == ["file", "camera"]
 
-    photo = scene(13, 16)
+    photo = drawn(13, 16)
     photo.save(tmp_path / "two faces.png")
-    part("file").send_keys(str(tmp_path / "two faces.png"))
-    wait_for("2 faces found")
-    rows = json.loads(ask(port, encoded(photo))[1])["rows"]
-    for card, row in zip(browser.find_elements(By.TAG_NAME, "article"), rows[::2], strict=True):
-        assert f"{row['age_years']:.0f} years" in card.text and row["gender_text"] in card.text
-        within = f"{row['age_high'] - row['age_years']:.1f} years"
-        assert f"9 in 10 lie within {within}" in card.text
-    with PIL.Image.open(io.BytesIO(part("picture").screenshot_as_png)) as shown:
-        scale = shown.width / photo.width
-        for row in rows[::2]:
-            place = int((row["left"] + row["right"]) / 2 * scale), int((row["top"] + 1) * scale)
-            around = shown.convert("L").crop((place[0], place[1] - 2, place[0] + 1, place[1] + 3))
-            assert around.getextrema()[1] > 200, "the box's upper edge is white"
+    page.part("file").send_keys(str(tmp_path / "two faces.png"))
+    page.wait_for("2 faces found")
+    answer = json.loads(ask(port, encoded(photo))[1])
+    cards, boxes = page.all("article"), page.all(".box")
+    shown = page.all(".picture img")[0].rect
+    scale = shown["width"] / photo.width
+    for card, box, row in zip(cards, boxes, answer["rows"], strict=True):
+        assert f"{row['age']:.0f} years" in card.text and "90 % interval" in card.text
+        assert f"{row['age_low']:.0f} to {row['age_high']:.0f}" in card.text
+        assert row["gender_text"].removeprefix("gender ") in card.text.replace("\xa0", " ")
+        assert box.text == f"{row['face']}: {row['age']:.0f}"
+        assert box.rect["x"] - shown["x"] == pytest.approx(row["box"][0] * scale, abs=2)
+        assert box.rect["width"] == pytest.approx((row["box"][2] - row["box"][0]) * scale, abs=2)
+        letters = "return parseFloat(getComputedStyle(arguments[0]).fontSize)"
+        label = box.find_element("tag name", "span")
+        assert page.browser.execute_script(letters, label) >= 14
+    for one, other in ((boxes[1], cards[1]), (cards[0], boxes[0])):
+        page.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", one)
+        ActionChains(page.browser).move_to_element(one).perform()
+        assert "lit" in other.get_attribute("class")
+        assert [len(page.all(f"{kind}.lit")) for kind in ("article", ".box")] == [1, 1]
 
-    part("camera").click()  # Its pattern holds no face.
-    WebDriverWait(browser, 60).until(
-        lambda _: browser.execute_script("return document.querySelector('video').videoWidth")
+    for scheme in ("light", "dark"):
+        features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+        assert page.browser.execute_script(CONTRAST) >= 4.5, scheme
+
+    (marked,) = page.all("a[download$='marked.jpg']")
+    assert marked.get_attribute("download") == "two faces marked.jpg"
+    assert page.downloaded(marked) == base64.b64decode(answer["marked"])
+    rows = list(csv.DictReader(io.StringIO(page.downloaded(page.part("table")))))
+    assert [row["photo"] for row in rows] == ["two faces.png"] * 2
+    for row, wanted in zip(rows, answer["rows"], strict=True):
+        assert [float(row[side]) for side in ("left", "top", "right", "bottom")] == wanted["box"]
+        assert float(row["age"]) == wanted["age"] and row["model"] == wanted["model"]
+
+    page.all("[value=AB]")[0].click()
+    page.wait_for("2 faces found")
+    page.wait(lambda: "Network A B" in page.all("article")[0].text)
+    assert len(page.all("article")) == 2 and len(page.all("article .scale")) == 4
+
+
+@pytest.mark.system
+def test_a_page_takes_examples_several_photos_and_what_is_pasted(page, drawn, tmp_path):
+    page.browser.execute_script(
+        "window.seen = []; new MutationObserver(() => seen.push(document.getElementById('status')"
+        ".className)).observe(document.getElementById('status'), {attributes: true})"
     )
-    part("take").click()
-    wait_for("No face found")
-    assert not browser.find_elements(By.TAG_NAME, "article")
-    assert not part("video").is_displayed()
+    for button, said in zip(
+        page.all("#examples button"),
+        ("1 face found", "1 face found", "3 faces found"),
+        strict=True,
+    ):
+        button.click()
+        page.wait(lambda: "busy" not in page.part("status").get_attribute("class"))
+        page.wait_for(said)
+    assert page.browser.execute_script("return seen.includes('busy')")
 
-    (tmp_path / "notes.txt").write_text("no photo")
-    part("file").send_keys(str(tmp_path / "notes.txt"))
-    wait_for("Not read, not an image")
-    assert not part("result").is_displayed()
-    (message,) = browser.get_log("browser")  # Of this refusal, and no other.
-    assert "/answer - Failed to load resource" in message["message"]
+    drawn(13).save(tmp_path / "one.jpg")
+    drawn().save(tmp_path / "none.png")
+    (tmp_path / "=notes.txt").write_text("no photo")
+    paths = [str(tmp_path / name) for name in ("one.jpg", "none.png", "=notes.txt", "one.jpg")]
+    page.part("file").send_keys("\n".join(paths))
+    page.wait_for("2 faces found in 4 photos.")
+    assert [title.text for title in page.all("#results h2")] == ["one.jpg", "none.png", "one.jpg"]
+    (wrong,) = page.all("#results .wrong")
+    assert wrong.text == "=notes.txt: This is not a picture. Try JPEG, PNG or HEIC."
+    assert page.downloaded(page.part("table")).count("one.jpg") == 2
+
+    pasted = base64.b64encode((tmp_path / "one.jpg").read_bytes()).decode()
+    page.browser.execute_script(
+        "const data = new DataTransfer();"
+        "const bytes = Uint8Array.from(atob(arguments[0]), letter => letter.charCodeAt(0));"
+        "data.items.add(new File([bytes], 'x'));"
+        "dispatchEvent(new ClipboardEvent('paste', {clipboardData: data}))",
+        pasted,
+    )
+    page.wait_for("1 face found.")
+
+    page.part("file").send_keys(str(tmp_path / "=notes.txt"))
+    page.wait_for("This is not a picture. Try JPEG, PNG or HEIC.")
+    assert not page.all("#results *") and not page.part("table").is_displayed()
+    for message in page.browser.get_log("browser"):  # Of these refusals, and no other.
+        assert "/answer?model=B - Failed to load resource" in message["message"]
+
+
+@pytest.mark.system
+def test_a_page_uses_the_camera(page):
+    page.part("camera").click()  # Its pattern holds no face.
+    page.wait(
+        lambda: page.browser.execute_script("return document.querySelector('video').videoWidth")
+    )
+    page.part("take").click()
+    page.wait_for("No face found")
+    assert not page.all("article") and not page.part("video").is_displayed()
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
+def test_the_line_on_the_page_gets_the_same_answer(page, port, drawn, tmp_path):
+    drawn(13, 16).save(tmp_path / "photo.jpg")
+    line = page.part("curl").get_attribute("textContent")
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, check=True)
+    (faces,) = json.loads(done.stdout)["answers"]
+    shown = json.loads(ask(port, (tmp_path / "photo.jpg").read_bytes())[1])["rows"]
+    assert len(faces) == 2
+    for face, row in zip(faces, shown, strict=True):
+        assert face == {name: row[name] for name in face}

@@ -190,7 +190,7 @@ def test_the_page_is_served_with_the_champions_until_interrupted(champion, photo
             process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert b"Traceback" not in process.stderr.read()
-    assert row["age_high"] - row["age_years"] == pytest.approx(7)
+    assert row["age_high"] - row["age"] == pytest.approx(7)
 
 
 def test_the_page_says_what_is_missing(champion, capsys):
