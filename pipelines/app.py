@@ -1,10 +1,12 @@
 """A page to try the models on a photo or the camera, and JSON for programs: `make app`.
 
-On this machine only; nothing is stored. The registry's champions answer, the released models where
-it has none. Ends with Ctrl-C; exit status 2 where there is no model or the port is taken.
+On this machine only, unless HOST= names one of its addresses; nothing is stored. The registry's
+champions answer, the released models where it has none. Ends with Ctrl-C; exit status 2 where there
+is no model or the port is taken.
 """
 
 import contextlib
+import secrets
 import socket
 from pathlib import Path
 
@@ -17,15 +19,22 @@ from agegender.registry import champions
 MOST_CONNECTIONS = 16  # More of them get 503: photos of 1 GiB in memory at the most.
 
 
-def serve(*, port: int = 7860, generated: bool = False) -> None:
-    """Load the models, serve `service.application` until interrupted; port 0 takes a free one."""
-    with socket.create_server(("127.0.0.1", port)) as listener:
+def serve(*, port: int = 7860, host: str = "127.0.0.1", generated: bool = False) -> None:
+    """Load the models, serve `service.application` until interrupted.
+
+    port: 0 takes a free one; host: an address of this machine. What others can reach asks for a
+    token, which is the first part of each path; generated: by models of drawn faces.
+    """
+    with socket.create_server((host, port)) as listener:
         print("Loading the models ...", flush=True)
         backend.prepare()
         models = champions.models_for_prediction(Path.cwd(), generated, "AB")
-        app = service.application(detection.load_detector(), models)
+        own = host in service.HOSTS
+        hosts, token = (service.HOSTS, "") if own else ([host], secrets.token_urlsafe(16))
+        app = service.application(detection.load_detector(), models, hosts, token)
         print(f"By {' and '.join(model.title for model in models.values())}")
-        print(f"Open http://127.0.0.1:{listener.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
+        address = f"http://{host}:{listener.getsockname()[1]}/{token and token + '/'}"
+        print(f"Open {address} (Ctrl-C ends it)", flush=True)
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])

@@ -89,6 +89,13 @@ def _port(text: str) -> int:
     return port
 
 
+def _address(text: str) -> str:
+    if text.startswith("0."):
+        raise ValueError  # All addresses at once: a request could carry any name.
+    socket.create_server((text, 0)).close()
+    return text
+
+
 def _yes(text: str) -> bool:
     return {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}[text]
 
@@ -124,6 +131,7 @@ OPTIONS = {
     "out": _PLACE,
     "photo": Option(_photos, "a file, a folder, a pattern, or several in one text"),
     "port": Option(_port, "a free port, a whole number from 0 to 65535"),
+    "host": Option(_address, "an address of this machine, such as 192.168.1.5"),
     "family": _choice(*FAMILIES, "both"),
     "settings": _COUNT,
     "seeds": _COUNT,
@@ -191,7 +199,7 @@ STAGES = {
         ("photo",),
         special={"model": _choice(*FAMILIES, "AB")},
     ),
-    "app": Stage("app:serve", "port generated"),
+    "app": Stage("app:serve", "port host generated"),
     "pull": Stage("pull_model:pull", "alias version generated", ("model", "to")),
     "rollback": Stage("roll_back:roll_back", "generated", ("model",)),
 }

@@ -86,6 +86,9 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
             "DATA= or GENERATED= is needed",
         ),
         ("ui", {"PORT": "65536"}, "PORT=65536: expected a free port"),
+        ("app", {"HOST": "203.0.113.9"}, "HOST=203.0.113.9: expected an address of this machine"),
+        ("app", {"HOST": "0.0.0.0"}, "HOST=0.0.0.0: expected an address of this machine"),
+        ("predict", {"PHOTO": "/", "MODEL": "C"}, "MODEL=C: MODEL is A, B or AB"),
     ],
 )
 def test_a_mistake_is_answered_in_the_words_of_make(target, variables, said):
@@ -185,6 +188,13 @@ def test_make_answers_a_mistake_at_once_in_one_line():
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert "MINUTES=abc: expected a number of 1 or more" in line
+
+
+def test_the_host_that_conda_sets_is_not_the_one_to_serve_at():
+    arguments = ["app", "--dry-run", f"PYTHON={sys.executable}"]
+    done = make(*arguments, HOST="x86_64-conda-linux-gnu")
+    assert done.returncode == 0 and "pipelines app" in done.stdout, done.stderr
+    assert "HOST=here: expected an address" in make(*arguments, "HOST=here").stderr
 
 
 def test_make_hands_a_value_over_as_it_was_typed(tmp_path):
