@@ -29,6 +29,7 @@ import fastapi
 import numpy as np
 import pandas as pd
 import PIL.Image
+import pydantic
 from fastapi import concurrency
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
@@ -39,8 +40,6 @@ from agegender.photos import detection, estimate, output
 # Another site's name may be made to lead to this machine; its pages' requests carry that name.
 HOSTS = ("127.0.0.1", "localhost")
 MOST_BODY_BYTES = 32 * 2**20  # of a POST to /predict
-MOST_IMAGES = 64
-KEYS = ("images", "crop", "model")
 # Drawn faces that the detector finds: the seeds that they are drawn from.
 EXAMPLES = ((13,), (16,), (13, 16, 19))
 HEADERS = {
@@ -82,12 +81,12 @@ class Face(typing.NamedTuple):
     model: str
 
 
-class Request(typing.NamedTuple):
-    """A request to /predict that has been checked; `images` are pictures' bytes."""
+class Request(pydantic.BaseModel, extra="forbid", frozen=True, strict=True):
+    """The JSON of a POST to /predict; `images` are in base64."""
 
-    images: list[bytes]
-    crop: bool
-    models: dict[str, estimate.Model]
+    images: list[str] = pydantic.Field(min_length=1, max_length=64)
+    crop: bool = True
+    model: str | None = None
 
 
 def application(
@@ -189,7 +188,7 @@ async def _read(request: fastapi.Request, most_bytes: int) -> bytes:
     return bytes(data)
 
 
-def _chosen(models: dict[str, estimate.Model], name: object) -> dict[str, estimate.Model]:
+def _chosen(models: dict[str, estimate.Model], name: str | None) -> dict[str, estimate.Model]:
     """Return the models that A, B or AB names; of None, B where there is one. ValueError."""
     names = list(dict.fromkeys([*models, "".join(models)]))
     if name is None:
@@ -199,29 +198,16 @@ def _chosen(models: dict[str, estimate.Model], name: object) -> dict[str, estima
     return {family: model for family, model in models.items() if family in name}
 
 
-def read_request(models: dict[str, estimate.Model], body: bytes) -> Request:
+def read_request(body: bytes) -> Request:
     """Check the JSON of a POST to /predict; ValueError, with the reason, where it is no good."""
     try:
-        asked = json.loads(body, object_pairs_hook=_object)
+        return Request.model_validate(json.loads(body, object_pairs_hook=_object))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "JSON"
+        raise ValueError(f"{place:.50}: {first['msg']}.") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f'Expected JSON, {{"images": [base64, ...]}}: {error}.') from None
-    if not isinstance(asked, dict) or "images" not in asked or asked.keys() - set(KEYS):
-        raise ValueError(f'Expected an object with "images" and at most {", ".join(KEYS[1:])}.')
-    images, crop = asked["images"], asked.get("crop", True)
-    if not isinstance(crop, bool):
-        raise ValueError('Expected "crop" to be true or false.')
-    if not isinstance(images, list) or not 1 <= len(images) <= MOST_IMAGES:
-        got = len(images) if isinstance(images, list) else type(images).__name__
-        raise ValueError(f'Expected a list of 1 to {MOST_IMAGES} "images"; got {got}.')
-    data = []
-    for number, image in enumerate(images):
-        if not isinstance(image, str):
-            raise ValueError(f"images[{number}]: expected base64; got {type(image).__name__}.")
-        try:
-            data.append(base64.b64decode(image, validate=True))
-        except ValueError:
-            raise ValueError(f"images[{number}] is no base64.") from None
-    return Request(data, crop, _chosen(models, asked.get("model")))
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -230,21 +216,25 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
+def _photos(images: list[str]) -> Iterator[PIL.Image.Image]:
+    """Yield one decoded photo at a time; ValueError, with its number, where one is no good."""
+    for number, image in enumerate(images):
+        try:
+            yield estimate.open_photo(base64.b64decode(image, validate=True))
+        except utkface.Rejection as error:
+            raise ValueError(f"images.{number}: {error}.") from error
+        except ValueError:
+            raise ValueError(f"images.{number} is not base64.") from None
+
+
 def predictions(
     detector: detection.Detector, models: dict[str, estimate.Model], body: bytes
 ) -> dict[str, list[list[dict]]]:
     """Return the answer to a POST to /predict; ValueError, with the reason, where it is no good."""
-    asked = read_request(models, body)
-
-    def photos() -> Iterator[PIL.Image.Image]:  # One at a time: each takes 200 MB at the most.
-        for number, data in enumerate(asked.images):
-            try:
-                yield estimate.open_photo(data)
-            except utkface.Rejection as error:
-                raise ValueError(f"images[{number}]: {error}.") from error
-
-    tables = estimate.answer(detector if asked.crop else None, asked.models, photos())
-    return {"answers": [_faces(asked.models, table) for table in tables]}
+    asked = read_request(body)
+    chosen = _chosen(models, asked.model)
+    tables = estimate.answer(detector if asked.crop else None, chosen, _photos(asked.images))
+    return {"answers": [_faces(chosen, table) for table in tables]}
 
 
 def _faces(models: dict[str, estimate.Model], table: pd.DataFrame) -> list[dict]:
