@@ -28,21 +28,6 @@ MOST_BYTES = 32 * 2**20
 
 _EXTENSIONS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
 _PNG = b"\x89PNG\r\n\x1a\n"
-# What brings a picture with this EXIF orientation upright.
-_TURNS = dict(
-    enumerate(
-        (
-            PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-            PIL.Image.Transpose.ROTATE_180,
-            PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-            PIL.Image.Transpose.TRANSPOSE,
-            PIL.Image.Transpose.ROTATE_270,
-            PIL.Image.Transpose.TRANSVERSE,
-            PIL.Image.Transpose.ROTATE_90,
-        ),
-        start=2,
-    )
-)
 # Spaces before the extension and a missing dot occur in UTKFace itself; the labels are fine.
 _NAME = re.compile(
     r"(-?[0-9]{1,9})_(-?[0-9]{1,9})(?:_(-?[0-9]{1,9}))?_([0-9]{1,30}) *"
@@ -186,8 +171,9 @@ def _decode(data: bytes, allowed: Collection[str], most_pixels: int) -> PIL.Imag
         )
     try:
         picture = _to_rgb(_in_8_bits(image))
-        turn = _TURNS.get(_orientation(image))
-        return picture if turn is None else picture.transpose(turn)
+        picture.info = {}  # What is junk in it must not be read again.
+        picture.getexif()[PIL.ExifTags.Base.Orientation] = _orientation(image)
+        return PIL.ImageOps.exif_transpose(picture)
     except Rejection:
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged
