@@ -1,8 +1,8 @@
 """Any photo to faces, each aligned and cropped as UTKFace's 'aligned & cropped' pictures are.
 
-The detector is MTCNN (Zhang et al. 2016): a small network proposes boxes on a pyramid of the photo,
-a second refuses most of them, a third keeps the faces and finds eyes, nose and mouth. Its three
-networks are made here, of Keras alone, with the weights that come inside the package `mtcnn`.
+The detector is MTCNN (Zhang et al. 2016). A small network proposes boxes on a pyramid of the photo,
+a second rejects most of them, and a third keeps the faces and finds eyes, nose and mouth. The three
+networks are built here with Keras alone; their weights come inside the package `mtcnn`.
 """
 
 import importlib.util
@@ -15,11 +15,9 @@ import keras
 import numpy as np
 import PIL.Image
 
-from agegender import disk
-
-# Left and right eye (as seen), nose, left and right corner of the mouth in a UTKFace picture, as
-# shares of its side, x and y: what this detector finds there, means over 492 faces outside the
-# locked test (tests/photos/test_scenes.py compares). All five bring a face nearest to its place.
+# Left and right eye (as seen), nose, left and right corner of the mouth in a UTKFace picture: x and
+# y as shares of its side. Means of what this detector finds in 492 faces outside the locked test;
+# tests/photos/test_scenes.py compares them.
 UTKFACE_PLACES = np.array(
     [[0.299, 0.292], [0.692, 0.292], [0.488, 0.522], [0.321, 0.693], [0.668, 0.694]]
 )
@@ -28,11 +26,11 @@ WEIGHTS = {
     "rnet": "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
     "onet": "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
 }
-# Photos are laid on a black square of one of these sides, larger ones are shrunk for the search:
-# few shapes, since a backend compiles for each.
+# A photo is searched on a black square with one of these sides; a larger one is shrunk first. A
+# backend compiles for each shape, so there are few.
 SIDES_PIXELS = (256, 512, 1024)
 SMALLEST_FACE_PIXELS = 20
-CELL_PIXELS, STRIDE_PIXELS = 12, 2  # what the first network looks at, and how far apart
+CELL_PIXELS, STRIDE_PIXELS = 12, 2  # The first network sees squares of 12 pixels, 2 apart.
 PYRAMID_STEP = 0.709
 BATCH_SIZE = 32
 MOST_OVERSAMPLING = 16
@@ -41,8 +39,9 @@ MOST_OVERSAMPLING = 16
 class Face(typing.NamedTuple):
     """A face in a photo.
 
-    box: left, top, right, bottom in pixels, (4,), may lie partly outside; score: 0..1; landmarks:
-    (5, 2), x and y in pixels, in the order of UTKFACE_PLACES.
+    box: left, top, right, bottom in pixels, (4,); it may lie partly outside the photo.
+    score: 0..1.
+    landmarks: (5, 2), x and y in pixels, in the order of UTKFACE_PLACES.
     """
 
     box: np.ndarray
@@ -51,7 +50,7 @@ class Face(typing.NamedTuple):
 
 
 class Detector(typing.NamedTuple):
-    """The three networks, each the score of being no face and a face last; see `load_detector`."""
+    """The three networks; the last output of each is the scores of 'no face' and 'face'."""
 
     pnet: keras.Model
     rnet: keras.Model
@@ -59,16 +58,18 @@ class Detector(typing.NamedTuple):
 
 
 def load_detector() -> Detector:
-    """Return the detector with its weights; ValueError where the package's files are others."""
+    """Return the detector with its weights; ValueError where the package's files differ."""
     package = importlib.util.find_spec("mtcnn")
     if package is None:
-        raise ValueError("The package mtcnn, whose weights find the faces, is missing: make setup")
+        raise ValueError(
+            "The package mtcnn, which holds the detector's weights, is missing: make setup"
+        )
     folder = Path(package.origin).parent / "assets" / "weights"
     networks = _networks()
     for network in networks:
         path = folder / f"{network.name}.lz4"
-        digest = disk.checksum(path)
-        if digest != WEIGHTS[network.name]:  # It is a pickle: only this one is opened.
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != WEIGHTS[network.name]:  # It is a pickle: no other may be opened.
             raise ValueError(
                 f"{path} should have the SHA-256 {WEIGHTS[network.name]} but has {digest}: "
                 "install mtcnn==1.0.0 again."
@@ -84,7 +85,7 @@ def _networks() -> Detector:
         return keras.layers.MaxPooling2D(pool, 2, padding)(x) if pool else x
 
     def connect(x, units):
-        # The weights are Caffe's, which flattens column after column.
+        # The weights come from Caffe, which flattens column by column.
         x = keras.layers.Flatten()(keras.layers.Permute((2, 1, 3))(x))
         return keras.layers.PReLU()(keras.layers.Dense(units)(x))
 
@@ -93,7 +94,7 @@ def _networks() -> Detector:
             keras.layers.Dense(2, activation="softmax")(x)
         ]
 
-    # In float32 whatever the policy: places are to a fraction of a pixel.
+    # In float32 whatever the policy, for positions to a fraction of a pixel.
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -119,8 +120,8 @@ def find_faces(
 ) -> list[Face]:
     """Return the faces in an upright RGB photo, the largest first; empty where there is none.
 
-    thresholds: of each network's score. Faces smaller than 20 pixels, or 2 % of the longer side of
-    a photo over 1,024 pixels, are not looked for.
+    thresholds: the least score that each network lets through. Faces under 20 pixels, or under 2 %
+    of the longer side of a photo over 1,024 pixels, are not found.
     """
     longest = max(photo.size)
     side = next((side for side in SIDES_PIXELS if side >= longest), SIDES_PIXELS[-1])
@@ -170,7 +171,7 @@ def _run(network, images):
 
 
 def _look(network, canvas, boxes, size):
-    """Return a network's outputs for the contents of the boxes, of the last one a face's score."""
+    """Return a network's outputs for the contents of the boxes; the last is the face's score."""
     patches = np.zeros((-(-max(len(boxes), 1) // BATCH_SIZE) * BATCH_SIZE, size, size, 3), "uint8")
     for patch, box in zip(patches, boxes, strict=False):
         part = canvas.crop([round(value) for value in box])  # Black outside the photo.
@@ -184,21 +185,21 @@ def _look(network, canvas, boxes, size):
 
 
 def _moved(boxes, offsets):
-    """Return boxes (N, 4) whose sides are moved by shares of their extent."""
+    """Return boxes (N, 4) whose sides are moved by fractions of the boxes' width and height."""
     return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
 
 
 def _square(boxes):
-    """Return the squares about the boxes' middles that have their longer sides."""
+    """Return squares around the boxes' centres, as long as the boxes' longer sides."""
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
     return np.hstack([middle - half, middle + half])
 
 
 def _distinct(boxes, scores, most_overlap, of_smaller=False):
-    """Return the indices of the best of the boxes that overlap more than that, best first.
+    """Return the indices, best first, of the boxes that overlap no better one by more than that.
 
-    Overlap: the shared area as a share of the union's or, with of_smaller, of the smaller box's.
+    Overlap: the shared area, divided by the union's or, with of_smaller, by the smaller box's.
     """
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     left, kept = np.argsort(-scores, kind="stable"), []
@@ -217,16 +218,16 @@ def _distinct(boxes, scores, most_overlap, of_smaller=False):
 def cut_out(photo: PIL.Image.Image, landmarks: np.ndarray, size_pixels: int = 128) -> np.ndarray:
     """Return a face, uint8 RGB (size, size, 3), turned and scaled as in UTKFace.
 
-    The similarity that brings UTKFACE_PLACES nearest to the landmarks (5, 2), in the square sense;
-    black where that lies outside the photo, as in UTKFace.
+    The similarity transform maps UTKFACE_PLACES to the landmarks (5, 2) by least squares. What lies
+    outside the photo is black, as in UTKFace.
     """
     found, places = (points[:, 0] + 1j * points[:, 1] for points in (landmarks, UTKFACE_PLACES))
-    # As complex numbers: found = side * places + corner, side being the face's upper edge.
+    # As complex numbers: found = side * places + corner, where side is the face's upper edge.
     centred = places - places.mean()
     side = (centred.conj() @ found) / (centred.conj() @ centred).real
     corner = found.mean() - side * places.mean()
-    step = side / size_pixels  # In the photo, for one pixel to the right in the face.
-    # Sampled at every pixel of the photo, then averaged: a large face would else be jagged.
+    step = side / size_pixels  # One pixel to the right in the face, seen in the photo.
+    # Sampled at every pixel of the photo and then averaged, or a large face would be jagged.
     finer = min(max(math.ceil(abs(step)), 1), MOST_OVERSAMPLING)
     step /= finer
     affine = (step.real, -step.imag, corner.real, step.imag, step.real, corner.imag)

@@ -1,4 +1,4 @@
-"""Photos to answers: each face's age with its interval and its gender, or that this is not sure.
+"""Photos to answers: each face's age with its interval, and its gender where that is sure.
 
 from agegender.photos import estimate
 
@@ -30,12 +30,12 @@ from agegender.networks import predict as networks_predict
 from agegender.photos import detection
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
-# Of a photo: the cameras of most telephones fit in, and decoding takes 600 MB at the most.
+# Most phones' photos are smaller; decoding one of this size takes 600 MB.
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 64 * 2**20
 FACE_PIXELS = 128
-# So few faces are answered sooner without tracing the network. Only the first time: once traced it
-# takes a tenth of the time.
+# The first time, so few faces are answered sooner without tracing the network, which then takes a
+# tenth of the time.
 FACES_UNTRACED = 8
 _called: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 DOUBTFUL_SCORE = 0.9  # A detection below may be a collar or a pattern.
@@ -48,7 +48,7 @@ class Model(typing.NamedTuple):
     """A network of the .h5 contract with what was fitted to its validation faces.
 
     title: its name and version; intervals: of `uncertainty.fit_age_intervals`; confidence: of
-    `uncertainty.fit_abstention`, from which on a gender is said, None where none suffices.
+    `uncertainty.fit_abstention`, the least that makes a gender sure, None where none does.
     """
 
     title: str
@@ -60,8 +60,8 @@ class Model(typing.NamedTuple):
 def released(folder: Path, family: str, *, full: bool) -> Path | None:
     """Return the .h5 of a family's released model in models/, None where none is released.
 
-    full: the one trained on all of UTKFace, where there is; the other stands in for it. Without its
-    .json, which is written last, a file is no release.
+    full: prefer the one trained on all of UTKFace; where one is missing, the other stands in.
+    A file without its .json, which is written last, is no release.
     """
     names = [f"{records.PREFIX}{family}{'_full' * wanted}" for wanted in (full, not full)]
     return next((folder / f"{n}.h5" for n in names if (folder / f"{n}.json").exists()), None)
@@ -70,10 +70,9 @@ def released(folder: Path, family: str, *, full: bool) -> Path | None:
 def load_release(h5_path: str | os.PathLike, passed: Path | None = None) -> Model:
     """Load a released network and, from the .json of the same name beside it, its intervals.
 
-    The file is inspected and has to reproduce its golden predictions: see `export.load_verified`,
-    also for `passed`.
-    ValueError where it does not, or where the .json is not that of a release; OSError where one of
-    the two files is missing.
+    The file is inspected and has to reproduce its golden predictions; `export.load_verified` also
+    explains `passed`. ValueError where it does not, or where the .json is not a release's; OSError
+    where a file is missing.
     """
     path = Path(h5_path)
     released = json.loads(path.with_suffix(".json").read_text())
@@ -92,8 +91,8 @@ def predict(photo_path: str | os.PathLike, models: dict[str, Model]) -> pd.DataF
     """Find the faces in a photo and estimate the age and the gender of each.
 
     photo_path: JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF, up to 64 megapixels.
-    models: by the names that the table shall give them, from `load_release` or the registry's
-    `champions.models_for_prediction`.
+    models: from `load_release` or `champions.models_for_prediction`; their keys name them in the
+    table.
 
     Return the table of `answer`: a row for each face and model, no row where no face was found.
     utkface.Rejection, with the reason, where the file is no photo that can be read.
@@ -124,7 +123,7 @@ def read_photo(path: Path) -> PIL.Image.Image:
 
 
 def open_photo(data: bytes) -> PIL.Image.Image:
-    """Decode a photo's bytes as `read_photo` does a file; its size is judged before its pixels."""
+    """Decode a photo's bytes as `read_photo` does a file, its size being checked first."""
     pi_heif.register_heif_opener()
     return utkface.open_picture(data, formats=FORMATS, most_pixels=MOST_PIXELS)
 
@@ -133,8 +132,7 @@ def estimate_faces(model: Model, faces: np.ndarray) -> pd.DataFrame:
     """Return what a model says of faces, uint8 RGB (N, 128, 128, 3) as `detection.cut_out` gives.
 
     Columns, a row each: age_years, age_low, age_high; gender, "male" or "female", the likelier one;
-    gender_probability, of that one (.5..1); gender_sure, whether this reaches the confidence from
-    which on enough validation faces were right.
+    gender_probability, 0.5..1; gender_sure, whether that reaches the model's confidence.
     """
     age, female = _outputs(model.network, faces)
     low, high = uncertainty.age_intervals(model.intervals, age)
@@ -158,7 +156,7 @@ def _outputs(network: keras.Model, faces: np.ndarray) -> tuple[np.ndarray, np.nd
         images = faces.astype("float32") / 255
         age, female = map(keras.ops.convert_to_numpy, network(images, training=False))
         return age[:, 0].astype(float), female[:, 0].astype(float)
-    # A power of two: a backend compiles, or traces, for each number of faces that it meets.
+    # Padded to a power of two, since a backend compiles for each number of faces.
     padded = np.zeros((1 << max(len(faces) - 1, 0).bit_length(), *faces.shape[1:]), faces.dtype)
     padded[: len(faces)] = faces
     age, female = networks_predict.predict(network, padded, np.arange(len(padded)))
@@ -175,9 +173,9 @@ def answer(
     detector: None where each photo is a face, aligned and cropped as in UTKFace.
 
     Columns: face (from 1, the largest first), its box as left, top, right and bottom in pixels, the
-    detector's score, whether the face is doubtful for it, model (its name in `models`) and those of
-    `estimate_faces`. No row where no face was found. All faces are estimated together: give several
-    photos where there are more; an iterator's are not kept.
+    detector's score, whether that is doubtful, model (its key in `models`) and those of
+    `estimate_faces`. No row where no face was found. The faces of all photos are estimated
+    together, and a photo from an iterator is not kept.
     """
     rows, cut, count = [], [], 0
     for index, photo in enumerate(photos):

@@ -29,9 +29,9 @@ MARK = b"Marked by agegender"
 class Answered:
     """A photo and its answers.
 
-    photo: its path, what cannot be printed being escaped; reason, detail: why it was not read;
-    faces: how many were found; marked: the name of the picture with them marked, where there are
-    any; answers: the rows of `estimate.answer`.
+    photo: its path, with unprintable characters escaped; reason, detail: why it was not read;
+    faces: how many were found; marked: the file name of the picture that marks them, where there
+    are any; answers: the rows of `estimate.answer`.
     """
 
     photo: str
@@ -176,7 +176,7 @@ def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
     draw = PIL.ImageDraw.Draw(picture, "RGBA")
     for number, face in table.groupby("face"):
         left, top, right, bottom = face.iloc[0][["left", "top", "right", "bottom"]] * scale
-        # A small face has small letters: in a group its neighbours stay free.
+        # A small face gets small letters, or they would cover its neighbours in a group.
         size_pixels = max(int(min((right - left) / 8, picture.width / 40)), FEWEST_LETTER_PIXELS)
         font = PIL.ImageFont.load_default(size_pixels)
         lines = [
@@ -187,7 +187,7 @@ def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
         ]
         width = max(draw.textlength(line, font) for line in lines) + size_pixels
         height = 1.3 * size_pixels
-        # Below the face where there is room, and never out of the picture.
+        # Below the face where there is room, and always inside the picture.
         x = max(min(left, picture.width - width), 0)
         y = max(min(bottom, picture.height - len(lines) * height), 0)
         draw.rectangle((left, top, right, bottom), outline="white", width=max(2, size_pixels // 8))
