@@ -7,12 +7,13 @@
 images: 1 to 64 photos in base64, 32 MiB in all, each as `estimate.open_photo` takes it. crop: true,
 the default, finds the faces in each and crops them as `make predict` does; false says that each
 photo is one face, aligned and cropped as in UTKFace. model: A, B or AB; without, B where there is
-one. answers: for each photo in turn, a `Face` for each face and model. What is no good gets 400,
-413 (too large) or 415 (not application/json), with {"error": REASON}; nothing of it is answered.
+one. answers: for each photo in turn, a `Face` for each face and model.
 
 The page: GET / is page.html, GET /about says what its models are and has examples, and
-POST /answer?model=B takes a photo's bytes and gives what `answer` returns, or 4xx with the reason
-as text.
+POST /answer?model=B takes a photo's bytes and gives what `answer` returns.
+
+What is no good gets 400, 413 (too large) or 415 (another content) with {"error": REASON}, and
+nothing of it is answered.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ import pandas as pd
 import PIL.Image
 import pydantic
 from fastapi import concurrency
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.requests import ClientDisconnect
 
 from agegender.data import generated_faces, utkface
@@ -56,7 +57,7 @@ REASONS = {
     utkface.Reason.NOT_AN_IMAGE: NO_PICTURE,
     utkface.Reason.WRONG_CONTENT: NO_PICTURE,
     utkface.Reason.DAMAGED: "This picture is damaged or cut short. Try another copy of it.",
-    utkface.Reason.TOO_LARGE: "This picture is too large: {}.",
+    utkface.Reason.TOO_LARGE: "Too large: {}.",
 }
 
 
@@ -110,12 +111,11 @@ def application(
         },
     }
     app = fastapi.FastAPI(openapi_url=None)
-    turn = asyncio.Lock()  # A large photo takes 600 MB while it is decoded.
+    for kind in (ClientDisconnect, ValueError):
+        app.add_exception_handler(kind, _refuse)
+    app.middleware("http")(functools.partial(_guard, headers, hosts))
     routes = fastapi.APIRouter(prefix=f"/{token}" if token else "")
-
-    async def in_turn(function, *arguments):
-        async with turn:
-            return await concurrency.run_in_threadpool(function, *arguments)
+    turn = asyncio.Lock()  # A large photo takes 600 MB while it is decoded.
 
     @routes.get("/health")
     async def live():
@@ -125,16 +125,10 @@ def application(
     async def predict(request: fastapi.Request):
         content_type = request.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() != "application/json":
-            return JSONResponse({"error": "Expected the content type application/json."}, 415)
-        try:
-            body = await _read(request, MOST_BODY_BYTES)
-            return await in_turn(predictions, detector, models, body)
-        except ClientDisconnect:
-            return JSONResponse({"error": "The request did not arrive whole."}, 400)
-        except utkface.Rejection as error:
-            return JSONResponse({"error": str(error)}, 413)
-        except ValueError as error:
-            return JSONResponse({"error": str(error)}, 400)
+            return _refusal(415, "Expected the content type application/json.")
+        body = await _read(request, MOST_BODY_BYTES)
+        async with turn:
+            return await concurrency.run_in_threadpool(predictions, detector, models, body)
 
     @routes.get("/")
     async def show():
@@ -146,20 +140,11 @@ def application(
 
     @routes.post("/answer")
     async def look(request: fastapi.Request, model: str | None = None):
-        try:
-            data = await _read(request, estimate.MOST_BYTES)
-            return await in_turn(answer, detector, _chosen(models, model), data)
-        except ClientDisconnect:
-            return _refusal(400, "The photo did not arrive whole.")
-        except utkface.Rejection as error:
-            reason = REASONS.get(error.reason, f"This picture cannot be read: {error}.")
-            status = 413 if error.reason == utkface.Reason.TOO_LARGE else 415
-            return _refusal(status, reason.format(error.detail))
-        except ValueError as error:
-            return _refusal(400, str(error))
+        data, chosen = await _read(request, estimate.MOST_BYTES), _chosen(models, model)
+        async with turn:
+            return await concurrency.run_in_threadpool(answer, detector, chosen, data)
 
     app.include_router(routes)
-    app.middleware("http")(functools.partial(_guard, headers, hosts))
     return app
 
 
@@ -291,8 +276,19 @@ def _example(seeds: Collection[int]) -> bytes:
     return output.encoded(photo)
 
 
-def _refusal(status: int, reason: str) -> PlainTextResponse:
-    return PlainTextResponse(reason, status)
+def _refusal(status: int, reason: str) -> JSONResponse:
+    return JSONResponse({"error": reason}, status)
+
+
+async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
+    """Answer a request that broke off, or that holds what is no good."""
+    if isinstance(error, ClientDisconnect):
+        return _refusal(400, "The request did not arrive whole.")
+    if not isinstance(error, utkface.Rejection):
+        return _refusal(400, str(error))
+    reason = REASONS.get(error.reason, f"This picture cannot be read: {error}.")
+    status = 413 if error.reason == utkface.Reason.TOO_LARGE else 415
+    return _refusal(status, reason.format(error.detail))
 
 
 def _policy(page: str) -> str:

@@ -112,12 +112,13 @@ def test_what_is_no_photo_is_refused_with_the_reason(port, drawn):
         (b"no picture", 415, "This is not a picture. Try JPEG, PNG or HEIC."),
         (whole[:3000], 415, "This picture is damaged or cut short"),
         (encoded(drawn(), "PPM"), 415, "This is not a picture"),
-        (encoded(PIL.Image.new("1", (9000, 8000))), 413, "too large: 9000x8000 pixels, at most 64"),
+        (encoded(PIL.Image.new("1", (9000, 8000))), 413, "Too large: 9000x8000 pixels, at most 64"),
         (encoded(PIL.Image.new("F", (9, 9), -5), "TIFF"), 415, "cannot be read: values of an unkn"),
     ):
         found, text, _ = ask(port, body)
         assert found == status and reason in text, text
-    assert ask(port, whole, "/answer?model=C")[:2] == (400, "Expected the model A or B or AB.")
+    status, text, _ = ask(port, whole, "/answer?model=C")
+    assert (status, json.loads(text)) == (400, {"error": "Expected the model A or B or AB."})
     assert ask(port, b"", "/nowhere")[0] == 404
     assert ask(port, path="/answer")[0] == 405
 
