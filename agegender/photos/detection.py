@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import PIL.Image
 
+from agegender import disk
+
 # Left and right eye (as seen), nose, left and right corner of the mouth in a UTKFace picture: x and
 # y as shares of its side. Means of what this detector finds in 492 faces outside the locked test;
 # tests/photos/test_scenes.py compares them.
@@ -68,7 +70,7 @@ def load_detector() -> Detector:
     networks = _networks()
     for network in networks:
         path = folder / f"{network.name}.lz4"
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = disk.checksum(path)
         if digest != WEIGHTS[network.name]:  # It is a pickle: no other may be opened.
             raise ValueError(
                 f"{path} should have the SHA-256 {WEIGHTS[network.name]} but has {digest}: "
