@@ -186,7 +186,9 @@ def _without_metadata(data: bytes) -> bytes:
     """Return a picture's bytes without the metadata that stop Pillow from opening it."""
     if not data.startswith(_PNG):
         # A block with an unknown name is skipped, in JPEG, WebP, AVIF and HEIC alike.
-        return re.sub(rb"Exif|EXIF|MPF\0", b"none", data)
+        # Adobe's tells how colours are meant, so only one that is too short goes.
+        known = rb"Exif|EXIF|MPF\0|JFIF|ICC_PROFILE|(?<=\xff\xee\0[\x07\x08])Adobe"
+        return re.sub(known, lambda match: b"-" * len(match[0]), data)
     kept, start = [_PNG], len(_PNG)
     while start < len(data):  # A chunk: length, name, content, checksum.
         end = start + 12 + int.from_bytes(data[start : start + 4])

@@ -130,6 +130,24 @@ def test_junk_in_place_of_exif_data_is_ignored(tmp_path, kind, junk):
     assert photo.size in ((90, 60), (60, 90))
 
 
+@pytest.mark.parametrize(
+    ("number", "content"),
+    [
+        (0, b"JFIF\0"),
+        (1, b"http://ns.adobe.com/xap/1.0/\0" + JUNK),
+        (2, b"ICC_PROFILE\0"),
+        (2, b"ICC_PROFILE\0" + JUNK),
+        (2, b"MPF\0" + JUNK),
+        (13, b"Photoshop 3.0\x008BIM\x03\xed\0"),
+        (14, b"Adobe\0"),
+    ],
+)
+def test_junk_in_a_block_of_a_jpeg_is_ignored(tmp_path, number, content):
+    block = struct.pack(">BBH", 0xFF, 0xE0 + number, len(content) + 2) + content
+    data = encoded(PHOTO, "JPEG")
+    assert apart(read(tmp_path, data[:2] + block + data[2:])) < 8
+
+
 def test_junk_in_an_avif_is_ignored(tmp_path):
     exif = PIL.Image.Exif()
     exif[SOFTWARE] = "a program"
