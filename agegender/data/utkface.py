@@ -156,6 +156,8 @@ def _decode(data: bytes, allowed: Collection[str], most_pixels: int) -> PIL.Imag
     try:
         image = PIL.Image.open(io.BytesIO(data))
     except PIL.UnidentifiedImageError:
+        if data.startswith((b"II*\0", b"MM\0*")):
+            raise Rejection(Reason.RANGE, "a TIFF, expected 8 or 16 bits a colour") from None
         raise Rejection(Reason.NOT_AN_IMAGE, "or of a kind that cannot be read") from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise Rejection(Reason.TOO_LARGE, str(error)) from None

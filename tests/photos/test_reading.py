@@ -223,6 +223,16 @@ def test_a_range_that_is_unknown_is_refused_with_the_reason(tmp_path):
         assert error.value.reason == Reason.RANGE and "expected 0 to 1" in error.value.detail
 
 
+def test_a_tiff_of_float_colours_is_refused_with_the_reason(tmp_path):
+    colours = (np.asarray(PHOTO) / 255).astype("<f4")
+    tags = ((256, 90), (257, 60), (258, 32), (262, 2), (273, 130), (277, 3), (278, 60))
+    tags += ((279, colours.nbytes), (339, 3))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries
+    with pytest.raises(utkface.Rejection, match="unknown range: a TIFF, expected 8 or 16 bits"):
+        read(tmp_path, data.ljust(130, b"\0") + colours.tobytes())
+
+
 def test_a_tiff_in_which_0_is_white_is_no_negative(tmp_path):
     data = encoded(PIL.Image.fromarray(DEEP["16 bits"]), "TIFF", tiffinfo={262: 0})
     with PIL.Image.open(io.BytesIO(data)) as image:
