@@ -11,7 +11,13 @@ def images():
     return np.random.default_rng(0).random((16, 64, 64, 3), "float32")
 
 
-@pytest.mark.parametrize("name", backbones.BACKBONES)
+@pytest.mark.parametrize(
+    "name",
+    [  # Those of keras.applications are large, and nothing but a table's line each.
+        pytest.param(name, marks=() if backbone.sha256 else pytest.mark.system)
+        for name, backbone in backbones.BACKBONES.items()
+    ],
+)
 def test_every_backbone_maps_images_to_features_and_can_be_cut(name, tmp_path):
     network = backbones.load(name, 48, tmp_path, internal_size_pixels=64, pretrained=False)
     assert network.input.shape == (None, 48, 48, 3)
