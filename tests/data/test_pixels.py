@@ -19,10 +19,10 @@ DATA = Path(os.environ.get("AGEGENDER_DATA", Path(__file__).parents[2] / ".." / 
 
 
 def picture(name: str) -> np.ndarray:
-    """The picture of a name, unlike any other: uint8 (48, 48, 3)."""
+    """The picture of a name, unlike any other: uint8 (128, 128, 3)."""
     generator = np.random.default_rng(list(name.encode()))
     small = PIL.Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    return np.asarray(small.resize((48, 48), PIL.Image.Resampling.BICUBIC))
+    return np.asarray(small.resize((128, 128), PIL.Image.Resampling.BICUBIC))
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,9 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
-def prepare(source, cache, **settings):
-    return pixels.prepare(source, cache, **({"image_size_pixels": 48} | settings))
-
-
 @pytest.fixture(scope="module")
 def prepared(made, tmp_path_factory) -> Path:
-    return prepare(made, tmp_path_factory.mktemp("cache"))
+    return pixels.prepare(made, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -108,16 +104,16 @@ def test_archive_of_the_folder_gives_the_same_digest(made, prepared, tmp_path):
             archive.add(path, path.relative_to(made))
     shutil.make_archive(str(tmp_path / "faces"), "zip", made)
     for name in ("faces.tar.gz", "faces.zip"):
-        folder = prepare(tmp_path / name, tmp_path / "cache")
+        folder = pixels.prepare(tmp_path / name, tmp_path / "cache")
         assert pixels.open_faces(folder).digest == expected
 
 
 def test_unchanged_source_is_not_prepared_again(made, copy, capsys):
     before = (copy / "prepared.json").stat().st_mtime_ns
-    assert prepare(made, copy.parent) == copy
+    assert pixels.prepare(made, copy.parent) == copy
     assert (copy / "prepared.json").stat().st_mtime_ns == before
     assert capsys.readouterr().err == ""
-    assert prepare(made, copy.parent, seed=1) != copy
+    assert pixels.prepare(made, copy.parent, seed=1) != copy
 
 
 @pytest.mark.parametrize("damage", ["torn", "changed", "missing", "no record"])
@@ -135,7 +131,7 @@ def test_damaged_data_is_noticed_and_prepared_again(made, copy, capsys, damage):
         (copy / "prepared.json").write_text('{"kind": ')
     with pytest.raises((ValueError, FileNotFoundError)):
         pixels.open_faces(copy)
-    assert prepare(made, copy.parent) == copy
+    assert pixels.prepare(made, copy.parent) == copy
     assert "again" in capsys.readouterr().err
     assert pixels.open_faces(copy).digest == digest
 
@@ -143,40 +139,40 @@ def test_damaged_data_is_noticed_and_prepared_again(made, copy, capsys, damage):
 def test_changed_source_is_prepared_again(made, tmp_path, capsys):
     source = tmp_path / "source"
     shutil.copytree(made, source)
-    first = pixels.open_faces(prepare(source, tmp_path / "cache"))
+    first = pixels.open_faces(pixels.prepare(source, tmp_path / "cache"))
     (source / "5_0_0_101.png").unlink()
     (source / first.manifest["name"][0]).unlink()
-    second = pixels.open_faces(prepare(source, tmp_path / "cache"))
+    second = pixels.open_faces(pixels.prepare(source, tmp_path / "cache"))
     assert "its files have changed" in capsys.readouterr().err
     assert second.folder == first.folder
     assert len(second.manifest) == len(first.manifest) - 1
     assert second.digest != first.digest
-    assert len(first.pixels[-1]) == 48  # Who had it open can still read it.
+    assert len(first.pixels[-1]) == 128  # Who had it open can still read it.
 
 
 def test_two_at_once_and_remains_of_a_killed_one(made, tmp_path):
     remains = tmp_path / ".building-killed"
     (remains / "prepared").mkdir(parents=True)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        folders = set(pool.map(lambda _: prepare(made, tmp_path), range(2)))
+        folders = set(pool.map(lambda _: pixels.prepare(made, tmp_path), range(2)))
     assert len(folders) == 1
     pixels.open_faces(folders.pop())
     assert list(tmp_path.glob(".building-*")) == []
 
 
 def test_generated_faces_are_known_as_such(tmp_path):
-    folder = prepare(None, tmp_path, generated_faces=60)
+    folder = pixels.prepare(None, tmp_path, generated_faces=60)
     faces = pixels.open_faces(folder)
     assert (faces.kind, len(faces.manifest)) == ("generated", 60)
     assert "nothing about people" in pixels.summary(folder)
-    again = pixels.open_faces(prepare(None, tmp_path / "other", generated_faces=60))
+    again = pixels.open_faces(pixels.prepare(None, tmp_path / "other", generated_faces=60))
     assert again.digest == faces.digest
 
 
 def test_marker_in_a_folder_says_that_its_faces_are_generated(made, tmp_path):
     shutil.copytree(made, tmp_path / "faces")
     (tmp_path / "faces" / utkface.GENERATED_MARKER).touch()
-    folder = prepare(tmp_path / "faces", tmp_path / "cache")
+    folder = pixels.prepare(tmp_path / "faces", tmp_path / "cache")
     assert pixels.open_faces(folder).kind == "generated"
     assert utkface.GENERATED_MARKER not in (folder / "rejected.csv").read_text()
 
@@ -224,7 +220,7 @@ def test_one_photo_in_two_files_is_one_face_in_one_split(drawn, tmp_path):
         stem = path.name.partition(".")[0]
         spelling = (f"{stem}.jpg", f"0{stem}.jpeg", f"{stem} .JPG")[index % 3]
         whole_photo(path).save(tmp_path / "faces" / "whole" / spelling)
-    faces = pixels.open_faces(prepare(tmp_path / "faces", tmp_path / "cache"))
+    faces = pixels.open_faces(pixels.prepare(tmp_path / "faces", tmp_path / "cache"))
     manifest = faces.manifest.assign(key=faces.manifest["name"].map(utkface.face_key))
     assert (len(manifest), manifest["key"].nunique()) == (120, 60)
     assert faces.record["counts"]["groups"] == 60
@@ -243,10 +239,10 @@ def test_a_bad_copy_does_not_hide_a_good_one(drawn, tmp_path, kind):
             for path in sorted(source.rglob("*.jpg")):
                 archive.add(path, path.name if "one" in kind else path.relative_to(source))
         source = tmp_path / "faces.tar"
-    found = pixels.open_faces(prepare(source, tmp_path / "cache"))
+    found = pixels.open_faces(pixels.prepare(source, tmp_path / "cache"))
     assert found.record["counts"]["kept"] == 60
     assert found.record["counts"]["rejected"] == {"truncated or damaged": 5, "empty file": 5}
-    assert found.digest == pixels.open_faces(prepare(drawn, tmp_path / "cache")).digest
+    assert found.digest == pixels.open_faces(pixels.prepare(drawn, tmp_path / "cache")).digest
 
 
 def test_of_one_path_in_an_archive_the_last_sound_file_counts(drawn, tmp_path):
@@ -257,7 +253,7 @@ def test_of_one_path_in_an_archive_the_last_sound_file_counts(drawn, tmp_path):
             archive.add(path, first.name)
         for path in others:
             archive.add(path, path.name)
-    faces = pixels.open_faces(prepare(tmp_path / "faces.tar", tmp_path / "cache"))
+    faces = pixels.open_faces(pixels.prepare(tmp_path / "faces.tar", tmp_path / "cache"))
     rows = [faces.manifest["name"].tolist().index(name) for name in (first.name, others[1].name)]
     assert np.array_equal(*faces.pixels[rows])
     assert faces.record["counts"]["rejected"] == {"duplicate name": 1, "empty file": 1}
@@ -271,7 +267,7 @@ def test_folders_of_any_name_are_prepared(drawn, tmp_path, name, monkeypatch):
     spaces = " " * (253 - len(first.name))
     shutil.copy(first, Path(name) / first.name.replace(".", f"{spaces}.", 1))
     (Path(name) / ("1" * 253)).touch()  # A table must not take it for a number.
-    folder = prepare(Path(name), Path("cache"))
+    folder = pixels.prepare(Path(name), Path("cache"))
     faces = pixels.open_faces(folder)
     assert faces.record["counts"]["kept"] == 61
     assert faces.record["source"].isprintable()

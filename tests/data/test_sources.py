@@ -186,7 +186,7 @@ def with_kinds_of_gnu(members):
 def test_all_kinds_of_members_give_the_folders_digest(drawn, tmp_path, pack, change):
     (tmp_path / "archive").write_bytes(pack(drawn, change))
     expected, found = (
-        pixels.open_faces(pixels.prepare(source, tmp_path / "cache", image_size_pixels=48))
+        pixels.open_faces(pixels.prepare(source, tmp_path / "cache"))
         for source in (drawn, tmp_path / "archive")
     )
     assert found.digest == expected.digest
