@@ -1,8 +1,7 @@
 """What single choices behind the defaults are worth: `make ablate MODEL=A DATA=train_val`.
 
-Trains the defaults, and these with one of config.ABLATIONS undone at a time, and prints means and
-standard deviations in validation; the same, with its picture, is in MLflow. Starts no training that
-would end after MINUTES; the same command goes on. Never sees the test.
+Trains the defaults, and the defaults with each of config.ABLATIONS undone. Prints means and
+standard deviations in validation; MLflow has them too. MINUTES ends it; the same command goes on.
 """
 
 from pipelines.work import Work

@@ -1,8 +1,7 @@
 """Compare the best settings of a finished search over several seeds: `make compare`.
 
-The variables of the search say where it is. Prints a table of means and standard deviations in
-validation and which settings show no clear difference; the same is in MLflow. Starts
-no training that would end after MINUTES; the same command goes on. Never sees the test.
+Takes the variables of the search. Prints means and standard deviations in validation, and which
+settings show no clear difference; MLflow has them too. MINUTES ends it; the same command goes on.
 """
 
 from pipelines.work import Work

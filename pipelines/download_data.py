@@ -1,8 +1,7 @@
 """Download the real faces into data/: `make data`, 15 and 107 MB, some minutes.
 
-UTKFace is for non-commercial research only; the pictures are not its authors' property. Afterwards
-`make tune DATA=data/train_val` (5,000 faces) or `make tune DATA=data/UTKFace.tar.gz` (all 23,708).
-An interrupted download goes on where it stopped; what is there and right is not fetched again.
+Afterwards `make tune DATA=data/train_val` (5,000 faces) or `make tune DATA=data/UTKFace.tar.gz`
+(all 23,708). The same command continues an interrupted download.
 """
 
 import os

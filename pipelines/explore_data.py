@@ -1,7 +1,7 @@
 """Look at the faces before any network does: `make explore [DATA=...]`, under a minute.
 
-Writes one HTML page, which needs nothing else, and logs it with its figures to MLflow, in the
-experiment "pages". The page shows faces: of real ones it is for your own eyes.
+Writes one HTML page and logs it to MLflow, in the experiment "pages". It shows faces: keep a page
+of real ones to yourself.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from agegender.show import exploration
 
 
 def explore(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports")) -> None:
-    """Write the page and log it; ValueError or OSError where there is nothing of use."""
+    """Write the page and log it with its figures; ValueError or OSError for data of no use."""
     tracking.connect(Path.cwd())
     prepared = pixels.prepare(data, Path(".cache", "data"), seed=seed)
     faces = pixels.open_faces(prepared)

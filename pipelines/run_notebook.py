@@ -1,9 +1,7 @@
-"""Run the coursework's notebook on given faces: `make notebook [DATA=...]`.
+"""Run the coursework's notebook on given faces: `make notebook [DATA=...]`, up to 24 minutes.
 
-Executes pipelines/age_gender_submit.ipynb: with drawn faces 24 minutes where others held both
-cores, less on a free machine. The executed copy is written to reports/ and logged to MLflow, in the
-experiment "pages"; of real faces it is for your own eyes. The repository's copy is the one of
-drawn faces: `make notebook TO=pipelines` renews it.
+The executed copy is written to reports/ and logged to MLflow, in the experiment "pages"; keep one
+of real faces to yourself. `make notebook TO=pipelines` renews the copy of drawn faces in pipelines/.
 """
 
 from pathlib import Path

@@ -2,8 +2,7 @@
 
     python3 -m pipelines.set_up tensorflow-dev    # or tensorflow, jax, jax-dev
 
-Standard library only. "-dev" adds what the tests and checks need. Where nvidia-smi lists a GPU,
-TensorFlow comes with CUDA; JAX comes without TensorFlow.
+Standard library only. "-dev" adds what tests and checks need; JAX comes without TensorFlow.
 """
 
 import platform
@@ -27,7 +26,7 @@ EXPLANATIONS = {
 
 
 def main(level: str) -> None:
-    """Make or renew `.venv` for one of LEVELS, unless it is newer than the lock."""
+    """Make or renew `.venv` for one of LEVELS, unless it is newer than SOURCES."""
     if level not in LEVELS:
         sys.exit(f"BACKEND is tensorflow or jax, not {level.removesuffix('-dev')}.")
     stamp = Path(".venv", f"ready-{level}")

@@ -1,8 +1,7 @@
 """Write the report on the champions, HTML and PDF: `make report`, under a minute.
 
-Reads the tracking store alone: no data, no network. Where no model of real faces is registered, or
-with GENERATED=1, it is about the models of generated faces. Pictures of real faces stay out unless
-FACES=1 asks for them; what a version lacks is left out and named. Both files are logged to MLflow.
+Reads only the tracking store. With GENERATED=1, or where no model of real faces is registered, it
+is about the models of generated faces. FACES=1 shows real faces. MLflow keeps both files.
 """
 
 from pathlib import Path
@@ -12,10 +11,7 @@ from agegender.show import report as show
 
 
 def report(*, generated: bool = False, faces: bool = False, to: Path = Path("reports")) -> None:
-    """Write both files and log them; ValueError where there is no champion.
-
-    faces: show the real faces that runs keep.
-    """
+    """Write both files and log them; ValueError where there is no champion."""
     tracking.connect(Path.cwd())
     for kind in ("generated",) if generated else ("utkface", "generated"):
         names = {family: versions.full_name(family, kind == "generated") for family in "AB"}
