@@ -104,7 +104,7 @@ RELEASES = {
 }
 
 # Choices behind the defaults of A and B, undone one at a time by `make ablate`.
-ABLATIONS = {
+ABLATIONS: dict[str, dict[str, dict]] = {
     "A": {
         "age as one number": {"age_head": "regression"},
         "no augmentation": dict.fromkeys(

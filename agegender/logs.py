@@ -67,8 +67,9 @@ def _filtered() -> Iterator[None]:
         os.close(terminal)
         yield
         return
-    os.dup2(filter_.stdin.fileno(), 2)
-    filter_.stdin.close()
+    if filter_.stdin:
+        os.dup2(filter_.stdin.fileno(), 2)
+        filter_.stdin.close()
     try:
         yield
     finally:

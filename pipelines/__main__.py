@@ -89,8 +89,9 @@ if __name__ == "__main__":
     if sys.stdout:  # None where it is closed.
         lasting = io.BufferedWriter(Output(sys.stdout.fileno(), "w", closefd=False))
         sys.stdout = io.TextIOWrapper(lasting, sys.stdout.encoding, line_buffering=True)
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")  # Names may be more than a terminal can show.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # Names may be more than a terminal can show.
+            stream.reconfigure(errors="backslashreplace")
     # What Pillow warns of in a picture, it reads all the same.
     warnings.filterwarnings("ignore", module="PIL")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

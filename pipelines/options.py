@@ -72,7 +72,7 @@ def _existing(text: str) -> Path:
 def _photos(text: str) -> list[Path]:
     """Return the paths that a text names: one as it stands, else several, quoted as for a shell."""
     text = os.path.expanduser(text)
-    paths = []
+    paths: list[Path] = []
     for part in [text] if os.path.lexists(text) else shlex.split(text):
         found = [] if os.path.lexists(part) else sorted(glob.glob(part, recursive=True))
         paths += map(Path, found or [part])
@@ -156,7 +156,7 @@ class Stage:
     names: str = ""
     needs: tuple[str, ...] = ()
     search: bool = False
-    special: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+    special: dict[str, Option] = dataclasses.field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Option]:

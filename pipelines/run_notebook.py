@@ -1,7 +1,7 @@
 """Run the coursework's notebook on given faces: `make notebook [DATA=...]`, up to 24 minutes.
 
 The executed copy is written to reports/ and logged to MLflow, in the experiment "pages"; keep one
-of real faces to yourself. `make notebook TO=pipelines` renews the copy of drawn faces in pipelines/.
+of real faces to yourself. `make notebook TO=pipelines` renews the one of drawn faces there.
 """
 
 from pathlib import Path

@@ -177,7 +177,8 @@ def _work(
 
 
 def _die_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    if parent := multiprocessing.parent_process():
+        multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 

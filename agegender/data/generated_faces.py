@@ -52,7 +52,7 @@ class _Pen:
         self.draw.polygon(self.place(points), _ink(colour, opacity))
 
     def ellipse(self, centre: _Array, radii: _Array, colour: _Array, opacity: float = 1) -> None:
-        self.polygon(CIRCLE * radii + centre, colour, opacity)
+        self.polygon(CIRCLE * np.asarray(radii) + np.asarray(centre), colour, opacity)
 
     def line(self, points: _Array, width: float, colour: _Array, opacity: float = 1) -> None:
         width_pixels = max(1, round(width * self.scale))

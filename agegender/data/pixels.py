@@ -96,8 +96,8 @@ def prepare(
         source = Path(os.path.expanduser(source))  # make passes ~ on as it is
         place = utkface.printable(str(source.resolve()))
         state = sources.fingerprint(source)
-    inputs = {"source": place, "state": state, "program": _program()}
-    inputs |= {"seed": seed, "generated_faces": generated_faces}
+    inputs = {"source": place, "seed": seed, "generated_faces": generated_faces}
+    inputs |= {"state": state, "program": _program()}
     folder = cache / _folder_name(inputs)
     cache.mkdir(parents=True, exist_ok=True)
     waiting = f"another process prepares data in {cache}: waiting for it"

@@ -150,7 +150,8 @@ def _check_zip(archive: zipfile.ZipFile) -> None:
 
     zipfile believes the size of the directory, and ignores whatever lies before the first file.
     """
-    members, stream = archive.infolist(), archive.fp
+    members = archive.infolist()
+    stream: typing.IO[bytes] = archive.fp
     size_bytes = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size_bytes - 22 - 2**16))
     tail = stream.read()
@@ -171,7 +172,8 @@ def _tar_files(archive: tarfile.TarFile) -> Iterator[SourceFile | None]:
 
     # A hard link is one more name of an earlier file. Listed right after it, it is read while that
     # file's bytes are at hand: going back in a compressed tar means to start again.
-    listed, contents = [], {}
+    contents: dict[str, tarfile.TarInfo | None] = {}
+    listed = []
     for member in members:
         content = contents.get(member.linkname) if member.islnk() else member
         contents[member.name] = content
@@ -191,11 +193,12 @@ def _check_end(archive: tarfile.TarFile, count: int) -> None:
 
     tarfile takes the first block that it cannot read for the end and says nothing.
     """
-    archive.fileobj.seek(archive.offset)
-    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    stream: typing.IO[bytes] = archive.fileobj
+    stream.seek(archive.offset)
+    block = stream.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or any(block):
         raise _UnusableArchive(f"{_AGAIN} (no end after {count:,} members)")
-    while block := archive.fileobj.read(2**20):
+    while block := stream.read(2**20):
         if any(block):
             raise _UnusableArchive(f"several tars in one file: {_UNPACK}")
 

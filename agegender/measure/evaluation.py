@@ -177,7 +177,7 @@ def _interval(value: float, samples: np.ndarray) -> dict[str, float]:
 
 def flatten(metrics: dict) -> dict[str, float]:
     """Return the metrics of `evaluate` as plain numbers: mae, mae_low, mae_high, ... n."""
-    flat = {}
+    flat: dict[str, float] = {}
     for name, entry in metrics.items():
         if isinstance(entry, dict):
             flat |= {

@@ -229,7 +229,7 @@ def load_verified(path: Path, passed: Path | None = None) -> keras.Model:
     if not (mark and mark.exists()):
         compare_with_golden(network, path)
         if mark:
-            passed.mkdir(parents=True, exist_ok=True)
+            mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()  # Empty, and so never half written.
     return network
 

@@ -20,7 +20,7 @@ def read(model_name: str, which: str | int = "champion") -> StoredVersion:
     tags = versions.get(model_name, which)
     run = _run(tags.get("run_id", ""))
     parent = _run(run.data.tags.get("mlflow.parentRunId", "")) if run else None
-    inputs = run.inputs.dataset_inputs if run else []
+    inputs = run.inputs.dataset_inputs if run and run.inputs else []
     known = backbones.BACKBONES.get(tags.get("backbone", ""))
     return StoredVersion(
         name=model_name,
