@@ -17,7 +17,7 @@ VARIABLES = {
     "GRPC_VERBOSITY": "ERROR",
     # And Alembic, which makes MLflow's tables. Warnings such as 'Failed to resolve installed pip
     # version' help no user; what matters is raised.
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
 }
 # A line of absl's log that is not fatal; its first line; the second line of TensorFlow's CPU guard.
 LOG = "^([IWE][0-9]{4} |WARNING: All log messages before absl::|To enable the following instr)"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agegender import disk
+from agegender.registry import access
 from pipelines import options
 from tuning import fork_server
 
@@ -36,10 +37,12 @@ def main(arguments: list[str]) -> int:
         print(refusal, file=sys.stderr)
         return 2
     except Exception as error:
-        full = disk.full(error, Path.cwd())
-        if not full and not isinstance(error, ValueError | OSError):
+        told = disk.full(error, Path.cwd())
+        if not told and not isinstance(error, ValueError):
+            told = access.explain(error)
+        if not told and not isinstance(error, ValueError | OSError):
             raise
-        print(f"agegender: {full or error}", file=sys.stderr)
+        print(f"agegender: {told or error}", file=sys.stderr)
         return 2
 
 

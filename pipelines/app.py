@@ -19,7 +19,7 @@ from agegender.registry import champions
 MOST_CONNECTIONS = 16  # More of them get 503: photos of 1 GiB in memory at the most.
 
 
-def serve(*, port: int = 7860, host: str = "127.0.0.1", generated: bool = False) -> None:
+def serve(*, port: int, host: str = "127.0.0.1", generated: bool = False) -> None:
     """Load the models, serve `service.application` until interrupted.
 
     port: 0 takes a free one; host: an address of this machine. What others can reach asks for a

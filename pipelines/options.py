@@ -36,12 +36,14 @@ class Option:
     expected: what `read` takes, in words that end the sentence 'expected ...'.
     flag: it is typed without a value, or as NAME=1 in make.
     named: `expected` lists all that it can be.
+    default: stands for it where nothing is typed.
     """
 
     read: Callable[[str], Any]
     expected: str
     flag: bool = False
     named: bool = False
+    default: str = ""
 
 
 def _number(kind: Callable[[str], float], low: float) -> Option:
@@ -130,7 +132,7 @@ OPTIONS = {
     "to": _PLACE,
     "out": _PLACE,
     "photo": Option(_photos, "a file, a folder, a pattern, or several in one text"),
-    "port": Option(_port, "a free port, a whole number from 0 to 65535"),
+    "port": Option(_port, "a free port, a whole number from 0 (any) to 65535"),
     "host": Option(_address, "an address of this machine, such as 192.168.1.5"),
     "family": _choice(*FAMILIES, "both"),
     "settings": _COUNT,
@@ -166,6 +168,10 @@ class Stage:
         return {name: OPTIONS[name] for name in names} | self.special
 
 
+def _on_port(default: str) -> dict[str, Option]:
+    return {"port": dataclasses.replace(OPTIONS["port"], default=default)}
+
+
 _FAMILY = {"model": _choice(*FAMILIES)}
 _SEVERAL = {"seeds": _number(int, 2)}  # One does not say how much they differ.
 STAGES = {
@@ -192,14 +198,14 @@ STAGES = {
     "report": Stage("write_report:report", "generated faces to"),
     "notebook": Stage("run_notebook:run", "data seed to"),
     "data": Stage("download_data:download"),
-    "ui": Stage("show_runs:show", "port"),
+    "ui": Stage("show_runs:show", "port", special=_on_port("5000")),
     "predict": Stage(
         "predict:predict",
         "out generated model",
         ("photo",),
         special={"model": _choice(*FAMILIES, "AB")},
     ),
-    "app": Stage("app:serve", "port host generated"),
+    "app": Stage("app:serve", "port host generated", special=_on_port("7860")),
     "pull": Stage("pull_model:pull", "alias version generated", ("model", "to")),
     "rollback": Stage("roll_back:roll_back", "generated", ("model",)),
 }
@@ -258,13 +264,14 @@ def values(stage: Stage, texts: Mapping[str, str], label: Callable[[str], str]) 
     """
     found = {}
     for name, option in stage.options.items():
-        if not texts[name]:
+        text = texts[name] or option.default
+        if not text:
             continue
         try:
-            found[name] = option.read(texts[name])
+            found[name] = option.read(text)
         except (ValueError, KeyError, OSError) as error:
             reason = f" ({error.strerror or error})" if isinstance(error, OSError) else ""
-            given = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in texts[name])
+            given = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
             expected = _expected(option, label(name).rstrip("= "))
             raise Refused(f"{label(name)}{given}: {expected}{reason}") from None
     for need in stage.needs:

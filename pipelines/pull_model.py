@@ -22,7 +22,8 @@ def pull(
 
     model: A, B or a registered name; to: a file, or a folder that exists.
     """
-    name, asked = versions.full_name(model, generated), version or alias
+    name = versions.full_name(model, generated)
+    asked = alias if version is None else version
     tracking.connect(Path.cwd())
     if not generated:
         releases.register(Path.cwd() / "models", full=True)

@@ -21,7 +21,7 @@ LOG = Path(".cache", "ui.log")
 SECONDS_TO_ANSWER = 120
 
 
-def show(*, port: int = 5000) -> int:
+def show(*, port: int) -> int:
     """Start MLflow's server, print where to look, and wait; return the exit status."""
     with socket.create_server(("127.0.0.1", port)) as free:
         port = free.getsockname()[1]  # another one, if it was 0

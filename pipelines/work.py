@@ -10,7 +10,7 @@ from pathlib import Path
 from agegender import config, disk, progress, records
 from agegender.data import pixels
 from agegender.networks import backend
-from agegender.registry import tracking
+from agegender.registry import access, tracking
 from tuning import experiment, search
 
 # Settings that do not change the list of trials; nor does how many of them are run.
@@ -65,7 +65,7 @@ def start(settings: config.Settings, data: Path | None) -> Work:
     """Open the store and prepare the faces, which takes no time where that was done before."""
     started, root = time.monotonic(), Path.cwd()
     device = backend.prepare()
-    store = tracking.connect(root)
+    store = access.shown(tracking.connect(root))
     print(f"agegender: {settings.preset} preset on {device}; runs in {store}", flush=True)
     if ray := os.environ.get("RAY_ADDRESS"):
         print(f"Trials run on the Ray cluster {ray}, {settings.workers} at once (WORKERS=).")

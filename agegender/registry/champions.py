@@ -6,6 +6,7 @@ prediction itself.
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 from agegender import records
 from agegender.networks import export
 from agegender.photos import estimate
-from agegender.registry import store
+from agegender.registry import access, store
 
 
 def models_for_prediction(
@@ -48,8 +49,8 @@ def models_for_prediction(
         command = "make tune" if generated else "make tune DATA=..."
         names = " or ".join(store.full_name(family, generated) for family in families or "AB")
         raise ValueError(
-            f"No champion of {names} in {store.uri(root)}: run `{command}` first, or "
-            "set MLFLOW_TRACKING_URI"
+            f"No champion of {names} in {access.shown(store.uri(root))}: run `{command}` first, or "
+            f"set {access.TRACKING}"
             + ("." if generated else "; GENERATED=1 takes the models of drawn faces.")
         )
     return models
@@ -57,7 +58,9 @@ def models_for_prediction(
 
 def _find(root: Path, name: str, folder: Path) -> store.Champion | None:
     """Return a model's champion, its files on this disk; a server's are fetched into `folder`."""
-    database = store.database(store.uri(root))
+    database = access.database(store.uri(root))
+    if os.environ.get(access.REGISTRY):
+        return _fetch(root, name, folder)
     if database and not database.exists():
         return None
     # An error: the tables of another MLflow, which migrates them itself.
@@ -88,8 +91,9 @@ def _load(name: str, champion: store.Champion, folder: Path, passed: Path) -> es
     path = champion.run_artifacts and champion.run_artifacts / records.EVIDENCE
     if not (path and path.exists()):
         raise ValueError(
-            f"{title} has no {records.EVIDENCE} in its run, and so no intervals: it was not "
-            "registered by `make promote`. Promote or roll back another."
+            f"{title} has no {records.EVIDENCE} in its run, and so no intervals: it was deleted "
+            "there, or the version was not registered by `make promote`. Promote or roll back "
+            "another."
         )
     evidence = records.Evidence.from_json(json.loads(path.read_text()))
     # What is checked is what is loaded, whoever writes to the store meanwhile.

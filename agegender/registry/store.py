@@ -5,13 +5,13 @@
 
 import contextlib
 import dataclasses
-import os
 import re
 import sqlite3
 import sys
 from pathlib import Path
 
 from agegender import disk
+from agegender.registry import access
 
 # Every column in which MLflow 3 keeps an absolute path to artifacts.
 LOCATION_COLUMNS = (
@@ -39,9 +39,8 @@ class Champion:
 
 
 def uri(root: Path) -> str:
-    """Return the URI of the tracking store: MLFLOW_TRACKING_URI, else that of `root`."""
-    default = f"sqlite:///{root.resolve()}/mlruns/mlflow.db"
-    return os.environ.get("MLFLOW_TRACKING_URI") or default
+    """Return the URI of the tracking store, as `access.address` does, or that of `root`."""
+    return access.address(access.TRACKING, f"sqlite:///{root.resolve()}/mlruns/mlflow.db")
 
 
 def full_name(model: str, generated: bool = False) -> str:
@@ -103,29 +102,21 @@ def _noted_folder(connection: sqlite3.Connection) -> str | None:
     return (connection.execute(note, (FOLDER_TAG,)).fetchone() or (None,))[0]
 
 
-def database(uri: str) -> Path | None:
-    """Return the file of an SQLite store, None for any other."""
-    match = re.fullmatch(r"sqlite:///(.+)", uri)
-    return Path(match[1]).resolve() if match else None
-
-
 def prepare(database: Path) -> None:
     """Make the tables if there are none, mend the paths if the folder was moved or copied.
 
-    One process at a time: MLflow's migrations crash where two begin at once. ValueError for a path
-    that MLflow cannot name.
+    One process at a time: MLflow's migrations crash where two begin at once. ValueError as in
+    `access.check`.
     """
-    import mlflow
-
-    if set("?#") & set(str(database)):
-        raise ValueError(
-            f"MLflow takes no '?' or '#' in a path: {database}. Rename the folder, or set "
-            "MLFLOW_TRACKING_URI."
-        )
+    access.check_path(database)
     database.parent.mkdir(parents=True, exist_ok=True)
     with disk.hold(database.parent / ".lock"):
-        if not database.exists():
+        if database.exists():
+            access.check(f"sqlite:///{database}")
+        else:
             print(f"Making the tracking store {database}", file=sys.stderr, flush=True)
+        import mlflow
+
         mlflow.MlflowClient(f"sqlite:///{database}").search_experiments(max_results=1)
         _mend_moved(database)
 

@@ -23,9 +23,8 @@ from pathlib import Path
 import matplotlib.figure
 import mlflow
 import pandas as pd
-from mlflow.utils import credentials, rest_utils
 
-from agegender.registry import store
+from agegender.registry import access, store
 
 TEST_LEDGER = "test-ledger"
 PAGES = "pages"  # the experiment of what is written for readers
@@ -44,21 +43,23 @@ def connect(root: Path) -> str:
     MLFLOW_TRACKING_URI if it is set, else an SQLite database at `root`/mlruns/mlflow.db. An SQLite
     store is made on first use, under a lock, so that several processes may begin at once; its
     artifacts lie beside it. If its folder was moved or copied since, the paths inside are mended
-    and a line on standard error says so. ValueError for a folder that MLflow cannot name, and for a
-    server that does not answer now or does not know the user; one that goes away later is asked
-    again for ten minutes by each call.
+    and a line on standard error says so. ValueError as in `access.address` and `access.check`; a
+    server that goes away later is asked again for ten minutes by each call.
     """
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = store.uri(root)
-    if database := store.database(uri):
+    given = os.environ.get(access.TRACKING)
+    uri, registry = store.uri(root), access.address(access.REGISTRY)
+    if database := access.database(uri):
         store.prepare(database)
         uri = f"sqlite:///{database}"
-    elif uri.startswith("http"):
-        _greet(uri)
+    else:
+        access.check(uri)
+    if registry:
+        access.check(registry, access.REGISTRY)
+        os.environ[access.REGISTRY] = registry
     use(uri)
     if not given:
         # MLflow exports it too: a later connect to another root must not take it for the user's.
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        os.environ.pop(access.TRACKING, None)
     return uri
 
 
@@ -76,41 +77,12 @@ def use(uri: str) -> None:
     mlflow.set_tracking_uri(uri)
 
 
-def _greet(uri: str) -> None:
-    """Ask a server once whether it is there and knows the user; ValueError where not."""
-    try:
-        answer = rest_utils.http_request(
-            credentials.get_default_host_creds(uri),
-            "/api/2.0/mlflow/experiments/search",
-            "GET",
-            params={"max_results": 1},
-            max_retries=0,
-            raise_on_status=False,
-            timeout=20,
-        )
-    except mlflow.MlflowException as error:
-        raise ValueError(
-            f"No answer from the tracking server {uri}: start it, or set "
-            "MLFLOW_TRACKING_URI to another."
-        ) from error
-    if answer.status_code in (401, 403):
-        raise ValueError(
-            f"The tracking server {uri} wants a user that it knows: set MLFLOW_TRACKING_USERNAME "
-            "and MLFLOW_TRACKING_PASSWORD."
-        )
-    if not answer.ok:
-        raise ValueError(
-            f"Expected an MLflow server at {uri}, got {answer.status_code} {answer.reason}: set "
-            "MLFLOW_TRACKING_URI to another."
-        )
-
-
 def _experiment_id(name: str) -> str:
     """Return an experiment's id; make it where there is none."""
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(name)
     if found is None:
-        database = store.database(mlflow.get_tracking_uri())
+        database = access.database(mlflow.get_tracking_uri())
         location = str(database.parent / "artifacts" / name) if database else None
         try:
             # Without the tag the UI guesses, and shows what it has for chat models.

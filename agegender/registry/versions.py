@@ -27,7 +27,7 @@ from mlflow.types.schema import AnyType, ColSpec, Schema
 
 from agegender import disk
 from agegender.networks import export
-from agegender.registry import store
+from agegender.registry import access, store
 
 full_name = store.full_name
 
@@ -172,8 +172,9 @@ def get(model_name: str, which: str | int) -> dict[str, str]:
             raise
         kind = "alias" if isinstance(which, str) else "version"
         raise ValueError(
-            f"No model {model_name!r} with the {kind} {which!r} in {mlflow.get_tracking_uri()}: "
-            "run `make tune` first, or set MLFLOW_TRACKING_URI."
+            f"No model {model_name!r} with the {kind} {which!r} in "
+            f"{access.shown(mlflow.get_registry_uri())}: run `make tune` first, or set "
+            f"{access.TRACKING}."
         ) from None
     return dict(version.tags) | {"version": str(version.version)}
 
@@ -193,7 +194,13 @@ def pull(model_name: str, which: str | int, to: Path) -> Path:
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pull-") as folder:
         uri = f"models:/{model_name}/{version['version']}/{path}"
-        fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        try:
+            fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        except (OSError, mlflow.MlflowException) as error:
+            raise ValueError(
+                f"{title}: its file {path} cannot be fetched from the store. Where it was deleted, "
+                "restore it from a copy, or roll back or promote another version."
+            ) from error
         store.check_sha256(title, version, fetched)
         export.verify_h5(fetched)
         os.replace(fetched, to)

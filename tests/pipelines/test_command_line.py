@@ -1,5 +1,6 @@
 """What is typed: values reach a stage as they were meant, mistakes are answered at once."""
 
+import dataclasses
 import importlib
 import inspect
 import os
@@ -129,14 +130,19 @@ def test_a_variable_that_means_nothing_is_refused_with_those_that_do(target, nam
 
 
 def test_a_variable_of_the_shell_alone_may_be_for_another_program():
-    assert from_make("ui", MINUTES="3", DATA="/nowhere") == {}
+    assert from_make("report", MINUTES="3", DATA="/nowhere") == {}
 
 
 def test_a_port_that_is_taken_is_refused(monkeypatch):
     with options.socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(options.Refused, match=f"PORT={port}: expected a free port"):
-            from_make("app", PORT=str(port))
+        # Where nothing is typed, the port that a stage takes by itself.
+        option = dataclasses.replace(options.OPTIONS["port"], default=str(port))
+        stage = dataclasses.replace(options.STAGES["ui"], special={"port": option})
+        monkeypatch.setitem(options.STAGES, "ui", stage)
+        for target, given in (("app", {"PORT": str(port)}), ("ui", {})):
+            with pytest.raises(options.Refused, match=f"PORT={port}: expected a free port"):
+                from_make(target, **given)
 
 
 def test_photos_are_named_one_or_several_as_for_a_shell(tmp_path, monkeypatch):
@@ -158,7 +164,8 @@ def test_a_stage_takes_the_options_that_it_is_given(name):
     parameters = inspect.signature(call).parameters
     assert own == {key for key, value in parameters.items() if value.kind == value.KEYWORD_ONLY}
     needed = {key for key in own if parameters[key].default is inspect.Parameter.empty}
-    assert needed == {need for need in stage.needs if need in own and "|" not in need}
+    always = {key for key, option in stage.options.items() if option.default}
+    assert needed == always | {need for need in stage.needs if need in own and "|" not in need}
 
 
 def test_names_agree_with_what_they_name():

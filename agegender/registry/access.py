@@ -1,0 +1,192 @@
+"""Whether a store can be used: its address, its server or database, and in a line what is wrong.
+
+Every target opens its store through `address` and `check`, and `explain` says what fails later. At
+the top it imports the standard library alone: a mistake is answered before MLflow is loaded.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
+SECONDS = 8  # What has not answered by then is not there.
+DATABASES = ("postgresql", "mysql", "mssql")
+EXPECTED = (
+    "expected http://HOST:PORT, sqlite:////ABSOLUTE/PATH.db or postgresql://USER:PASSWORD@HOST/NAME"
+)
+# MLflow takes '?' and '#' in a path for parts of a URI, and decodes %20, which is another folder.
+SPECIAL = r"[?#]|%[0-9A-Fa-f]{2}"
+NO_TABLE = r"no such (table|column)|UndefinedTable"
+# What libraries say, and what to tell instead; {store} is the address without its password.
+TROUBLES = {
+    r"malformed|not a database": "{store} is damaged, or no database: restore it from a copy, or "
+    "move it away and begin anew.",
+    r"readonly database|unable to open database file": "{store} cannot be opened for writing: "
+    "check who may write to it and to its folder.",
+    r"database is locked": "{store} is locked by another process: wait for it, or end it.",
+    NO_TABLE: "{store} lacks tables of MLflow: restore it from a "
+    "copy, or move it away and begin anew.",
+    r"[Cc]onnection refused|Max retries exceeded|[Tt]imed? ?out|[Cc]onnection (reset|aborted)|"
+    r"closed the connection|could not (translate|connect)|[Nn]ame or service not known|"
+    r"failed to resolve|connection (failed|is bad)": "No answer from {store}: start it, or set "
+    "{variable} to another.",
+}
+
+
+def address(variable: str, default: str = "") -> str:
+    """Return the URI in an environment variable, the default where it is not set.
+
+    ValueError, with an example, where this project can open no such store.
+    """
+    uri = os.environ.get(variable, "").strip()
+    if not uri:
+        return default
+    scheme, _, rest = uri.partition(":")
+    scheme = scheme.lower()
+    kind = scheme.partition("+")[0]
+    hint = ""
+    if kind in ("http", "https", *DATABASES):
+        if re.match(r"//[^/?#]", rest):
+            return f"{scheme}:{rest}"
+    elif scheme == "sqlite":
+        if re.match("///[^/:?]|////[^/]", rest):
+            return f"{scheme}:{rest}"
+    elif kind == "databricks":
+        return uri
+    elif re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+        hint = f" Did you mean http://{uri}?"
+    elif scheme in ("file", uri.lower()):
+        hint = " A folder is no store here."
+    raise ValueError(f"{variable}={shown(uri)}: {EXPECTED}.{hint}")
+
+
+def shown(uri: str) -> str:
+    """Return a URI as it may be printed: without its password."""
+    return re.sub(r"(?<=://)([^:/@]*):[^/@]*@", r"\1:***@", uri)
+
+
+def database(uri: str) -> Path | None:
+    """Return the file of an SQLite store, None for any other."""
+    match = re.fullmatch(r"sqlite:///(.+)", uri, re.DOTALL)
+    return Path(match[1]).resolve() if match else None
+
+
+def check_path(database: Path) -> None:
+    """Raise ValueError for an SQLite store at a path that MLflow would take for another."""
+    if found := re.search(SPECIAL, str(database)):
+        raise ValueError(
+            f"MLflow takes no {found[0]!r} in a path: {database}. Rename the folder, or set "
+            f"{TRACKING}."
+        )
+    if database.is_dir():
+        raise ValueError(f"Expected a database at {database}, which is a folder: move it away.")
+
+
+def check(uri: str, variable: str = TRACKING) -> None:
+    """Raise ValueError, within SECONDS or so, for a store that cannot be used, with the cure."""
+    if uri.startswith("http"):
+        _check_server(uri, variable)
+    elif not uri.startswith("databricks"):
+        if path := database(uri):
+            check_path(path)
+        _check_database(uri, variable)
+
+
+def _check_server(uri: str, variable: str) -> None:
+    """Ask a server once whether it is there and knows the user."""
+    import mlflow
+    from mlflow.utils import credentials, rest_utils
+
+    asked = "experiments" if variable == TRACKING else "registered-models"
+    try:
+        answer = rest_utils.http_request(
+            credentials.get_default_host_creds(uri),
+            f"/api/2.0/mlflow/{asked}/search",
+            "GET",
+            params={"max_results": 1},
+            max_retries=0,
+            raise_on_status=False,
+            timeout=SECONDS,
+        )
+    except (mlflow.MlflowException, OSError) as error:
+        raise ValueError(
+            f"No answer from the server {shown(uri)}: start it, or set {variable} to another."
+        ) from error
+    if answer.status_code in (401, 403):
+        raise ValueError(
+            f"The server {shown(uri)} wants a user that it knows: set MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD."
+        )
+    if not answer.ok or not answer.headers.get("Content-Type", "").startswith("application/json"):
+        raise ValueError(
+            f"Expected an MLflow server at {shown(uri)}, got {answer.status_code} "
+            f"{answer.reason}: set {variable} to another."
+        )
+
+
+def _check_database(uri: str, variable: str) -> None:
+    """Ask a database for its revision: MLflow would retry for minutes, and add to older tables."""
+    import mlflow
+    import sqlalchemy
+    from alembic import migration, script
+    from mlflow.store.db import utils
+
+    wait = {"connect_timeout": SECONDS} if uri.startswith(("postgresql", "mysql")) else {}
+    try:
+        engine = sqlalchemy.create_engine(uri, connect_args=wait)
+        with contextlib.closing(engine.connect()) as connection:
+            tables = set(sqlalchemy.inspect(connection).get_table_names())
+            revision = migration.MigrationContext.configure(connection).get_current_revision()
+        engine.dispose()
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{variable}={shown(uri)} needs the package {error.name!r}: install it, or set "
+            f"{variable} to another."
+        ) from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        told = explain(error, uri, variable)
+        raise ValueError(told or f"{variable}={shown(uri)}: {_first_line(error)}") from error
+    if tables and not revision and "experiments" not in tables:
+        raise ValueError(
+            f"{shown(uri)} is a database of something else: set {variable} to another."
+        )
+    steps = script.ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    if not revision:
+        return
+    if revision == steps.get_current_head():
+        if not utils.Base.metadata.tables.keys() <= tables:
+            raise ValueError(TROUBLES[NO_TABLE].format(store=shown(uri)))
+        return
+    if revision in {step.revision for step in steps.walk_revisions()}:
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", shown(uri)]
+        raise ValueError(
+            f"{shown(uri)} was made by an older MLflow. To go on with it, copy it, then run: "
+            f"{shlex.join(command)}"
+        )
+    raise ValueError(
+        f"{shown(uri)} was made by a newer MLflow than the one here: install that one, or set "
+        f"{variable} to another."
+    )
+
+
+def explain(error: BaseException | None, uri: str = "", variable: str = TRACKING) -> str | None:
+    """Return a line with the cure where trouble with a store is behind an error, else None.
+
+    uri: of the store, the one in use if not given; variable: the one that names it.
+    """
+    store = f"The store {shown(uri or os.environ.get(TRACKING) or 'mlruns/mlflow.db')}"
+    while error is not None:
+        library = type(error).__module__.partition(".")[0]
+        if library in ("alembic", "mlflow", "psycopg", "requests", "sqlalchemy", "sqlite3"):
+            for words, told in TROUBLES.items():
+                if re.search(words, str(error)):
+                    return told.format(store=store, variable=variable)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
