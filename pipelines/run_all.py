@@ -9,6 +9,7 @@ import time
 
 from agegender import records
 from agegender.registry import tracking
+from agegender.show import summary
 from pipelines import evaluate_models, promote_models, search_models, train_finalists
 from pipelines.work import Work
 from tuning import experiment, families, family_search, search
@@ -26,9 +27,13 @@ def run_all(work: Work) -> None:
 def results(work: Work) -> list[str]:
     """Return the summary: what both models reach, and how far that can be trusted."""
     lines = ["Results on the locked test, with 95 % intervals"]
-    for family in families.FAMILIES:
-        lines.append(f"{family}  {promote_models.summary(work.candidate(family))}")
-    lines += evaluate_models.verdicts(work)
+    candidates = {family: work.candidate(family) for family in families.FAMILIES}
+    lines += [f"{family}  {summary.tested(one)}" for family, one in candidates.items()]
+    tables = (
+        records.read_predictions(work.candidate_folder(family) / records.PREDICTIONS)
+        for family in candidates
+    )
+    lines += summary.verdicts(candidates["B"], *tables)
     for family in families.FAMILIES:
         done = search.read_journal(work.folder / family / records.JOURNAL)
         if few := family_search.shortfall(done, family, work.settings, work.ready - work.started):

@@ -14,7 +14,7 @@ import pandas as pd
 
 from agegender import config, disk, progress, records
 from agegender.data import pixels
-from agegender.networks import fit, models
+from agegender.networks import fit
 from agegender.registry import stored_checkpoints, tracking
 from agegender.show import figures
 from tuning import families, search
@@ -182,18 +182,12 @@ def _log_trained(
     run_id: str, training: Training, trained: families.Trained, metrics: dict[str, float]
 ) -> None:
     """Put on a run what its training came to, its curves and its layers."""
-    network, history = trained.network, trained.history
-    metrics = metrics | {
-        "images_per_second": history.images_per_second.median(),
-        "parameters": network.count_params(),
-    }
+    history = trained.history
+    metrics = metrics | {"images_per_second": history.images_per_second.median()}
     if "val_score" in history:
         metrics["best_epoch"] = int(history.val_score.idxmin())
     tracking.log_metrics(run_id, metrics)
-    lines: list[str] = []
-    network.summary(print_fn=lines.append, line_length=100)
-    tracking.log_text(run_id, "\n".join(lines), records.SUMMARY)
-    tracking.log_text(run_id, json.dumps(models.layers(network)), records.LAYERS)
+    tracking.log_network(run_id, trained.network)
     # Those of trials are drawn when the search has ended.
     if "val_score" in history and training.role != "trial":
         curves = figures.learning_curves({training.letter: history})

@@ -9,9 +9,16 @@ from agegender.data import pixels as data_pixels
 
 
 def predict(
-    network: keras.Model, pixels: np.ndarray, rows: np.ndarray, batch_size: int = 256
+    network: keras.Model,
+    pixels: np.ndarray,
+    rows: np.ndarray | None = None,
+    batch_size: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return age in years and probability of gender 1, float64 (len(rows),), of uint8 pixels."""
+    """Return age in years and probability of gender 1, float64 (len(rows),), of uint8 pixels.
+
+    rows: None for all.
+    """
+    rows = np.arange(len(pixels)) if rows is None else rows
     parts = [
         network.predict_on_batch(pixels[rows[start : start + batch_size]].astype("float32") / 255)
         for start in range(0, len(rows), batch_size)

@@ -158,7 +158,7 @@ def _check_database(uri: str, variable: str) -> None:
         return
     if revision == steps.get_current_head():
         if not utils.Base.metadata.tables.keys() <= tables:
-            raise ValueError(TROUBLES[NO_TABLE].format(store=shown(uri)))
+            raise ValueError(TROUBLES[NO_TABLE].format(store=f"The store {shown(uri)}"))
         return
     if revision in {step.revision for step in steps.walk_revisions()}:
         command = [sys.executable, "-m", "mlflow", "db", "upgrade", shown(uri)]
@@ -177,13 +177,14 @@ def explain(error: BaseException | None, uri: str = "", variable: str = TRACKING
 
     uri: of the store, the one in use if not given; variable: the one that names it.
     """
-    store = f"The store {shown(uri or os.environ.get(TRACKING) or 'mlruns/mlflow.db')}"
+    store = f"the store {shown(uri or os.environ.get(TRACKING) or 'mlruns/mlflow.db')}"
     while error is not None:
         library = type(error).__module__.partition(".")[0]
         if library in ("alembic", "mlflow", "psycopg", "requests", "sqlalchemy", "sqlite3"):
             for words, told in TROUBLES.items():
                 if re.search(words, str(error)):
-                    return told.format(store=store, variable=variable)
+                    line = told.format(store=store, variable=variable)
+                    return line[0].upper() + line[1:]
         error = error.__cause__ or error.__context__
     return None
 

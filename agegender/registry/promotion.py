@@ -8,8 +8,10 @@ import dataclasses
 import datetime
 import io
 import json
+import operator
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,17 +27,48 @@ from agegender.registry import tracking, versions
 RELEASED_WITHOUT = "trained_without"
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A challenger against the champion on the same test faces; differences: challenger's minus.
+
+    promote, reasons: the decision and what it rests on.
+    n: faces; mae: in years; gender_accuracy: a share, both of `evaluation.paired_difference`.
+    gender: of `evaluation.mcnemar`, a being the challenger.
+    worse_slices: slice, task, n, difference and p of each that got worse.
+    """
+
+    promote: bool
+    reasons: list[str]
+    n: int
+    mae: dict[str, float]
+    gender_accuracy: dict[str, float]
+    gender: dict[str, float]
+    worse_slices: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What became of a version.
+
+    decision: champion (it is one), promoted, kept (the champion), not comparable or rolled back.
+    against: the champion's version.
+    """
+
+    decision: str
+    against: int
+    reasons: str
+
+
 def decide(
     champion: pd.DataFrame, challenger: pd.DataFrame, gate: config.Gate, seed: int
-) -> dict[str, object]:
-    """Return whether the challenger is to be champion, why, and the figures.
+) -> Comparison:
+    """Decide whether the challenger is to be champion.
 
-    Both tables: name, age_years, gender, race, age_predicted and gender_probability of the same
-    faces in the same order; differences are challenger minus champion. It must be better in one
-    task (paired bootstrap of the absolute error in years, exact McNemar test) and lose no more than
-    the gate allows in the other (the end of the 95 % bootstrap interval), and no slice may get
-    worse (one-sided paired t test and exact sign test, all together by Holm 1979). Keys: promote,
-    reasons, n, mae, gender_accuracy, gender, worse_slices. ValueError where faces or labels differ.
+    Both tables: records.LABELS and records.PREDICTED of the same faces in the same order. It must
+    be better in one task (paired bootstrap of the absolute error in years, exact McNemar test) and
+    lose no more than the gate allows in the other (the end of the 95 % bootstrap interval), and no
+    slice may get worse (one-sided paired t test and exact sign test, all together by Holm 1979).
+    ValueError where faces or labels differ.
     """
     if not len(champion) or any(
         champion[column].tolist() != challenger[column].tolist() for column in records.LABELS
@@ -45,62 +78,62 @@ def decide(
             f"of the champion and {len(challenger)} of the challenger: evaluate both on one split."
         )
     compared = evaluation.compare(challenger, champion, seed=seed)
-    mae, gender = compared["mae"], compared["gender"]
-    errors, correct = zip(*(_per_face(table) for table in (challenger, champion)), strict=True)
+    errors = [np.abs(records.age_error(table)) for table in (challenger, champion)]
+    correct = [records.gender_right(table).astype(float) for table in (challenger, champion)]
     accuracy = evaluation.paired_difference(*correct, seed=seed)
     worse_slices = _worse_slices(errors, correct, challenger, gate)
-
-    n = len(champion)
-    better_age = mae["high"] < 0
-    better_gender = gender["p"] < gate.significance and gender["only_a"] > gender["only_b"]
-    keeps_age = mae["high"] < gate.most_loss_years
-    keeps_gender = accuracy["low"] > -gate.most_loss_accuracy
-    age_text = f"MAE {mae['value']:+.2f} years [{mae['low']:+.2f}, {mae['high']:+.2f}]"
-    gender_text = (
-        f"gender accuracy {100 * accuracy['value']:+.2f} points "
-        f"[{100 * accuracy['low']:+.2f}, {100 * accuracy['high']:+.2f}], p = {gender['p']:.2g}"
-    )
-    better = [
-        text for text, is_so in ((age_text, better_age), (gender_text, better_gender)) if is_so
-    ]
-    against = []
-    if not better:
-        against.append(
-            f"better in neither task, or not told apart from the champion, on n = {n}: "
-            f"{age_text}, {gender_text}"
-        )
-    if better and not better_gender and not keeps_gender:
-        against.append(
-            f"the loss in gender cannot be shown to stay under {100 * gate.most_loss_accuracy:g} "
-            f"points on n = {n}: bound {-100 * accuracy['low']:.2f}"
-        )
-    if better and not better_age and not keeps_age:
-        against.append(
-            f"the loss in age cannot be shown to stay under {gate.most_loss_years:g} years on "
-            f"n = {n}: bound {mae['high']:.2f}"
-        )
+    better, against = _weigh(compared, accuracy, len(champion), gate)
     against += [
         f"worse on {found['slice']} (n = {found['n']}) in {found['task']}: "
         f"{found['difference']:+.3g}, p = {found['p']:.2g}"
         for found in worse_slices
     ]
-    return {
-        "promote": not against,
-        "reasons": against or [f"better on n = {n}: {text}" for text in better],
-        "n": n,
-        "mae": mae,
-        "gender_accuracy": accuracy,
-        "gender": gender,
-        "worse_slices": worse_slices,
-    }
+    return Comparison(
+        promote=not against,
+        reasons=against or better,
+        n=len(champion),
+        mae=compared["mae"],
+        gender_accuracy=accuracy,
+        gender=compared["gender"],
+        worse_slices=worse_slices,
+    )
 
 
-def _per_face(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return each face's absolute error in years and 1 where the gender is right, else 0."""
-    return np.abs(records.age_error(table)), records.gender_right(table).astype(float)
+def _weigh(
+    compared: dict[str, dict], accuracy: dict[str, float], n: int, gate: config.Gate
+) -> tuple[list[str], list[str]]:
+    """Return what speaks for a challenger on all test faces, and what against it."""
+    mae, gender = compared["mae"], compared["gender"]
+    better_age = mae["high"] < 0
+    better_gender = gender["p"] < gate.significance and gender["only_a"] > gender["only_b"]
+    age_text = f"MAE {mae['value']:+.2f} years [{mae['low']:+.2f}, {mae['high']:+.2f}]"
+    gender_text = (
+        f"gender accuracy {100 * accuracy['value']:+.2f} points "
+        f"[{100 * accuracy['low']:+.2f}, {100 * accuracy['high']:+.2f}], p = {gender['p']:.2g}"
+    )
+    if not (better_age or better_gender):
+        return [], [
+            f"better in neither task, or not told apart from the champion, on n = {n}: "
+            f"{age_text}, {gender_text}"
+        ]
+    against = []
+    if not better_gender and accuracy["low"] <= -gate.most_loss_accuracy:
+        against.append(
+            f"the loss in gender cannot be shown to stay under {100 * gate.most_loss_accuracy:g} "
+            f"points on n = {n}: bound {-100 * accuracy['low']:.2f}"
+        )
+    if not better_age and mae["high"] >= gate.most_loss_years:
+        against.append(
+            f"the loss in age cannot be shown to stay under {gate.most_loss_years:g} years on "
+            f"n = {n}: bound {mae['high']:.2f}"
+        )
+    texts = [age_text] * better_age + [gender_text] * better_gender
+    return [f"better on n = {n}: {text}" for text in texts], against
 
 
-def _worse_slices(errors, correct, table, gate):
+def _worse_slices(
+    errors: list[np.ndarray], correct: list[np.ndarray], table: pd.DataFrame, gate: config.Gate
+) -> list[dict[str, Any]]:
     """Return the slices that are worse, the first of each pair being the challenger's."""
     tests = []
     for name, mask in evaluation.slice_masks(table).items():
@@ -119,7 +152,7 @@ def _worse_slices(errors, correct, table, gate):
             tests.append(
                 found | {"difference": float((first - second)[mask].mean()), "p": float(p)}
             )
-    tests.sort(key=lambda test: test["p"])
+    tests.sort(key=operator.itemgetter("p"))
     worse = []
     for tried, test in enumerate(tests):
         if test["p"] > gate.significance / (len(tests) - tried):
@@ -136,21 +169,20 @@ def judge(
     gate: config.Gate,
     *,
     seed: int,
-) -> dict[str, object]:
+) -> Judgement:
     """Judge a version against the champion, move the aliases, keep a record of both.
 
-    Return decision, against (the champion's version) and reasons; decision: champion (it is one),
-    promoted, kept (the champion), not comparable or rolled back. predictions: as in `decide`, of
-    this version on the test faces. The champion's own file is run on these faces, after a line in
-    the ledger. A version that was judged against this champion is not judged again; work that a
-    kill cut short is completed. ValueError as in `decide` and `versions.pull`.
+    predictions: as in `decide`, of this version on the test faces. The champion's own file is run
+    on these faces, after a line in the ledger. A version that was judged against this champion is
+    not judged again; work that a kill cut short is completed. ValueError as in `decide` and
+    `versions.pull`.
     """
     champion = int(versions.get(model_name, "champion")["version"])
     aliases = versions.aliases(model_name)
     if champion == version:
         if aliases.get("challenger") == version:  # Killed at the end of a promotion.
             versions.remove_alias(model_name, "challenger")
-        return {"decision": "champion", "against": champion, "reasons": ["it is the champion"]}
+        return Judgement("champion", champion, "it is the champion")
     tags = versions.get(model_name, version)
     if tags.get("gate.against") != str(champion) or "gate.decision" not in tags:
         _record(model_name, tags, champion, predictions, faces, gate, seed)
@@ -164,62 +196,60 @@ def judge(
         versions.set_alias(model_name, "champion", version)
         if aliases.get("challenger") == version:
             versions.remove_alias(model_name, "challenger")
-    return {"decision": decision, "against": champion, "reasons": [reasons]}
+    return Judgement(decision, champion, reasons)
 
 
-def _record(model_name, tags, champion, predictions, faces, gate, seed) -> None:
-    """Compare a version with the champion and keep what was found."""
-    old, version = versions.get(model_name, champion), int(tags["version"])
+def _record(
+    model_name: str,
+    tags: dict[str, str],
+    champion: int,
+    predictions: pd.DataFrame,
+    faces: pixels.Faces,
+    gate: config.Gate,
+    seed: int,
+) -> None:
+    """Compare a version, named by its tags, with the champion and keep what was found."""
+    old, version, figures = versions.get(model_name, champion), tags["version"], {}
+    found: dict[str, Any] = {"promote": False}
     if obstacle := _not_comparable(old, faces):
-        result: dict = {"promote": False, "reasons": [obstacle]}
-        decision = "not comparable"
+        decision, reasons = "not comparable", [obstacle]
     else:
         details = {"data": faces.digest, "model": model_name, "version": str(champion)}
-        tracking.record_test_look(
-            old["run_id"],
-            purpose="promotion gate",
-            details=details | {"challenger": str(version)},
-        )
-        result = decide(champion_predictions(model_name, champion, faces), predictions, gate, seed)
-        decision = "promoted" if result["promote"] else "kept"
-    now = _now()
-    record = result | {
+        details |= {"challenger": version}
+        tracking.record_test_look(old["run_id"], "promotion gate", details)
+        with tempfile.TemporaryDirectory() as folder:
+            network = export.load_h5(versions.pull(model_name, champion, Path(folder)))
+        test = predict.table(network, faces, "test")
+        compared = decide(test, predictions, gate, seed)
+        decision, reasons = "promoted" if compared.promote else "kept", compared.reasons
+        found = dataclasses.asdict(compared)
+        figures = {
+            f"gate.{name}_difference": "{value:.4g} [{low:.4g}, {high:.4g}]".format(**found[name])
+            for name in ("mae", "gender_accuracy")
+        }
+    now, user = _now(), tracking.user()
+    record = found | {
+        "reasons": reasons,
         "decision": decision,
         "model": model_name,
         "champion": champion,
-        "challenger": version,
+        "challenger": int(version),
         "gate": dataclasses.asdict(gate),
         "data": faces.digest,
         "seed": seed,
         "time": now,
-        "user": tracking.user(),
+        "user": user,
     }
     tracking.log_text(tags["run_id"], json.dumps(record, indent=1), records.PROMOTION)
-    figures = {
-        f"gate.{name}_difference": f"{found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
-        for name in ("mae", "gender_accuracy")
-        if (found := result.get(name))
+    marks = {
+        "gate.time": now,
+        "gate.user": user,
+        "gate.reasons": "; ".join(reasons)[:500],
+        "gate.decision": decision,
+        # The last one: with it the judgement is complete.
+        "gate.against": str(champion),
     }
-    versions.set_tags(
-        model_name,
-        version,
-        figures
-        | {
-            "gate.time": now,
-            "gate.user": record["user"],
-            "gate.reasons": "; ".join(result["reasons"])[:500],
-            "gate.decision": decision,
-            # The last one: with it the judgement is complete.
-            "gate.against": str(champion),
-        },
-    )
-
-
-def champion_predictions(model_name: str, version: int, faces: pixels.Faces) -> pd.DataFrame:
-    """Return what a registered version says of the test faces, as a table for `decide`."""
-    with tempfile.TemporaryDirectory() as folder:
-        network = export.load_h5(versions.pull(model_name, version, Path(folder)))
-    return predict.table(network, faces, "test")
+    versions.set_tags(model_name, int(version), figures | marks)
 
 
 def _not_comparable(champion: dict[str, str], faces: pixels.Faces) -> str:

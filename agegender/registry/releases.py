@@ -6,17 +6,17 @@ the test faces).
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import keras
 import pandas as pd
 
-from agegender import records
-from agegender.data import splits
-from agegender.measure import evaluation
-from agegender.networks import export, models
+from agegender import config, records
+from agegender.data import pixels, splits
+from agegender.networks import export, predict
 from agegender.photos import estimate
-from agegender.registry import promotion, tracking, versions
+from agegender.registry import candidates, promotion, tracking, versions
 from agegender.show import figures
 
 # More than in the coursework's 5,000 faces: all of UTKFace, whose models are named so.
@@ -24,28 +24,42 @@ FULL_FACES = 10_000
 FULL = "_full"
 
 
-def write(
-    folder: Path,
-    title: str,
-    source: Path,
-    candidate: records.Candidate,
-    card: str,
-    metrics: dict[str, float],
-    tags: dict[str, str],
-) -> None:
-    """Put an evaluated candidate, whose files are in the folder `source`, into models/.
+def check_faces(name: str, faces: pixels.Faces) -> None:
+    """Raise ValueError where a release of config.RELEASES is not trained on these faces."""
+    full, count = name.endswith(FULL), len(faces.manifest)
+    if faces.kind != "utkface" or full != (count > FULL_FACES):
+        expected = "all of UTKFace" if full else "the coursework's 5,000 faces"
+        raise ValueError(f"{name} is trained on {expected}; DATA has {count:,} {faces.kind} faces.")
 
-    The .json comes last: what it does not fit is no release.
+
+def publish(
+    name: str, candidate: records.Candidate, source: Path, faces: pixels.Faces, folder: Path
+) -> str:
+    """Write an evaluated release to models/ unless the one there is as good; say what was done.
+
+    source: the folder of the candidate's files; folder: models/. The .json comes last: what it does
+    not fit is no release.
     """
+    title = f"{records.PREFIX}{name}"
+    predictions = records.read_predictions(source / records.PREDICTIONS)
+    if (folder / f"{title}.json").exists():
+        details = {"data": faces.digest, "family": candidate.family}
+        details |= {"release": f"the old {name}"}
+        tracking.record_test_look(candidate.run_id, "promotion gate", details)
+        old = predict.table(export.load_h5(folder / f"{title}.h5"), faces, "test")
+        judged = promotion.decide(old, predictions, config.Gate(), candidate.seed)
+        if not judged.promote:
+            return f"models/{title}.h5 stays: {'; '.join(judged.reasons)}"
+    card, metrics, tags = candidates.describe(candidate, faces.kind)
+    tags |= {promotion.RELEASED_WITHOUT: splits.test_names_checksum(), "release": title}
     folder.mkdir(exist_ok=True)
     (folder / f"{title}.json").unlink(missing_ok=True)
-    (folder / f"{title}.h5").write_bytes((source / candidate.h5).read_bytes())
+    shutil.copyfile(source / candidate.h5, folder / f"{title}.h5")
     (folder / f"{title}.md").write_text(card)
-    predictions = records.read_predictions(source / records.PREDICTIONS)
     records.write_predictions(predictions.round(4), folder / f"{title}.csv")
-    tags = tags | {promotion.RELEASED_WITHOUT: splits.test_names_checksum(), "release": title}
     kept = {"record": candidate.to_json(), "metrics": metrics, "tags": tags}
     (folder / f"{title}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    return f"Written: {folder / title}.h5, .json, .md and .csv"
 
 
 def register(folder: Path, *, full: bool) -> dict[str, int]:
@@ -59,57 +73,44 @@ def register(folder: Path, *, full: bool) -> dict[str, int]:
     for family in "AB":
         model = versions.full_name(family)
         path = estimate.released(folder, family, full=full)
-        if path is None or "champion" in versions.aliases(model):
-            continue
-        title = path.stem
-        kept = json.loads((folder / f"{title}.json").read_text())
-        record = records.Candidate.from_json(kept["record"])
-        card = (folder / f"{title}.md").read_text()
-        with tracking.run(
-            f"released {title}",
-            experiment="age-gender",
-            tags={"family": family, "role": "released", "data.kind": "utkface"},
-            params=record.values,
-            description=f"{title}, as it came with this project; trained elsewhere.",
-        ) as run_id:
-            history = pd.DataFrame(record.history)
-            tracking.log_epochs(run_id, history)
-            curves = figures.learning_curves({family: history})
-            tracking.log_figure(run_id, curves, records.CURVES)
-            flat = evaluation.flatten(record.test)
-            tracking.log_metrics(
-                run_id, record.val | {f"test_{key}": value for key, value in flat.items()}
-            )
-            tracking.log_text(
-                run_id, json.dumps(record.evidence.to_json(), indent=1), records.EVIDENCE
-            )
-            tracking.log_text(run_id, card, records.CARD)
-            # Where it was released, in a store that did not come along.
-            tracking.record_test_look(
-                run_id, purpose="release, before it came here", details={"release": title}
-            )
-            predictions = records.read_predictions(folder / f"{title}.csv")
-            tracking.log_table(run_id, predictions, records.PREDICTIONS)
-            tables = map(pd.DataFrame, (record.evidence.slices, record.evidence.robustness))
-            tested = figures.Tested(predictions, *tables)
-            for drawing, figure in figures.of_test({family: tested}).items():
-                tracking.log_figure(run_id, figure, f"test/{drawing}.png")
-            lines: list[str] = []
-            network = export.load_h5(folder / f"{title}.h5")
-            # Not the two passes over the picture and its mirror image, but what makes them.
-            inside = [layer for layer in network.layers if isinstance(layer, keras.Model)]
-            network = inside[0] if inside else network
-            network.summary(print_fn=lines.append, line_length=100)
-            tracking.log_metrics(run_id, {"parameters": network.count_params()})
-            tracking.log_text(run_id, "\n".join(lines), records.SUMMARY)
-            tracking.log_text(run_id, json.dumps(models.layers(network)), records.LAYERS)
-            registered[family] = versions.register_version(
-                model_name=model,
-                run_id=run_id,
-                h5_path=folder / f"{title}.h5",
-                metrics=kept["metrics"],
-                tags=kept["tags"],
-                example=export.golden_images()[:2],
-                description=card,
-            )
+        if path and "champion" not in versions.aliases(model):
+            registered[family] = _register(path, model)
     return registered
+
+
+def _register(path: Path, model: str) -> int:
+    """Register one release under a model's name; path: its .h5."""
+    kept, card = json.loads(path.with_suffix(".json").read_text()), path.with_suffix(".md")
+    candidate = records.Candidate.from_json(kept["record"])
+    with tracking.run(
+        f"released {path.stem}",
+        experiment="age-gender",
+        tags={"family": candidate.family, "role": "released", "data.kind": "utkface"},
+        params=candidate.values,
+        description=f"{path.stem}, as it came with this project; trained elsewhere.",
+    ) as run_id:
+        # Where it was released, in a store that did not come along.
+        tracking.record_test_look(
+            run_id, purpose="release, before it came here", details={"release": path.stem}
+        )
+        history = pd.DataFrame(candidate.history)
+        tracking.log_epochs(run_id, history)
+        curves = figures.learning_curves({candidate.family: history})
+        tracking.log_figure(run_id, curves, records.CURVES)
+        tracking.log_metrics(run_id, candidate.val)
+        tracking.log_text(run_id, card.read_text(), records.CARD)
+        predictions = records.read_predictions(path.with_suffix(".csv"))
+        candidates.log_tested(run_id, candidate, predictions)
+        network = export.load_h5(path)
+        # Not the two passes over the picture and its mirror image, but what makes them.
+        inside = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+        tracking.log_network(run_id, inside[0] if inside else network)
+        return versions.register_version(
+            model_name=model,
+            run_id=run_id,
+            h5_path=path,
+            metrics=kept["metrics"],
+            tags=kept["tags"],
+            example=export.golden_images()[:2],
+            description=card.read_text(),
+        )

@@ -19,11 +19,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import matplotlib.figure
 import mlflow
 import pandas as pd
 
+from agegender import records
 from agegender.registry import access, store
 
 TEST_LEDGER = "test-ledger"
@@ -363,6 +365,17 @@ def set_tags(run_id: str, tags: dict[str, str]) -> None:
 def log_figure(run_id: str, figure: matplotlib.figure.Figure, name: str) -> None:
     """Keep a figure as the artifact `name`, a .png."""
     mlflow.MlflowClient().log_figure(run_id, figure, name)
+
+
+def log_network(run_id: str, network: Any) -> None:
+    """Keep what a network is made of: its number of parameters, its summary and its layers."""
+    from agegender.networks import models  # Imports Keras.
+
+    lines: list[str] = []
+    network.summary(print_fn=lines.append, line_length=100)
+    log_metrics(run_id, {"parameters": network.count_params()})
+    log_text(run_id, "\n".join(lines), records.SUMMARY)
+    log_text(run_id, json.dumps(models.layers(network)), records.LAYERS)
 
 
 def log_text(run_id: str, text: str, name: str) -> None:

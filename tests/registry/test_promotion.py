@@ -1,5 +1,6 @@
 """The gate promotes what is better and no worse, keeps a record, and can be taken back."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -41,60 +42,61 @@ def table(count=1000, error_years=6.0, wrong=0.1, seed=0):
 
 def decide(champion, challenger, gate=GATE):
     found = promotion.decide(champion, challenger, gate, seed=0)
-    assert json.loads(json.dumps(found)) == found
-    return found, "; ".join(found["reasons"])
+    kept = dataclasses.asdict(found)
+    assert json.loads(json.dumps(kept)) == kept
+    return found, "; ".join(found.reasons)
 
 
 def test_better_in_one_task_and_equal_in_the_other_is_promoted():
     champion = table()
     better_age = champion.assign(age_predicted=table(error_years=3, seed=1).age_predicted)
     found, reasons = decide(champion, better_age)
-    assert found["promote"] and "better on n = 1000: MAE -2" in reasons
-    assert found["mae"]["high"] < 0 and found["gender"]["p"] == 1
+    assert found.promote and "better on n = 1000: MAE -2" in reasons
+    assert found.mae["high"] < 0 and found.gender["p"] == 1
     better_gender = champion.assign(gender_probability=table(wrong=0).gender_probability)
     found, reasons = decide(champion, better_gender)
-    assert found["promote"] and "better on n = 1000: gender accuracy +" in reasons
-    assert found["gender"]["only_a"] > 50 and found["gender"]["only_b"] == 0
+    assert found.promote and "better on n = 1000: gender accuracy +" in reasons
+    assert found.gender["only_a"] > 50 and found.gender["only_b"] == 0
     # The other way round both are losses.
-    assert not decide(better_age, champion)[0]["promote"]
-    assert not decide(better_gender, champion)[0]["promote"]
+    assert not decide(better_age, champion)[0].promote
+    assert not decide(better_gender, champion)[0].promote
 
 
 def test_too_little_data_keeps_the_champion_and_says_so():
     found, reasons = decide(table(30), table(30, error_years=5.5, seed=1))
-    assert not found["promote"] and "not told apart from the champion, on n = 30" in reasons
+    assert not found.promote and "not told apart from the champion, on n = 30" in reasons
     found, reasons = decide(table(400), table(400, error_years=3, seed=1))
-    assert not found["promote"] and found["mae"]["high"] < 0
+    assert not found.promote and found.mae["high"] < 0
     assert "the loss in gender cannot be shown to stay under 0.5 points on n = 400: bou" in reasons
     noisier = table(400, wrong=0, seed=1)
     found, reasons = decide(table(400, wrong=0.3), noisier)
     assert "the loss in age cannot be shown to stay under 0.1 years on n = 400: bound" in reasons
     wide = config.Gate(most_loss_years=5.0)
-    assert decide(table(400, wrong=0.3), noisier, wide)[0]["promote"]
+    assert decide(table(400, wrong=0.3), noisier, wide)[0].promote
 
 
 def test_a_slice_that_gets_worse_stops_it_and_small_slices_do_not():
     champion = table(2000)
     challenger = champion.assign(age_predicted=table(2000, error_years=2, seed=1).age_predicted)
-    assert decide(champion, challenger)[0]["promote"]
+    assert decide(champion, challenger)[0].promote
     old = challenger.age_years >= 80
     challenger.loc[old, "age_predicted"] -= 8
     found, reasons = decide(champion, challenger)
-    assert not found["promote"] and found["mae"]["high"] < 0
-    assert {entry["slice"] for entry in found["worse_slices"]} >= {"age 80+"}
+    assert not found.promote and found.mae["high"] < 0
+    assert {entry["slice"] for entry in found.worse_slices} >= {"age 80+"}
     assert "worse on age 80+ (n = " in reasons and "in age: +" in reasons
-    assert decide(champion, challenger, config.Gate(slice_images=500))[0]["promote"]
+    assert decide(champion, challenger, config.Gate(slice_images=500))[0].promote
     wrong = champion.assign(
         age_predicted=challenger.age_predicted.where(~old, champion.age_predicted)
     )
     wrong.loc[old, "gender_probability"] = 1 - wrong.loc[old, "gender_probability"]
     found, _ = decide(champion, wrong)
-    assert "gender" in {entry["task"] for entry in found["worse_slices"]}
+    assert "gender" in {entry["task"] for entry in found.worse_slices}
 
 
 def test_equal_models_are_not_told_apart():
     found, reasons = decide(table(), table())
-    assert not found["promote"] and found["worse_slices"] == [] and found["mae"]["value"] == 0
+    assert not found.promote and found.worse_slices == [] and found.mae["value"] == 0
 
 
 def test_other_faces_or_labels_are_refused():
@@ -148,7 +150,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     faces, register, network, root, monkeypatch, capsys
 ):
     assert enter(faces, register) == 1
-    assert judge(1, None, faces)["decision"] == "champion"
+    assert judge(1, None, faces).decision == "champion"
     assert tracking.test_looks().empty
     # No better: the champion's own predictions.
     rows = faces.rows("test")
@@ -156,7 +158,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     same = perfect(faces).assign(age_predicted=age_years, gender_probability=gender)
     assert enter(faces, register) == 2
     found = judge(2, same, faces)
-    assert found["decision"] == "kept" and "on n = 40: MAE +0.00 years" in found["reasons"][0]
+    assert found.decision == "kept" and "on n = 40: MAE +0.00 years" in found.reasons
     assert versions.aliases(MODEL) == {"champion": 1, "challenger": 2}
     # Judged once against one champion, whatever is brought.
     assert judge(2, None, faces) == found
@@ -165,7 +167,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
 
     assert enter(faces, register) == 3
     promoted = judge(3, perfect(faces), faces)
-    assert promoted["decision"] == "promoted" and promoted["against"] == 1
+    assert promoted.decision == "promoted" and promoted.against == 1
     assert versions.aliases(MODEL) == {"champion": 3, "previous": 1}
     tags = versions.get(MODEL, 3)
     assert tags["gate.decision"] == "promoted" and tags["gate.against"] == "1"
@@ -174,7 +176,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     record = json.loads(tracking.read_text(tags["run_id"], records.PROMOTION))
     assert (record["champion"], record["challenger"], record["n"]) == (1, 3, 40)
     assert record["gate"]["most_loss_years"] == 0.1
-    assert judge(3, None, faces)["decision"] == "champion"
+    assert judge(3, None, faces).decision == "champion"
 
     monkeypatch.chdir(root)
     assert command.main(["rollback", "--model", "A"]) == 0
@@ -182,7 +184,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     assert versions.aliases(MODEL) == {"champion": 1, "previous": 3}
     assert versions.get(MODEL, 3)["rolled_back.user"] == tracking.user()
     again = judge(3, None, faces)
-    assert again["decision"] == "rolled back"
+    assert again.decision == "rolled back"
     assert versions.aliases(MODEL) == {"champion": 1, "previous": 3}
     assert promotion.roll_back(MODEL) == (3, 1)
     assert len(tracking.test_looks()) == 2
@@ -206,7 +208,7 @@ def test_work_that_was_killed_is_completed(faces, register, client):
     # Killed before the last tag: judged again.
     client.delete_model_version_tag(MODEL, "2", "gate.against")
     versions.set_alias(MODEL, "champion", 1)
-    assert judge(2, perfect(faces), faces)["decision"] == "promoted"
+    assert judge(2, perfect(faces), faces).decision == "promoted"
     assert len(tracking.test_looks()) == 2
     # A roll-back killed between its two aliases.
     promotion.roll_back(MODEL)
@@ -221,8 +223,8 @@ def test_a_champion_that_saw_the_test_is_not_compared(faces, register):
     for _ in range(2):
         enter(faces, register, seen)
     found = judge(2, perfect(faces), faces)
-    assert found["decision"] == "not comparable"
-    assert "version 1 was trained or validated on 1 of the 40 test faces" in found["reasons"][0]
+    assert found.decision == "not comparable"
+    assert "version 1 was trained or validated on 1 of the 40 test faces" in found.reasons
     assert tracking.test_looks().empty
     assert versions.aliases(MODEL) == {"champion": 1, "challenger": 2}
 
@@ -232,10 +234,10 @@ def test_generated_faces_of_other_data_are_other_pictures(faces, register):
         pass
     register(run_id, tags={"data.digest": "other"})
     assert enter(faces, register) == 2
-    assert "keeps no training_faces.csv" in judge(2, perfect(faces), faces)["reasons"][0]
+    assert "keeps no training_faces.csv" in judge(2, perfect(faces), faces).reasons
     assert enter(faces, register) == 3
     drawn = pixels.Faces(faces.folder, faces.manifest, faces.pixels, "digest", "generated", {})
-    assert judge(3, perfect(faces), drawn)["decision"] == "promoted"
+    assert judge(3, perfect(faces), drawn).decision == "promoted"
 
 
 def test_a_damaged_champion_is_refused_and_nothing_moves(faces, register, root):

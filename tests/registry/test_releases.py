@@ -55,29 +55,29 @@ def record():
         seed=0,
         data="digest",
         backbone="none",
-        val={"val_score": 0.5},
+        val={"val_score": 0.5, "val_age_mae": 6.0, "val_gender_accuracy": 0.9},
         history=[{"epoch": 0, "val_score": 0.5} | history],
-        test={"n": 1, "mae": {"value": 0.667, "low": 0.5, "high": 0.8}},
+        test={"n": 60, "score": 0.4, "mae": {"value": 0.667, "low": 0.5, "high": 0.8}},
         evidence=records.Evidence(
-            intervals={"coverage": 0.9},
+            intervals={"coverage": 0.9, "half_widths_years": [9.0]},
             slices=evaluation.slices(predictions(), seed=0).to_dict("records"),
             robustness=corrupted.to_dict("records"),
         ),
     )
 
 
-def write(folder, candidate, title):
-    releases.write(
-        folder, title, candidate, record(), "# A card", {"test_mae": 0.667}, {"epochs": "40"}
-    )
+def write(folder, candidate, name):
+    faces = pixels.Faces(folder, pd.DataFrame(), np.array([]), "digest", "utkface", {})
+    assert "Written" in releases.publish(name, record(), candidate, faces, folder)
 
 
 def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate):
-    write(root / "models", candidate, "age_gender_A")
+    write(root / "models", candidate, "A")
     assert releases.register(root / "models", full=False) == {"A": 1}
     version = versions.get(MODEL, "champion")
     assert version["version"] == "1" and version["release"] == "age_gender_A"
     assert version["test_mae"] == "0.667" and version["epochs"] == "40"
+    assert version["trained_without"] == splits.test_names_checksum()
     evidence = json.loads(tracking.read_text(version["run_id"], records.EVIDENCE))
     assert records.Evidence.from_json(evidence) == record().evidence
     drawn = list(root.glob(f"mlruns/artifacts/*/{version['run_id']}/artifacts/test/*.png"))
@@ -85,7 +85,7 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
     layers = json.loads(tracking.read_text(version["run_id"], "layers.json"))
     assert layers[0]["shape"] == [128, 128, 3] and layers[-1]["parameters"] > 0
     assert list(tracking.test_looks().purpose) == ["release, before it came here"]
-    assert tracking.read_text(version["run_id"], "model_card.md") == "# A card"
+    assert "40 epochs" in tracking.read_text(version["run_id"], records.CARD)
     assert "30.3333" in tracking.read_text(version["run_id"], "predictions.csv")
     pulled = versions.pull(MODEL, "champion", root / "A.h5")
     assert pulled.read_bytes() == (root / "models" / "age_gender_A.h5").read_bytes()
@@ -95,21 +95,21 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
 
 
 def test_all_of_utkface_takes_the_models_that_were_trained_on_it(root, candidate):
-    for title in ("age_gender_A", "age_gender_A_full"):
-        write(root / "models", candidate, title)
+    for name in ("A", "A_full"):
+        write(root / "models", candidate, name)
     releases.register(root / "models", full=True)
     assert versions.get(MODEL, "champion")["release"] == "age_gender_A_full"
 
 
 def test_nothing_released_registers_nothing_and_a_torn_release_is_none(root, candidate):
     assert releases.register(root / "models", full=True) == {}
-    write(root / "models", candidate, "age_gender_A")
+    write(root / "models", candidate, "A")
     (root / "models" / "age_gender_A.json").unlink()
     assert releases.register(root / "models", full=True) == {}
 
 
 def test_a_release_is_comparable_on_the_committed_test_faces_alone(root, candidate):
-    write(root / "models", candidate, "age_gender_A")
+    write(root / "models", candidate, "A")
     releases.register(root / "models", full=False)
     keys = sorted(splits.read_test_names())[:20]
     names = [f"{key}.jpg.chip.jpg" for key in keys]
@@ -137,5 +137,5 @@ def test_a_release_is_comparable_on_the_committed_test_faces_alone(root, candida
         return promotion.judge(MODEL, version, predictions, faces, config.Gate(), seed=0)
 
     other = manifest.assign(name=["9_0_0_20010101000000001.jpg", *names[1:]])
-    assert judge(other)["decision"] == "not comparable"
-    assert judge(manifest)["decision"] in ("kept", "promoted")
+    assert judge(other).decision == "not comparable"
+    assert judge(manifest).decision in ("kept", "promoted")

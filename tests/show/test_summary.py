@@ -1,6 +1,6 @@
 """What the comparison of two models on the locked test is said to show."""
 
-from pipelines import evaluate_models
+from agegender.show import summary
 
 
 def pair(low, high, p):
@@ -9,9 +9,9 @@ def pair(low, high, p):
 
 
 def test_a_difference_is_clear_where_its_interval_leaves_out_zero():
-    age, gender = evaluate_models.verdict("B", "A", pair(-0.9, -0.1, 0.2))
+    age, gender = summary.verdict("B", "A", pair(-0.9, -0.1, 0.2))
     assert "-0.5 [-0.9, -0.1] years, a clear difference" in age
     assert "17 faces right only in B, 55 only in A" in gender and "no clear difference" in gender
-    age, gender = evaluate_models.verdict("B", "A", pair(-0.9, 0.1, 0.01))
+    age, gender = summary.verdict("B", "A", pair(-0.9, 0.1, 0.01))
     assert "no clear difference" in age
     assert "a clear difference" in gender

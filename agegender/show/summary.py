@@ -1,0 +1,40 @@
+"""What a search found, in lines for a terminal."""
+
+import pandas as pd
+
+from agegender import records
+from agegender.measure import evaluation
+from agegender.show import card, intervals
+
+
+def tested(candidate: records.Candidate) -> str:
+    """Return a line with an evaluated candidate's errors on the test, their intervals and n."""
+    mae, gender = (
+        intervals.digits(intervals.Interval.of(candidate.test[name]))
+        for name in ("mae", "gender_accuracy")
+    )
+    return f"test MAE {mae} years, gender accuracy {gender}, n = {candidate.test['n']}"
+
+
+def verdicts(b: records.Candidate, of_a: pd.DataFrame, of_b: pd.DataFrame) -> list[str]:
+    """Return lines on what the test says of B against A, and against its own frozen features.
+
+    of_a, of_b: the predictions of the same test faces.
+    """
+    lines = verdict("B", "A", evaluation.compare(of_b, of_a, seed=b.seed))
+    if b.against_frozen_features:
+        return lines + verdict("B", "B's frozen head", b.against_frozen_features)
+    return [*lines, f"B  {card.FINE_TUNING[str(b.fine_tuning_kept)]}"]
+
+
+def verdict(first: str, second: str, pair: dict) -> list[str]:
+    """Say in two lines what `evaluation.compare` shows at 95 %, and what it does not."""
+    mae, gender = pair["mae"], pair["gender"]
+    clear = {True: "a clear difference", False: "no clear difference"}
+    return [
+        f"{first} against {second}, age: {intervals.digits(intervals.Interval.of(mae))} years, "
+        f"{clear[not mae['low'] <= 0 <= mae['high']]}",
+        f"{first} against {second}, gender: {gender['only_a']} faces right only in {first}, "
+        f"{gender['only_b']} only in {second}, {intervals.probability(gender['p'])}, "
+        f"{clear[gender['p'] < 0.05]}",
+    ]
