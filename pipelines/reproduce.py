@@ -30,29 +30,21 @@ def reproduce(
     registered = versions.full_name(model, generated)
     name = f"{registered}/{version}"
     tracking.connect(Path.cwd())
-    found = reproduction.needed(versions.get(registered, version), name)
-    settings = dataclasses.replace(config.PRESETS[found["preset"]], seed=int(found["seed"]))
-    verdicts = []
+    tags = reproduction.needed(versions.get(registered, version), name)
+    settings = dataclasses.replace(
+        config.PRESETS[tags["preset"]], seed=int(tags["seed"]), tier=tags["tier"]
+    )
+    found = on_search(_again, settings, data, model=model, tags=tags, name=name, seeds=seeds)
+    return 0 if found["verdict"] == "reproduced" else 1
 
-    def again(work: Work) -> None:
-        backbone = found["backbone"]
-        if backbone not in ("none", *backbones.available(families.weights(work.cache))):
-            raise ValueError(
-                f"The backbone's weights are not at hand: python -m pipelines.fetch_backbones "
-                f"{backbone}"
-            )
-        result = reproduction.reproduce(
-            model,
-            work.faces,
-            dataclasses.replace(work.settings, tier=found["tier"]),
-            found,
-            name,
-            seeds=seeds,
-            folder=work.folder,
-            cache=work.cache,
-            report=work.display,
+
+def _again(work: Work, *, model: str, tags: dict[str, str], name: str, seeds: int | None) -> dict:
+    backbone = tags["backbone"]
+    if backbone not in ("none", *backbones.available(families.weights(work.cache))):
+        raise ValueError(
+            f"The weights of {backbone} are missing: python -m pipelines.fetch_backbones {backbone}"
         )
-        verdicts.append(result["verdict"])
-
-    on_search(again, settings, data)
-    return 0 if verdicts == ["reproduced"] else 1
+    where = {"folder": work.folder, "cache": work.cache, "report": work.display}
+    return reproduction.reproduce(
+        model, work.faces, work.settings, tags, name, seeds=seeds, **where
+    )

@@ -8,7 +8,7 @@ import textwrap
 import time
 
 from agegender import records
-from agegender.registry import tracking
+from agegender.registry import access, ledger, tracking, views
 from agegender.show import summary
 from pipelines import evaluate_models, promote_models, search_models, train_finalists
 from pipelines.work import Work
@@ -38,10 +38,8 @@ def results(work: Work) -> list[str]:
         done = search.read_journal(work.folder / family / records.JOURNAL)
         if few := family_search.shortfall(done, family, work.settings, work.ready - work.started):
             lines.append(f"{family}  {few}")
-    looks = search.count(len(tracking.test_looks()), "look")
-    lines.append(
-        f"{looks} at the locked test so far, kept in the experiment {tracking.TEST_LEDGER}."
-    )
+    looks = search.count(len(ledger.looks()), "look")
+    lines.append(f"{looks} at the locked test so far, kept in the experiment {ledger.EXPERIMENT}.")
     if work.faces.kind == "generated":
         lines.append("These faces are generated: the numbers say nothing about people.")
     return [textwrap.fill(line, search.LINE_LENGTH, subsequent_indent="   ") for line in lines]
@@ -49,10 +47,9 @@ def results(work: Work) -> list[str]:
 
 def next_steps(work: Work) -> list[str]:
     """Return what one would type next."""
-    trials = [
-        url for (name, _), url in tracking.views().items() if name == experiment.name_of(work.faces)
-    ]
-    uri = tracking.current_uri()
+    of_faces = experiment.name_of(work.faces)
+    trials = [url for (name, _), url in views.addresses().items() if name == of_faces]
+    uri = access.shown(tracking.current_uri())
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     return [
         f"Done in {(time.monotonic() - work.started) / 60:.1f} minutes. Next:",

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from agegender import config, disk, progress, records
 from agegender.data import pixels
@@ -93,13 +94,13 @@ def _name(settings: config.Settings, faces: pixels.Faces) -> str:
 
 
 def on_search(
-    stage: Callable[..., None],
+    stage: Callable[..., Any],
     settings: config.Settings,
     data: Path | None = None,
     **options: object,
-) -> None:
-    """Call stage(work, **options), alone on its search; ValueError for what its user can mend."""
+) -> Any:
+    """Return stage(work, **options), alone on its search; ValueError for what its user can mend."""
     work = start(settings, data)
     with search.hold(work.folder), work.display:
         disk.remove_leftovers(work.cache / "features", work.folder)
-        stage(work, **options)
+        return stage(work, **options)

@@ -6,7 +6,7 @@ is about the models of generated faces. FACES=1 shows real faces. MLflow keeps b
 
 from pathlib import Path
 
-from agegender.registry import dossier, tracking, versions
+from agegender.registry import dossier, ledger, tracking, versions
 from agegender.show import report as show
 
 
@@ -24,7 +24,7 @@ def report(*, generated: bool = False, faces: bool = False, to: Path = Path("rep
             break
     else:
         raise ValueError("No champion is registered: run `make tune` first.")
-    facts = show.facts(models, tracking.test_looks(), kind=kind)
+    facts = show.facts(models, ledger.looks(), kind=kind)
     html, pdf = show.write(facts, faces=faces or kind == "generated")
     to.mkdir(parents=True, exist_ok=True)
     paths = [to / f"report-{kind}.{ending}" for ending in ("html", "pdf")]

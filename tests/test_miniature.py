@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from agegender import config, records
-from agegender.registry import tracking, versions
+from agegender.registry import ledger, tracking, versions
 from agegender.show import intervals
 from pipelines import pull_model, release_models, roll_back, run_all, write_report
 from pipelines import work as pipelines_work
@@ -58,7 +58,7 @@ def test_every_run_is_tracked_and_ended(work):
         assert ("mlflow.parentRunId" in run.data.tags) == (run.data.tags["role"] != "search")
         # What all trials share is with the search, so that they are compared by what differs.
         assert (len(run.data.params) == 5) == (run.data.tags["role"] == "trial")
-    assert len(tracking.test_looks()) == 2
+    assert len(ledger.looks()) == 2
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -118,4 +118,4 @@ def test_a_second_call_trains_looks_and_registers_nothing(work):
         assert work.candidate(family) == candidates[family]
         name = versions.full_name(family, generated=True)
         assert versions.aliases(name) == {"champion": 1}
-    assert len(tracking.test_looks()) == 2
+    assert len(ledger.looks()) == 2

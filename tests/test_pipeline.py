@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from agegender.registry import tracking
+from agegender.registry import ledger, tracking
 
 pytestmark = pytest.mark.system
 REPOSITORY = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def test_the_interrupted_trial_went_on_in_its_own_run(place):
     assert sorted(roles) == sorted(
         (role, family) for family in "AB" for role in ("search", "trial", "trial", "finalist")
     )
-    assert len(tracking.test_looks()) == 2
+    assert len(ledger.looks()) == 2
 
 
 def test_a_second_call_shows_the_result_and_trains_nothing(place):

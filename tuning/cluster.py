@@ -22,7 +22,7 @@ import numpy as np
 
 from agegender import config, disk, progress
 from agegender.data import pixels
-from agegender.registry import tracking
+from agegender.registry import provenance, tracking
 from tuning import mailbox, search, workers
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +76,7 @@ class Tasks:
     def _connect(self, faces: pixels.Faces, settings: config.Settings) -> None:
         threads = str(max(1, int(settings.trial_cpus)))
         variables = {
-            "AGEGENDER_COMMIT": tracking.common_tags(faces.digest, faces.kind)["git.commit"],
+            "AGEGENDER_COMMIT": provenance.tags(faces.digest, faces.kind)["git.commit"],
             "KERAS_BACKEND": keras.backend.backend(),
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "NPROC": threads,  # JAX's name for it
@@ -191,7 +191,7 @@ def _work(
     say(STARTED)
     # Named by the files: which weights are at hand decides what a trial's values mean.
     files = disk.checksum("".join(weights))[:8]
-    cache = Path(tempfile.gettempdir(), f"agegender-{tracking.user()}", files)
+    cache = Path(tempfile.gettempdir(), f"agegender-{provenance.user()}", files)
     cache.mkdir(parents=True, exist_ok=True)
     for name, data in weights.items():
         if not (cache / "weights" / name).exists():

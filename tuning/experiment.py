@@ -15,7 +15,7 @@ import pandas as pd
 from agegender import config, disk, progress, records
 from agegender.data import pixels
 from agegender.networks import fit
-from agegender.registry import stored_checkpoints, tracking
+from agegender.registry import provenance, stored_checkpoints, tracking
 from agegender.show import figures
 from tuning import families, search
 
@@ -53,7 +53,7 @@ def name_of(faces: pixels.Faces) -> str:
 
 def origin(faces: pixels.Faces, settings: config.Settings) -> dict[str, str]:
     """Return, as tags of a version, what besides its settings decides how a training comes out."""
-    return tracking.common_tags(faces.digest, faces.kind) | {
+    return provenance.tags(faces.digest, faces.kind) | {
         "lock.sha256": disk.checksum(Path(__file__).parents[1] / "requirements.lock"),
         "preset": settings.preset,
         "tier": settings.tier,
@@ -64,7 +64,7 @@ def run_tags(
     letter: str, faces: pixels.Faces, settings: config.Settings, role: str
 ) -> dict[str, str]:
     """Return what every run of a family is tagged with."""
-    return tracking.common_tags(faces.digest, faces.kind) | {
+    return provenance.tags(faces.digest, faces.kind) | {
         "family": letter,
         "role": role,
         "algorithm": settings.algorithm,

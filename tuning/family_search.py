@@ -18,7 +18,7 @@ import pandas as pd
 from agegender import config, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import backend, checkpoint
-from agegender.registry import stored_checkpoints, tracking
+from agegender.registry import stored_checkpoints, tracking, views
 from agegender.show import figures
 from tuning import cluster, experiment, families, finalists, search, workers
 
@@ -82,7 +82,7 @@ def search_family(
 
 def _save_view(parent_run_id: str, letter: str, names: list[str]) -> None:
     """Keep a view of the trials with what is searched, for the browser."""
-    tracking.save_view(
+    views.save(
         parent_run_id,
         f"trials-{letter}",
         condition=f"tags.role = 'trial' and tags.family = '{letter}'",

@@ -1,5 +1,6 @@
 """How good predictions are: metrics with bootstrap intervals, floors, paired comparisons."""
 
+import functools
 import itertools
 import math
 from typing import NamedTuple
@@ -16,6 +17,8 @@ SMALL_SLICE = 30  # faces; with fewer, a slice is shown and not ranked
 CALIBRATION_BINS = 15
 RESAMPLED_ROWS = 200_000  # so many at once: a few megabytes, and no loop over small slices
 OLDEST_DECADE = 8
+METRICS = ("mae", "rmse", "bias", "cs5")
+METRICS += ("gender_accuracy", "gender_f1", "gender_auc", "gender_ece")
 RACES = ("White", "Black", "Asian", "Indian", "other")  # UTKFace's 0..4
 
 
@@ -76,8 +79,7 @@ def evaluate(
     female, predicted = records.is_female(gender_true), records.is_female(gender_probability)
     if len(np.unique(female)) < 2:
         raise ValueError(f"Expected faces of both genders; got {len(gender_true)} of one or none.")
-    error = age_predicted - age_true
-    correct = predicted == female
+    error, correct, count = age_predicted - age_true, predicted == female, len(age_true)
     per_face = np.stack(
         [
             *(np.abs(error), error**2, error, np.abs(error) <= 5),
@@ -85,36 +87,47 @@ def evaluate(
         ],
         axis=1,
     )
-    bins = probability_bins(gender_probability)
     order = np.argsort(gender_probability, kind="stable")
-    _, starts = np.unique(gender_probability[order], return_index=True)
-    generator = np.random.default_rng(seed)
-    count = len(error)
-
-    def metrics(drawn):
-        """Return all metrics where each face counts as often as it was drawn."""
-        mae, mean_square, bias, cs5, accuracy, hits, named = drawn @ per_face / count
-        # F1 is twice what is right in a gender over all that are labelled or predicted so.
-        f1 = hits / max(named, 1e-9) + (accuracy - hits) / max(2 - named, 1e-9)
-        auc = _auc(drawn[order], female[order], starts)
-        gaps = np.bincount(bins, drawn * (gender_probability - female))
-        return mae, math.sqrt(mean_square), bias, cs5, accuracy, f1, auc, np.abs(gaps).sum() / count
-
-    values = metrics(np.ones(count))
-    samples = np.array(
-        [
-            metrics(np.bincount(generator.integers(0, count, count), minlength=count))
-            for _ in range(resamples)
-        ]
+    metrics = functools.partial(
+        _metrics,
+        per_face,
+        probability_bins(gender_probability),
+        gender_probability - female,
+        order,
+        female[order],
+        np.unique(gender_probability[order], return_index=True)[1],
     )
-    names = ("mae", "rmse", "bias", "cs5", "gender_accuracy", "gender_f1", "gender_auc")
+    draw = np.random.default_rng(seed).integers
+    drawn = (np.bincount(draw(0, count, count), minlength=count) for _ in range(resamples))
+    samples = np.array(list(map(metrics, drawn)))
     found = {
         name: _interval(value, samples[:, column])
-        for column, (name, value) in enumerate(zip((*names, "gender_ece"), values, strict=True))
+        for column, (name, value) in enumerate(zip(METRICS, metrics(np.ones(count)), strict=True))
     }
     ece = found["gender_ece"]
     ece["low"] = max(0.0, 2 * ece["value"] - ece["high"])
     return {"n": count} | found
+
+
+def _metrics(
+    per_face: np.ndarray,
+    bins: np.ndarray,
+    gaps: np.ndarray,
+    order: np.ndarray,
+    female: np.ndarray,
+    starts: np.ndarray,
+    drawn: np.ndarray,
+) -> tuple[float, ...]:
+    """Return METRICS where each face counts as often as it was drawn.
+
+    female, in the order of the probabilities, and starts: as `_auc` takes them.
+    """
+    mae, mean_square, bias, cs5, accuracy, hits, named = drawn @ per_face / len(drawn)
+    # F1 is twice what is right in a gender over all that are labelled or predicted so.
+    f1 = hits / max(named, 1e-9) + (accuracy - hits) / max(2 - named, 1e-9)
+    auc = _auc(drawn[order], female, starts)
+    ece = np.abs(np.bincount(bins, drawn * gaps)).sum() / len(drawn)
+    return mae, math.sqrt(mean_square), bias, cs5, accuracy, f1, auc, ece
 
 
 def probability_bins(probability: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from agegender import config, progress, records
 from agegender.data import pixels, splits
 from agegender.measure import evaluation, robustness, uncertainty
 from agegender.networks import backbones, export, predict
-from agegender.registry import tracking, versions
+from agegender.registry import ledger, tracking, versions
 from agegender.show import card, figures
 
 EXAMPLES = 12  # pictures in a figure of faces
@@ -47,7 +47,7 @@ def evaluate(
     purpose, details: of this look at the test, for the ledger.
     """
     looked = {"data": faces.digest, "family": candidate.family, **(details or {})}
-    tracking.record_test_look(candidate.run_id, purpose, looked)
+    ledger.note(candidate.run_id, purpose, looked)
     network, part = export.load_h5(folder / candidate.h5), f"Test of {candidate.family}"
     report(progress.Progress(part, 0, 4, "predictions"))
     test = predict.table(network, faces, "test")
@@ -219,7 +219,7 @@ def describe(
         data_kind=kind,
         licence=LICENCES[kind],
         backbone=backbone,
-        test_looks=len(tracking.test_looks()),
+        test_looks=len(ledger.looks()),
     )
     return text, metrics, tags | candidate.origin
 

@@ -21,7 +21,7 @@ from agegender import config, records
 from agegender.data import pixels, splits, utkface
 from agegender.measure import evaluation
 from agegender.networks import export, predict
-from agegender.registry import tracking, versions
+from agegender.registry import ledger, provenance, tracking, versions
 
 # The tag of a model in models/: the checksum of the committed test list, none of which it saw.
 RELEASED_WITHOUT = "trained_without"
@@ -216,7 +216,7 @@ def _record(
     else:
         details = {"data": faces.digest, "model": model_name, "version": str(champion)}
         details |= {"challenger": version}
-        tracking.record_test_look(old["run_id"], "promotion gate", details)
+        ledger.note(old["run_id"], "promotion gate", details)
         with tempfile.TemporaryDirectory() as folder:
             network = export.load_h5(versions.pull(model_name, champion, Path(folder)))
         test = predict.table(network, faces, "test")
@@ -227,7 +227,7 @@ def _record(
             f"gate.{name}_difference": "{value:.4g} [{low:.4g}, {high:.4g}]".format(**found[name])
             for name in ("mae", "gender_accuracy")
         }
-    now, user = _now(), tracking.user()
+    now, user = _now(), provenance.user()
     record = found | {
         "reasons": reasons,
         "decision": decision,
@@ -297,7 +297,7 @@ def roll_back(model_name: str) -> tuple[int, int]:
             f"{model_name} has no previous champion to go back to (aliases: {aliases or 'none'}): "
             "only a version that was promoted over another can be rolled back."
         )
-    who, now = tracking.user(), _now()
+    who, now = provenance.user(), _now()
     tags = {"rollback.from": str(champion), "rollback.user": who, "rollback.time": now}
     versions.set_tags(model_name, previous, tags)
     tags = {"rolled_back.to": str(previous), "rolled_back.user": who, "rolled_back.time": now}

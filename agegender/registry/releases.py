@@ -16,7 +16,7 @@ from agegender import config, records
 from agegender.data import pixels, splits
 from agegender.networks import export, predict
 from agegender.photos import estimate
-from agegender.registry import candidates, promotion, tracking, versions
+from agegender.registry import candidates, ledger, promotion, tracking, versions
 from agegender.show import figures
 
 # More than in the coursework's 5,000 faces: all of UTKFace, whose models are named so.
@@ -45,7 +45,7 @@ def publish(
     if (folder / f"{title}.json").exists():
         details = {"data": faces.digest, "family": candidate.family}
         details |= {"release": f"the old {name}"}
-        tracking.record_test_look(candidate.run_id, "promotion gate", details)
+        ledger.note(candidate.run_id, "promotion gate", details)
         old = predict.table(export.load_h5(folder / f"{title}.h5"), faces, "test")
         judged = promotion.decide(old, predictions, config.Gate(), candidate.seed)
         if not judged.promote:
@@ -90,9 +90,7 @@ def _register(path: Path, model: str) -> int:
         description=f"{path.stem}, as it came with this project; trained elsewhere.",
     ) as run_id:
         # Where it was released, in a store that did not come along.
-        tracking.record_test_look(
-            run_id, purpose="release, before it came here", details={"release": path.stem}
-        )
+        ledger.note(run_id, purpose="release, before it came here", details={"release": path.stem})
         history = pd.DataFrame(candidate.history)
         tracking.log_epochs(run_id, history)
         curves = figures.learning_curves({candidate.family: history})

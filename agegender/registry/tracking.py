@@ -6,13 +6,10 @@ What the rest of the project knows of MLflow. Runs are named by their id and the
 
 import contextlib
 import datetime
-import functools
-import getpass
 import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import time
 import traceback
@@ -26,12 +23,9 @@ import mlflow
 import pandas as pd
 
 from agegender import records
-from agegender.registry import access, store
+from agegender.registry import access, provenance, store
 
-TEST_LEDGER = "test-ledger"
 PAGES = "pages"  # the experiment of what is written for readers
-_VIEW_TAG = "mlflow.sharedViewState."
-_COLUMN_PIXELS = 150  # "val_gender_accuracy" fits
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # that MLflow takes in one batch
 # One thread, so that epochs are written in their order. MLflow's own asynchronous logging drops a
 # batch that it could not write, and says so only to a log.
@@ -120,7 +114,7 @@ def run(
     longer, a new one is made.
     """
     client = mlflow.MlflowClient()
-    tags = (tags or {}) | _process_tags() | {"mlflow.user": user()}
+    tags = (tags or {}) | provenance.process() | {"mlflow.user": provenance.user()}
     tags["mlflow.source.name"] = Path(sys.argv[0]).name or "python"
     if parent_run_id:
         tags["mlflow.parentRunId"] = parent_run_id
@@ -168,14 +162,6 @@ def end_failed(run_id: str, reason: str) -> None:
     mlflow.MlflowClient().set_terminated(run_id, "FAILED")
 
 
-def user() -> str:
-    """Return the name of who runs this."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # A container's user may have no name.
-        return str(os.getuid())
-
-
 def _is_active(run_id: str) -> bool:
     try:
         return mlflow.MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
@@ -193,12 +179,12 @@ def repair_stale_runs(experiment: str) -> int:
     """
     client = mlflow.MlflowClient()
     count = 0
-    for stale in _search(experiment, "attributes.status = 'RUNNING'"):
+    for stale in search(experiment, "attributes.status = 'RUNNING'"):
         tags = stale.data.tags
         pid = tags.get("process.id", "")
         if tags.get("process.host") != platform.node() or not pid.isdigit():
             continue
-        if _process_start(int(pid)) != tags.get("process.start"):
+        if provenance.process_start(int(pid)) != tags.get("process.start"):
             found = datetime.datetime.now().isoformat(" ", "seconds")
             set_tags(stale.info.run_id, {"killed": f"process {pid} was gone, found {found}"})
             client.set_terminated(stale.info.run_id, "KILLED")
@@ -206,25 +192,7 @@ def repair_stale_runs(experiment: str) -> int:
     return count
 
 
-def _process_tags() -> dict[str, str]:
-    pid = os.getpid()
-    start = _process_start(pid)
-    return {"process.host": platform.node(), "process.id": str(pid), "process.start": start}
-
-
-def _process_start(pid: int) -> str:
-    """Return a mark of when a living process began, empty where there is none."""
-    if sys.platform == "linux":
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return ""
-        return "" if fields[0] in "ZX" else fields[19]
-    listed = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
-    return listed.stdout.strip()
-
-
-def _search(experiment: str, condition: str = "") -> Iterator[mlflow.entities.Run]:
+def search(experiment: str, condition: str = "") -> Iterator[mlflow.entities.Run]:
     """Yield the runs of an experiment that meet a condition, the oldest first."""
     client = mlflow.MlflowClient()
     token = None
@@ -239,38 +207,6 @@ def _search(experiment: str, condition: str = "") -> Iterator[mlflow.entities.Ru
         yield from page
         if not (token := page.token):
             return
-
-
-def common_tags(digest: str, kind: str) -> dict[str, str]:
-    """Return what every run says of its origin: code, backend, device and data."""
-    import keras  # Takes seconds, and to read a store nobody needs it.
-
-    return {
-        "git.commit": _git_commit(),
-        "backend": keras.backend.backend(),
-        "device": keras.distribution.list_devices()[0].partition(":")[0].lower(),
-        "data.digest": digest,
-        "data.kind": kind,
-    }
-
-
-@functools.cache
-def _git_commit() -> str:
-    """Return the commit of the code as it was at first call, '+dirty' where files differ.
-
-    AGEGENDER_COMMIT names it for code that was copied without its history.
-    """
-    if given := os.environ.get("AGEGENDER_COMMIT"):
-        return given
-
-    def git(*arguments):
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def log_epochs(run_id: str, history: pd.DataFrame) -> None:
@@ -415,10 +351,10 @@ def log_dataset(
     )
     tag = mlflow.entities.InputTag("mlflow.data.context", context)
     inputs = [mlflow.entities.DatasetInput(dataset, [tag])]
-    _twice(mlflow.MlflowClient().log_inputs, run_id, inputs)
+    twice(mlflow.MlflowClient().log_inputs, run_id, inputs)
 
 
-def _twice(write: Callable, *arguments) -> None:
+def twice(write: Callable, *arguments) -> None:
     """Call again what failed: where two processes make the same row at once, the store refuses one.
 
     Now it is there, to be replaced or linked to.
@@ -434,72 +370,3 @@ def read_text(run_id: str, name: str) -> str | None:
     if name not in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)}:
         return None
     return mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")
-
-
-def save_view(
-    run_id: str, name: str, *, condition: str, metrics: list[str], params: list[str]
-) -> None:
-    """Keep a view of the runs of a run's experiment: which, in what columns, by the first metric.
-
-    What the UI itself keeps when one shares a view; the lowest figure comes first. condition: as in
-    MLflow's search.
-    """
-    client = mlflow.MlflowClient()
-    columns = [f"metrics.`{metric}`" for metric in metrics] + [f"params.`{p}`" for p in params]
-    view = {
-        "searchFilter": condition,
-        "orderByKey": columns[0],
-        "orderByAsc": True,
-        "selectedColumns": columns,
-        "columnOrder": columns,  # The UI's own is by name.
-        "columnWidths": dict.fromkeys(columns, _COLUMN_PIXELS),
-    }
-    experiment_id = client.get_run(run_id).info.experiment_id
-    _set_experiment_tag(experiment_id, _VIEW_TAG + name, json.dumps(view))
-    links = [f"[{key}]({address[1:]})" for (_, key), address in views(experiment_id).items()]
-    note = "A run for each search, in it one for each trial. `val_score`: 1 is trivial, lower is "
-    note += f"better. The best first: {', '.join(links)}."
-    _set_experiment_tag(experiment_id, "mlflow.note.content", note)
-
-
-def _set_experiment_tag(experiment_id: str, name: str, value: str) -> None:
-    _twice(mlflow.MlflowClient().set_experiment_tag, experiment_id, name, value)
-
-
-def views(experiment_id: str | None = None) -> dict[tuple[str, str], str]:
-    """Return where the UI shows each kept view, by experiment and name: what follows its host.
-
-    experiment_id: of this one alone.
-    """
-    return {
-        (experiment.name, name): f"/#/experiments/{experiment.experiment_id}/runs"
-        f"?workflowType=machine_learning&viewStateShareKey={name}"
-        for experiment in mlflow.MlflowClient().search_experiments()
-        if experiment_id in (None, experiment.experiment_id)
-        for tag in sorted(experiment.tags)
-        if (name := tag.removeprefix(_VIEW_TAG)) != tag
-    }
-
-
-def record_test_look(run_id: str, purpose: str, details: dict[str, str]) -> None:
-    """Write into the ledger, before the look, that a run's model is scored on the test."""
-    tags = {"looked_at": run_id, "purpose": purpose} | details
-    with run(purpose, experiment=TEST_LEDGER, tags=tags):
-        pass
-
-
-def test_looks() -> pd.DataFrame:
-    """Return the ledger, the oldest look first: when, user, run_id, purpose and the details."""
-    return pd.DataFrame(
-        {
-            "when": pd.Timestamp(look.info.start_time, unit="ms"),
-            "user": look.data.tags["mlflow.user"],
-            "run_id": look.data.tags["looked_at"],
-        }
-        | {
-            name: value
-            for name, value in look.data.tags.items()
-            if not name.startswith(("mlflow.", "process.")) and name != "looked_at"
-        }
-        for look in _search(TEST_LEDGER)
-    )

@@ -10,7 +10,7 @@ import pytest
 from agegender import config, records
 from agegender.data import pixels
 from agegender.networks import predict
-from agegender.registry import promotion, tracking, versions
+from agegender.registry import ledger, promotion, provenance, tracking, versions
 from pipelines import __main__ as command
 
 pytestmark = [
@@ -151,7 +151,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
 ):
     assert enter(faces, register) == 1
     assert judge(1, None, faces).decision == "champion"
-    assert tracking.test_looks().empty
+    assert ledger.looks().empty
     # No better: the champion's own predictions.
     rows = faces.rows("test")
     age_years, gender = predict.predict(network, faces.pixels, rows)
@@ -162,7 +162,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     assert versions.aliases(MODEL) == {"champion": 1, "challenger": 2}
     # Judged once against one champion, whatever is brought.
     assert judge(2, None, faces) == found
-    looks = tracking.test_looks()
+    looks = ledger.looks()
     assert list(looks.purpose) == ["promotion gate"] and list(looks.version) == ["1"]
 
     assert enter(faces, register) == 3
@@ -171,7 +171,7 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     assert versions.aliases(MODEL) == {"champion": 3, "previous": 1}
     tags = versions.get(MODEL, 3)
     assert tags["gate.decision"] == "promoted" and tags["gate.against"] == "1"
-    assert tags["gate.user"] == tracking.user() and tags["gate.time"].endswith("+00:00")
+    assert tags["gate.user"] == provenance.user() and tags["gate.time"].endswith("+00:00")
     assert "[-" in tags["gate.mae_difference"]
     record = json.loads(tracking.read_text(tags["run_id"], records.PROMOTION))
     assert (record["champion"], record["challenger"], record["n"]) == (1, 3, 40)
@@ -182,12 +182,12 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     assert command.main(["rollback", "--model", "A"]) == 0
     assert "version 1 is champion again, version 3 is previous" in capsys.readouterr().out
     assert versions.aliases(MODEL) == {"champion": 1, "previous": 3}
-    assert versions.get(MODEL, 3)["rolled_back.user"] == tracking.user()
+    assert versions.get(MODEL, 3)["rolled_back.user"] == provenance.user()
     again = judge(3, None, faces)
     assert again.decision == "rolled back"
     assert versions.aliases(MODEL) == {"champion": 1, "previous": 3}
     assert promotion.roll_back(MODEL) == (3, 1)
-    assert len(tracking.test_looks()) == 2
+    assert len(ledger.looks()) == 2
 
 
 def test_work_that_was_killed_is_completed(faces, register, client):
@@ -209,7 +209,7 @@ def test_work_that_was_killed_is_completed(faces, register, client):
     client.delete_model_version_tag(MODEL, "2", "gate.against")
     versions.set_alias(MODEL, "champion", 1)
     assert judge(2, perfect(faces), faces).decision == "promoted"
-    assert len(tracking.test_looks()) == 2
+    assert len(ledger.looks()) == 2
     # A roll-back killed between its two aliases.
     promotion.roll_back(MODEL)
     versions.set_alias(MODEL, "previous", 1)
@@ -225,7 +225,7 @@ def test_a_champion_that_saw_the_test_is_not_compared(faces, register):
     found = judge(2, perfect(faces), faces)
     assert found.decision == "not comparable"
     assert "version 1 was trained or validated on 1 of the 40 test faces" in found.reasons
-    assert tracking.test_looks().empty
+    assert ledger.looks().empty
     assert versions.aliases(MODEL) == {"champion": 1, "challenger": 2}
 
 

@@ -10,7 +10,7 @@ import pytest
 from agegender import config, records
 from agegender.data import pixels, splits, utkface
 from agegender.measure import evaluation, robustness
-from agegender.registry import promotion, releases, tracking, versions
+from agegender.registry import ledger, promotion, releases, tracking, versions
 
 MODEL = "age-gender-A"
 
@@ -84,7 +84,7 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
     assert len(drawn) == 6
     layers = json.loads(tracking.read_text(version["run_id"], "layers.json"))
     assert layers[0]["shape"] == [128, 128, 3] and layers[-1]["parameters"] > 0
-    assert list(tracking.test_looks().purpose) == ["release, before it came here"]
+    assert list(ledger.looks().purpose) == ["release, before it came here"]
     assert "40 epochs" in tracking.read_text(version["run_id"], records.CARD)
     assert "30.3333" in tracking.read_text(version["run_id"], "predictions.csv")
     pulled = versions.pull(MODEL, "champion", root / "A.h5")

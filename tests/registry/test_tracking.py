@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agegender.registry import tracking, versions
+from agegender.registry import ledger, provenance, tracking, versions
 
 REPOSITORY = Path(__file__).parents[2]
 DIGEST = "0123456789abcdef0123456789abcdef"
@@ -142,7 +142,7 @@ def test_artifacts_and_dataset(client):
 
 
 def test_tags_tell_the_origin():
-    tags = tracking.common_tags(DIGEST, "generated")
+    tags = provenance.tags(DIGEST, "generated")
     assert tags["data.kind"] == "generated" and tags["data.digest"] == DIGEST
     assert tags["device"] in {"cpu", "gpu", "tpu"} and all(tags.values())
 
@@ -286,10 +286,10 @@ def test_a_deleted_experiment_is_told(client):
 
 
 def test_the_ledger_keeps_every_look(root):
-    assert tracking.test_looks().empty
+    assert ledger.looks().empty
     for family in "AB":
-        tracking.record_test_look(family * 32, "final evaluation", {"family": family})
-    looks = tracking.test_looks()
+        ledger.note(family * 32, "final evaluation", {"family": family})
+    looks = ledger.looks()
     assert list(looks.family) == ["A", "B"] and list(looks.run_id) == ["A" * 32, "B" * 32]
     assert set(looks.purpose) == {"final evaluation"} and looks.user.all()
     assert looks.when.is_monotonic_increasing

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from agegender.registry import tracking
+from agegender.registry import tracking, views
 
 pytestmark = [
     # MLflow's own: nothing that we could do about it.
@@ -34,7 +34,7 @@ def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, run
     with tracking.run("search A", experiment="tests", params={"pooling": "average"}) as parent:
         scores = [0.7, 0.4, 0.6]
         run_ids = [trial(parent, number, score) for number, score in enumerate(scores, start=1)]
-    tracking.save_view(
+    views.save(
         parent,
         "trials-A",
         condition="tags.role = 'trial'",
@@ -42,7 +42,7 @@ def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, run
         params=["learning_rate"],
     )
     register(run_ids[1], description="What it is.")
-    (address,) = tracking.views().values()
+    (address,) = views.addresses().values()
     browser.set_window_size(1700, 1000)
 
     def find(by, what):

@@ -1,0 +1,31 @@
+"""The ledger of looks at the locked test: each is noted before it is taken."""
+
+import pandas as pd
+
+from agegender.registry import tracking
+
+EXPERIMENT = "test-ledger"
+
+
+def note(run_id: str, purpose: str, details: dict[str, str]) -> None:
+    """Write into the ledger, before the look, that a run's model is scored on the test."""
+    tags = {"looked_at": run_id, "purpose": purpose} | details
+    with tracking.run(purpose, experiment=EXPERIMENT, tags=tags):
+        pass
+
+
+def looks() -> pd.DataFrame:
+    """Return the ledger, the oldest look first: when, user, run_id, purpose and the details."""
+    return pd.DataFrame(
+        {
+            "when": pd.Timestamp(look.info.start_time, unit="ms"),
+            "user": look.data.tags["mlflow.user"],
+            "run_id": look.data.tags["looked_at"],
+        }
+        | {
+            name: value
+            for name, value in look.data.tags.items()
+            if not name.startswith(("mlflow.", "process.")) and name != "looked_at"
+        }
+        for look in tracking.search(EXPERIMENT)
+    )
