@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from agegender.registry import tracking, versions
@@ -82,7 +81,6 @@ def test_a_model_is_pulled_and_verified_in_three_lines(installed, tmp_path, monk
             h5_path=released,
             metrics={},
             tags={},
-            example=np.zeros((1, 128, 128, 3), np.uint8),
             description="A network.",
         )
     elsewhere = tmp_path / "elsewhere"

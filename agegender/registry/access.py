@@ -13,7 +13,8 @@ from pathlib import Path
 
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 SECONDS = 8  # What has not answered by then is not there.
-DATABASES = ("postgresql", "mysql", "mssql")
+ADDRESSES = r"https?://[^/?#].*|sqlite:///([^/:?]|/[^/]).*|databricks.*"
+ADDRESSES += r"|(postgresql|mysql|mssql)(\+\w+)?://.+"
 EXPECTED = (
     "expected http://HOST:PORT, sqlite:////ABSOLUTE/PATH.db or postgresql://USER:PASSWORD@HOST/NAME"
 )
@@ -26,6 +27,7 @@ TROUBLES = {
     "move it away and begin anew.",
     r"readonly database|unable to open database file": "{store} cannot be opened for writing: "
     "check who may write to it and to its folder.",
+    r"FATAL: ": "{store} refuses: {reason}. Set {variable} to another, or mend that.",
     r"database is locked": "{store} is locked by another process: wait for it, or end it.",
     NO_TABLE: "{store} lacks tables of MLflow: restore it from a "
     "copy, or move it away and begin anew.",
@@ -44,21 +46,14 @@ def address(variable: str, default: str = "") -> str:
     uri = os.environ.get(variable, "").strip()
     if not uri:
         return default
-    scheme, _, rest = uri.partition(":")
-    scheme = scheme.lower()
-    kind = scheme.partition("+")[0]
+    scheme, colon, rest = uri.partition(":")
+    read = scheme.lower() + colon + rest
+    if re.fullmatch(ADDRESSES, read, re.DOTALL):
+        return read
     hint = ""
-    if kind in ("http", "https", *DATABASES):
-        if re.match(r"//[^/?#]", rest):
-            return f"{scheme}:{rest}"
-    elif scheme == "sqlite":
-        if re.match("///[^/:?]|////[^/]", rest):
-            return f"{scheme}:{rest}"
-    elif kind == "databricks":
-        return uri
-    elif re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
         hint = f" Did you mean http://{uri}?"
-    elif scheme in ("file", uri.lower()):
+    elif not colon or scheme == "file":
         hint = " A folder is no store here."
     raise ValueError(f"{variable}={shown(uri)}: {EXPECTED}.{hint}")
 
@@ -182,8 +177,9 @@ def explain(error: BaseException | None, uri: str = "", variable: str = TRACKING
         library = type(error).__module__.partition(".")[0]
         if library in ("alembic", "mlflow", "psycopg", "requests", "sqlalchemy", "sqlite3"):
             for words, told in TROUBLES.items():
-                if re.search(words, str(error)):
-                    line = told.format(store=store, variable=variable)
+                if found := re.search(words, str(error)):
+                    reason = str(error)[found.end() :].strip().partition("\n")[0]
+                    line = told.format(store=store, variable=variable, reason=reason)
                     return line[0].upper() + line[1:]
         error = error.__cause__ or error.__context__
     return None

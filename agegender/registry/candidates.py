@@ -239,7 +239,6 @@ def register(candidate: records.Candidate, folder: Path, faces: pixels.Faces, na
         h5_path=folder / candidate.h5,
         metrics=metrics,
         tags=tags,
-        example=export.golden_images()[:2],
         description=text,
     )
 

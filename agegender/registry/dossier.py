@@ -35,12 +35,7 @@ def read(model_name: str, which: str | int = "champion") -> StoredVersion:
 
 def _run(run_id: str) -> mlflow.entities.Run | None:
     """Return a run, None where the store has it no longer: a version outlives its run."""
-    try:
-        return mlflow.MlflowClient().get_run(run_id) if run_id else None
-    except mlflow.MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    return tracking.find(mlflow.MlflowClient().get_run, run_id) if run_id else None
 
 
 def _stored(run: mlflow.entities.Run | None) -> StoredRun:

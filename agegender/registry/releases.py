@@ -109,6 +109,5 @@ def _register(path: Path, model: str) -> int:
             h5_path=path,
             metrics=kept["metrics"],
             tags=kept["tags"],
-            example=export.golden_images()[:2],
             description=card.read_text(),
         )

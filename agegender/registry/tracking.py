@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib.figure
 import mlflow
@@ -25,8 +25,9 @@ import pandas as pd
 from agegender import records
 from agegender.registry import access, provenance, store
 
+T = TypeVar("T")
 PAGES = "pages"  # the experiment of what is written for readers
-_MOST_METRICS, _MOST_PARAMS = 1000, 100  # that MLflow takes in one batch
+_MOST_METRICS = 1000  # that MLflow takes in one batch
 # One thread, so that epochs are written in their order. MLflow's own asynchronous logging drops a
 # batch that it could not write, and says so only to a log.
 _writer = futures.ThreadPoolExecutor(1, "epochs")
@@ -120,8 +121,9 @@ def run(
         tags["mlflow.parentRunId"] = parent_run_id
     if description:
         tags["mlflow.note.content"] = description
-    if run_id and _is_active(run_id):
-        for mark in {"error", "killed"} & client.get_run(run_id).data.tags.keys():
+    found = find(client.get_run, run_id) if run_id else None
+    if run_id and found and found.info.lifecycle_stage == "active":
+        for mark in {"error", "killed"} & found.data.tags.keys():
             client.delete_tag(run_id, mark)
         client.update_run(run_id, status="RUNNING")
         set_tags(run_id, tags)
@@ -162,13 +164,14 @@ def end_failed(run_id: str, reason: str) -> None:
     mlflow.MlflowClient().set_terminated(run_id, "FAILED")
 
 
-def _is_active(run_id: str) -> bool:
+def find(call: Callable[..., T], *arguments: object) -> T | None:
+    """Return what a call of MLflow returns, None where it says that there is no such thing."""
     try:
-        return mlflow.MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
+        return call(*arguments)
     except mlflow.MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return False
+        return None
 
 
 def repair_stale_runs(experiment: str) -> int:
@@ -192,21 +195,14 @@ def repair_stale_runs(experiment: str) -> int:
     return count
 
 
-def search(experiment: str, condition: str = "") -> Iterator[mlflow.entities.Run]:
-    """Yield the runs of an experiment that meet a condition, the oldest first."""
-    client = mlflow.MlflowClient()
-    token = None
-    while True:
-        page = client.search_runs(
-            [_experiment_id(experiment)],
-            condition,
-            max_results=1000,
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        yield from page
-        if not (token := page.token):
-            return
+def search(experiment: str, condition: str = "") -> list[mlflow.entities.Run]:
+    """Return the runs of an experiment that meet a condition, the oldest first."""
+    return mlflow.search_runs(
+        [_experiment_id(experiment)],
+        condition,
+        order_by=["attributes.start_time ASC"],
+        output_format="list",
+    )
 
 
 def log_epochs(run_id: str, history: pd.DataFrame) -> None:
@@ -288,8 +284,7 @@ def _log_batches(run_id: str, metrics: list[mlflow.entities.Metric]) -> None:
 def log_params(run_id: str, params: dict[str, object]) -> None:
     """Log settings as text; MLflow refuses another value for a name that the run has."""
     entries = [mlflow.entities.Param(name, str(value)) for name, value in params.items()]
-    for start in range(0, len(entries), _MOST_PARAMS):
-        mlflow.MlflowClient().log_batch(run_id, params=entries[start : start + _MOST_PARAMS])
+    mlflow.MlflowClient().log_batch(run_id, params=entries)
 
 
 def set_tags(run_id: str, tags: dict[str, str]) -> None:

@@ -27,7 +27,7 @@ from mlflow.types.schema import AnyType, ColSpec, Schema
 
 from agegender import disk
 from agegender.networks import export
-from agegender.registry import access, store
+from agegender.registry import access, store, tracking
 
 full_name = store.full_name
 
@@ -39,14 +39,13 @@ def register_version(
     h5_path: Path,
     metrics: dict[str, float],
     tags: dict[str, str],
-    example: np.ndarray,
     description: str,
 ) -> int:
     """Register a .h5 with its pyfunc under a run; return the version, the same for the same call.
 
     The first version of a model gets the alias champion, later ones challenger; a version that was
     registered before keeps what it has. metrics (rounded) and tags become tags of the version, with
-    the .h5's SHA-256. example: uint8 (N, S, S, 3), stored as the input example.
+    the .h5's SHA-256.
     """
     client = mlflow.MlflowClient()
     checksum = disk.checksum(h5_path)
@@ -68,7 +67,7 @@ def register_version(
             flavor=mlflow.pyfunc,
             run_id=run_id,
             model_id=model.model_id,
-            **_pyfunc(h5_path, example),
+            **_pyfunc(h5_path),
         )
         with contextlib.suppress(mlflow.MlflowException):  # It is there already.
             client.create_registered_model(model_name)
@@ -97,8 +96,9 @@ def _all(model_name: str) -> list:
     return list(mlflow.MlflowClient().search_model_versions(condition, max_results=10_000))
 
 
-def _pyfunc(h5_path: Path, example: np.ndarray) -> dict[str, object]:
+def _pyfunc(h5_path: Path) -> dict[str, object]:
     """Return what MLflow needs to make the pyfunc of a .h5, as its arguments."""
+    faces = export.golden_images()[:2]
     outputs = {"age_years": "double", "gender_probability_female": "double", "gender": "string"}
     return {
         "python_model": str(Path(__file__).with_name("serving.py")),
@@ -108,7 +108,7 @@ def _pyfunc(h5_path: Path, example: np.ndarray) -> dict[str, object]:
             Schema([ColSpec(AnyType())]),
             Schema([ColSpec(kind, name) for name, kind in outputs.items()]),
         ),
-        "input_example": pd.DataFrame({"image": [_base64_png(face) for face in example]}),
+        "input_example": pd.DataFrame({"image": [_base64_png(face) for face in faces]}),
     }
 
 
@@ -131,17 +131,12 @@ def _base64_png(face: np.ndarray) -> str:
 
 def aliases(model_name: str) -> dict[str, int]:
     """Return the versions that have an alias, empty where there is no such model."""
-    try:
-        found = mlflow.MlflowClient().get_registered_model(model_name).aliases
-    except mlflow.MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return {}
-    return {alias: int(version) for alias, version in found.items()}
+    found = tracking.find(mlflow.MlflowClient().get_registered_model, model_name)
+    return {alias: int(version) for alias, version in found.aliases.items()} if found else {}
 
 
 def set_alias(model_name: str, alias: str, version: int) -> None:
-    """Give an alias to a version; whichever had it has it no longer."""
+    """Give an alias to a version, and take it from the one that has it."""
     mlflow.MlflowClient().set_registered_model_alias(model_name, alias, str(version))
 
 
@@ -161,21 +156,16 @@ def get(model_name: str, which: str | int) -> dict[str, str]:
 
     ValueError where there is no such model, alias or version.
     """
-    client = mlflow.MlflowClient()
-    number = aliases(model_name).get(which) if isinstance(which, str) else which
-    try:
-        if number is None:
-            raise KeyError
-        version = client.get_model_version(model_name, str(number))
-    except (KeyError, mlflow.MlflowException) as error:
-        if getattr(error, "error_code", "RESOURCE_DOES_NOT_EXIST") != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    number = aliases(model_name).get(which, 0) if isinstance(which, str) else which
+    call = mlflow.MlflowClient().get_model_version
+    version = tracking.find(call, model_name, str(number)) if number else None
+    if version is None:
         kind = "alias" if isinstance(which, str) else "version"
         raise ValueError(
             f"No model {model_name!r} with the {kind} {which!r} in "
             f"{access.shown(mlflow.get_registry_uri())}: run `make tune` first, or set "
             f"{access.TRACKING}."
-        ) from None
+        )
     return dict(version.tags) | {"version": str(version.version)}
 
 

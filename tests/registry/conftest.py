@@ -9,7 +9,6 @@ from pathlib import Path
 
 import keras
 import mlflow
-import numpy as np
 import pytest
 
 from agegender.networks import export
@@ -51,7 +50,6 @@ def register(network_h5):
             "h5_path": network_h5,
             "metrics": {"test_mae": 6.54321},
             "tags": {"licence": "research only", "data.kind": "generated"},
-            "example": np.zeros((2, 128, 128, 3), np.uint8),
             "description": "A network.",
         }
         return versions.register_version(**arguments | changes)

@@ -84,6 +84,7 @@ def test_addresses_are_read_whatever_their_case(monkeypatch):
         ("HTTP://Host:1/A", "http://Host:1/A"),
         (" SQLite:///x.db ", "sqlite:///x.db"),
         ("postgresql+psycopg://u@h/x", "postgresql+psycopg://u@h/x"),
+        ("postgresql:///x?host=/run", "postgresql:///x?host=/run"),
         ("databricks", "databricks"),
         ("", "default"),
     ):

@@ -128,7 +128,6 @@ def test_a_release_is_comparable_on_the_committed_test_faces_alone(root, candida
             h5_path=candidate / "age_gender_A.h5",
             metrics={},
             tags={"data.digest": "digest"},
-            example=pictures[:1],
             description="A rival.",
         )
         predictions = manifest.assign(

@@ -31,7 +31,7 @@ def faces():
 
 
 @pytest.fixture(scope="module")
-def model(network_h5, faces, tmp_path_factory):
+def model(network_h5, tmp_path_factory):
     """The registered model, loaded by alias as a user does."""
     tracking.connect(tmp_path_factory.mktemp("store"))
     with tracking.run("train", experiment="tests") as run_id:
@@ -42,7 +42,6 @@ def model(network_h5, faces, tmp_path_factory):
         h5_path=network_h5,
         metrics={},
         tags={},
-        example=faces[:2],
         description="A network.",
     )
     return mlflow.pyfunc.load_model("models:/age-gender-A@champion")

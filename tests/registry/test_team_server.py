@@ -52,6 +52,21 @@ def connected(server, monkeypatch):
     return mlflow.MlflowClient()
 
 
+def test_postgresql_itself_is_a_store_and_its_refusal_is_told(server, monkeypatch, capsys, root):
+    monkeypatch.chdir(root)
+    where = f"postgresql://{team_server.USER}@/{{}}?host={server.socket_folder}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", where.format("postgres"))
+    tracking.connect(root)
+    with tracking.run("direct", experiment="direct") as run_id:
+        tracking.log_metrics(run_id, {"loss": 0.5})
+    assert mlflow.MlflowClient().get_run(run_id).data.metrics == {"loss": 0.5}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", where.format("nowhere"))
+    capsys.readouterr()
+    assert command.main(["rollback", "--model", "A"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'refuses: database "nowhere" does not exist. Set' in line
+
+
 SEARCH = """
 import dataclasses, sys
 from pathlib import Path
