@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
-SECONDS = 8  # What has not answered by then is not there.
+SECONDS = 5  # What has not answered by then is not there; a name may have two addresses.
 ADDRESSES = r"https?://[^/?#].*|sqlite:///([^/:?]|/[^/]).*|databricks.*"
 ADDRESSES += r"|(postgresql|mysql|mssql)(\+\w+)?://.+"
 EXPECTED = (
@@ -107,6 +107,11 @@ def _check_server(uri: str, variable: str) -> None:
             timeout=SECONDS,
         )
     except (mlflow.MlflowException, OSError) as error:
+        if "SSL" in str(error):
+            raise ValueError(
+                f"No secure connection to {shown(uri)}: it speaks http alone, or its certificate "
+                "is not trusted (MLFLOW_TRACKING_SERVER_CERT_PATH)."
+            ) from error
         raise ValueError(
             f"No answer from the server {shown(uri)}: start it, or set {variable} to another."
         ) from error

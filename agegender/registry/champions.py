@@ -63,11 +63,12 @@ def _find(root: Path, name: str, folder: Path) -> store.Champion | None:
         return _fetch(root, name, folder)
     if database and not database.exists():
         return None
-    # An error: the tables of another MLflow, which migrates them itself.
+    # What cannot be read so goes through MLflow, where it is told what is wrong.
     with contextlib.suppress(sqlite3.Error):
         if database and store.in_place(database):
             champion = store.champion(database, name)
-            if champion is None or champion.artifacts.is_dir():
+            path = champion and champion.artifacts / store.h5_path(name, champion.tags)
+            if path is None or path.is_file():
                 return champion
     return _fetch(root, name, folder)
 

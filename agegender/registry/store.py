@@ -72,7 +72,7 @@ def check_sha256(title: str, tags: dict[str, str], path: Path) -> None:
 def champion(database: Path, model_name: str) -> Champion | None:
     """Return a model's champion, None where the store has none.
 
-    sqlite3.Error where the tables are not those of MLflow 3: `prepare` migrates them.
+    sqlite3.Error where it has not the tables of MLflow 3.
     """
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as reader:
         found = reader.execute(

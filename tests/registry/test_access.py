@@ -202,6 +202,8 @@ def test_one_that_never_answers_is_told_in_ten_seconds(
 def test_a_server_of_something_else_is_told(said, a_page, monkeypatch):
     monkeypatch.setenv(access.TRACKING, f"http://{a_page}")
     assert f"Expected an MLflow server at http://{a_page}, got 200 OK" in said()
+    monkeypatch.setenv(access.TRACKING, f"https://{a_page}")
+    assert f"No secure connection to https://{a_page}" in said()
 
 
 def test_a_database_whose_package_is_missing_names_it(said, monkeypatch):
@@ -238,11 +240,13 @@ def test_a_clone_in_an_odd_folder_works_or_is_refused_before_anything_is_written
     assert [path.name for path in clone.parent.iterdir()] == [name]
 
 
-def test_artifacts_that_were_deleted_are_told(said, database, register):
+@pytest.mark.parametrize("pattern", ["artifacts", "artifacts/tests/models/**/*.h5"])
+def test_artifacts_that_were_deleted_are_told(said, database, register, pattern):
     with tracking.run("work", experiment="tests") as run_id:
         pass
     register(run_id)
-    shutil.rmtree(database.parent / "artifacts")
+    for path in database.parent.glob(pattern):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     Path("photo.jpg").touch()
     for arguments in (
         ["pull", "--model", "age-gender-A", "--to", "A.h5"],
