@@ -2,15 +2,20 @@
 
 import http.server
 import logging
+import shlex
 import shutil
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import alembic.command
 import pytest
+import sqlalchemy
+from mlflow.store.db import utils
 
 from agegender.registry import access, store, tracking, versions
 from pipelines import __main__ as command
@@ -146,6 +151,24 @@ def test_a_database_that_cannot_be_used_is_told_and_left_alone(said, database, h
     line = said()
     assert expected in line and "mlruns/mlflow.db" in line
     assert (database.is_file() and database.read_bytes()) == before
+
+
+@pytest.mark.system
+def test_the_command_that_is_told_upgrades_an_older_store(said, tmp_path):
+    database = tmp_path / "mlruns" / "mlflow.db"
+    database.parent.mkdir()
+    engine = sqlalchemy.create_engine(f"sqlite:///{database}")
+    utils.InitialBase.metadata.create_all(engine)
+    settings = utils._get_alembic_config(str(engine.url))
+    with engine.begin() as connection:
+        settings.attributes["connection"] = connection
+        alembic.command.upgrade(settings, "cc1f77228345")  # of MLflow 1.24, 2022
+    engine.dispose()
+    before = database.read_bytes()
+    line = said("report")
+    assert "was made by an older MLflow" in line and database.read_bytes() == before
+    subprocess.run(shlex.split(line.partition("run: ")[2]), check=True, capture_output=True)
+    assert "No champion is registered" in said("report")
 
 
 @pytest.mark.parametrize("harm", [half, garbage, folder])
