@@ -92,7 +92,8 @@ def _register(path: Path, model: str) -> int:
         # Where it was released, in a store that did not come along.
         ledger.note(run_id, purpose="release, before it came here", details={"release": path.stem})
         history = pd.DataFrame(candidate.history)
-        tracking.log_epochs(run_id, history)
+        for epoch in candidate.history:
+            tracking.log_epoch(run_id, epoch)
         curves = figures.learning_curves({candidate.family: history})
         tracking.log_figure(run_id, curves, records.CURVES)
         tracking.log_metrics(run_id, candidate.val)

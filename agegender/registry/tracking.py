@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,6 @@ from agegender.registry import access, provenance, store
 
 T = TypeVar("T")
 PAGES = "pages"  # the experiment of what is written for readers
-_MOST_METRICS = 1000  # that MLflow takes in one batch
 # One thread, so that epochs are written in their order. MLflow's own asynchronous logging drops a
 # batch that it could not write, and says so only to a log.
 _writer = futures.ThreadPoolExecutor(1, "epochs")
@@ -205,24 +204,20 @@ def search(experiment: str, condition: str = "") -> list[mlflow.entities.Run]:
     )
 
 
-def log_epochs(run_id: str, history: pd.DataFrame) -> None:
-    """Log a history, one row an epoch, in as few batches as MLflow takes.
+def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
+    """Log an epoch, at once but without waiting: training goes on meanwhile.
 
     The series are called epochs/loss and so on, and step 1 is the end of epoch 0: what
-    `log_metrics` says of the whole run keeps the plain name, and step 0.
+    `log_metrics` says of the whole run keeps the plain name, and step 0. Epochs are written in the
+    order of the calls; the end of `run` waits for all of them. Those that a run to go on with has
+    in the store already are not written again.
     """
-    _log_batches(
-        run_id, [metric for row in history.to_dict("records") for metric in _metrics_of_epoch(row)]
-    )
-
-
-def log_epoch(run_id: str, row: dict[str, float]) -> None:
-    """Log an epoch as `log_epochs` does, at once but without waiting: training goes on meanwhile.
-
-    Epochs are written in the order of the calls; the end of `run` waits for all of them. Those that
-    a run to go on with has in the store already are not written again.
-    """
-    metrics = _metrics_of_epoch(row)
+    now = time.time_ns() // 1_000_000
+    metrics = [
+        mlflow.entities.Metric(f"epochs/{name}", float(value), now, int(row["epoch"]) + 1)
+        for name, value in row.items()
+        if name not in ("epoch", "phase")
+    ]
     of_run = _unwritten.setdefault(run_id, [])
     if not of_run:
         of_run.append(_writer.submit(_last_step, run_id, metrics[0].key))
@@ -230,7 +225,7 @@ def log_epoch(run_id: str, row: dict[str, float]) -> None:
 
 
 def history(run_id: str) -> pd.DataFrame:
-    """Return what `log_epochs` and `log_epoch` wrote, a row an epoch; empty where nothing was."""
+    """Return what `log_epoch` wrote, a row an epoch; empty where nothing was."""
     client = mlflow.MlflowClient()
     series = {
         name.removeprefix("epochs/"): {
@@ -251,32 +246,20 @@ def _write_epoch(
     run_id: str, metrics: list[mlflow.entities.Metric], last_step: futures.Future
 ) -> None:
     if metrics[0].step > last_step.result():
-        _log_batches(run_id, metrics)
-
-
-def _metrics_of_epoch(row: dict) -> list[mlflow.entities.Metric]:
-    now = time.time_ns() // 1_000_000
-    return [
-        mlflow.entities.Metric(f"epochs/{name}", float(value), now, int(row["epoch"]) + 1)
-        for name, value in row.items()
-        if name not in ("epoch", "phase")
-    ]
+        _log_batch(run_id, metrics)
 
 
 def log_metrics(run_id: str, metrics: dict[str, float]) -> None:
     """Log numbers that hold for the whole run."""
     now = time.time_ns() // 1_000_000
-    _log_batches(
-        run_id,
-        [mlflow.entities.Metric(name, float(value), now, 0) for name, value in metrics.items()],
-    )
+    entries = [mlflow.entities.Metric(name, float(v), now, 0) for name, v in metrics.items()]
+    _log_batch(run_id, entries)
 
 
-def _log_batches(run_id: str, metrics: list[mlflow.entities.Metric]) -> None:
+def _log_batch(run_id: str, metrics: list[mlflow.entities.Metric]) -> None:
     # MLflow would show infinity as 1.8e308 and NaN as a value of its own: name them instead.
     finite = [metric for metric in metrics if math.isfinite(metric.value)]
-    for start in range(0, len(finite), _MOST_METRICS):
-        mlflow.MlflowClient().log_batch(run_id, finite[start : start + _MOST_METRICS])
+    mlflow.MlflowClient().log_batch(run_id, finite)
     if odd := sorted({metric.key for metric in metrics if not math.isfinite(metric.value)}):
         set_tags(run_id, {"metrics_not_finite": ", ".join(odd)})
 

@@ -21,7 +21,8 @@ def test_everything_of_a_version_and_its_search_is_read(root, register):
             history = pd.DataFrame(
                 {"epoch": [0, 1], "val_score": [0.5, 0.4], "age_mae": [9.0, 8.0]}
             )
-            tracking.log_epochs(run_id, history)
+            for epoch in history.to_dict("records"):
+                tracking.log_epoch(run_id, epoch)
             tracking.log_metrics(run_id, {"test_mae": 6.5})
             tracking.log_text(run_id, "{}", "evidence.json")
             tracking.log_text(run_id, "a picture", "test/confusion.png")

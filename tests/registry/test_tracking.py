@@ -95,16 +95,20 @@ def test_a_whole_history_comes_back_and_what_is_not_finite_is_named(client):
     history = pd.DataFrame({"epoch": range(300), "loss": np.linspace(2, 1, 300), "a": 0.0, "b": 1})
     history.loc[7, "loss"] = math.nan
     with tracking.run("long", experiment="tests") as run_id:
-        tracking.log_epochs(run_id, history)
-        tracking.log_metrics(run_id, {"loss": 0.5, "score": np.float32(math.inf)})
+        for epoch in history.to_dict("records"):
+            tracking.log_epoch(run_id, epoch)
+        tracking.log_metrics(run_id, {"loss": 0.5})
+    with tracking.run("odd", experiment="tests") as odd:
+        tracking.log_metrics(odd, {"loss": 0.5, "score": np.float32(math.inf)})
     series = client.get_metric_history(run_id, "epochs/loss")
     assert {metric.step: metric.value for metric in series} == {
         epoch + 1: loss for epoch, loss in history.loss.items() if epoch != 7
     }
     data = client.get_run(run_id).data
     # The whole run's figure is what the table of runs shows, not the last epoch's.
-    assert data.metrics["loss"] == 0.5 and "score" not in data.metrics
-    assert data.tags["metrics_not_finite"] == "score"
+    assert data.metrics["loss"] == 0.5 and data.tags["metrics_not_finite"] == "epochs/loss"
+    data = client.get_run(odd).data
+    assert data.metrics == {"loss": 0.5} and data.tags["metrics_not_finite"] == "score"
 
 
 def test_an_epoch_that_cannot_be_written_fails_the_run(client):

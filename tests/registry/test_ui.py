@@ -21,7 +21,8 @@ def trial(parent, number, score):
         tags={"role": "trial"},
         params={"learning_rate": number / 1000},
     ) as run_id:
-        tracking.log_epochs(run_id, history)
+        for epoch in history.to_dict("records"):
+            tracking.log_epoch(run_id, epoch)
         tracking.log_metrics(run_id, {"a_metric": 1.0, "val_score": score})
     return run_id
 
