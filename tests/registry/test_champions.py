@@ -23,11 +23,6 @@ from pipelines import __main__ as command
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = [
-    # MLflow's own: nothing that we could do about it.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
-]
 EVIDENCE = {
     "intervals": {"edges": [], "half_widths_years": [7.0]},
     "abstention": {"confidence": 0.9},

@@ -13,11 +13,6 @@ from agegender.networks import predict
 from agegender.registry import ledger, promotion, provenance, tracking, versions
 from pipelines import __main__ as command
 
-pytestmark = [
-    # MLflow's own: nothing that we could do about it.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
-]
 GATE = config.Gate()
 MODEL = "age-gender-A"
 

@@ -18,12 +18,6 @@ import pytest
 
 from agegender.registry import serving, tracking, versions
 
-pytestmark = [
-    # MLflow's own: nothing that we could do about it.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
-]
-
 
 @pytest.fixture(scope="module")
 def faces():

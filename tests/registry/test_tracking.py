@@ -21,11 +21,6 @@ from agegender.registry import ledger, provenance, tracking, versions
 
 REPOSITORY = Path(__file__).parents[2]
 DIGEST = "0123456789abcdef0123456789abcdef"
-pytestmark = [
-    # MLflow's own: nothing that we could do about it.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
-]
 
 
 def start(code, *arguments):

@@ -5,12 +5,6 @@ import pytest
 
 from agegender.registry import tracking, views
 
-pytestmark = [
-    # MLflow's own: nothing that we could do about it.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
-]
-
 
 def trial(parent, number, score):
     history = pd.DataFrame({"epoch": range(4), "val_score": [1.0, 0.9, 0.8, score]})

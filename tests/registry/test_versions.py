@@ -8,12 +8,6 @@ from agegender.networks import export
 from agegender.registry import tracking, versions
 from pipelines import __main__ as command
 
-pytestmark = [
-    # MLflow's own: nothing that we could do about it.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
-]
-
 
 @pytest.fixture
 def server(running, tmp_path, monkeypatch):
