@@ -67,8 +67,7 @@ def _find(root: Path, name: str, folder: Path) -> store.Champion | None:
     with contextlib.suppress(sqlite3.Error):
         if database and store.in_place(database):
             champion = store.champion(database, name)
-            path = champion and champion.artifacts / store.h5_path(name, champion.tags)
-            if path is None or path.is_file():
+            if champion is None or champion.h5.is_file():
                 return champion
     return _fetch(root, name, folder)
 
@@ -80,26 +79,24 @@ def _fetch(root: Path, name: str, folder: Path) -> store.Champion | None:
     if "champion" not in versions.aliases(name):
         return None
     tags = versions.get(name, "champion")
-    (folder / "artifacts").mkdir()
-    versions.pull(name, int(tags["version"]), folder / "artifacts")
+    h5 = versions.pull(name, int(tags["version"]), folder)
+    evidence = folder / records.EVIDENCE
     if text := tracking.read_text(tags["run_id"], records.EVIDENCE):
-        (folder / records.EVIDENCE).write_text(text)
-    return store.Champion(int(tags["version"]), tags, folder, folder)
+        evidence.write_text(text)
+    return store.Champion(tags, h5, evidence)
 
 
 def _load(name: str, champion: store.Champion, folder: Path, passed: Path) -> estimate.Model:
-    title = f"{name} version {champion.version}"
-    path = champion.run_artifacts and champion.run_artifacts / records.EVIDENCE
-    if not (path and path.exists()):
+    title = f"{name} version {champion.tags['version']}"
+    if not champion.evidence.is_file():
         raise ValueError(
             f"{title} has no {records.EVIDENCE} in its run, and so no intervals: it was deleted "
             "there, or the version was not registered by `make promote`. Promote or roll back "
             "another."
         )
-    evidence = records.Evidence.from_json(json.loads(path.read_text()))
+    evidence = records.Evidence.from_json(json.loads(champion.evidence.read_text()))
     # What is checked is what is loaded, whoever writes to the store meanwhile.
-    copy = folder / "checked.h5"
-    shutil.copyfile(champion.artifacts / store.h5_path(title, champion.tags), copy)
+    copy = shutil.copyfile(champion.h5, folder / "checked.h5")
     store.check_sha256(title, champion.tags, copy)
     network = export.load_verified(copy, passed)
     return estimate.Model(title, network, evidence.intervals, evidence.abstention["confidence"])

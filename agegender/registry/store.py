@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from agegender import disk
+from agegender import disk, records
 from agegender.registry import access
 
 # Every column in which MLflow 3 keeps an absolute path to artifacts.
@@ -26,16 +26,14 @@ FOLDER_TAG = "store.folder"
 
 @dataclasses.dataclass(frozen=True)
 class Champion:
-    """A model's champion: its version's number and tags, and where its files are.
+    """A model's champion: its version's tags, "version" among them, and where its files are.
 
-    artifacts: of the model, its .h5 among them; run_artifacts: of the run that trained it, None
-    where the store has that no longer.
+    evidence: of the run that trained it; where the run or the file is gone, there is no such file.
     """
 
-    version: int
     tags: dict[str, str]
-    artifacts: Path
-    run_artifacts: Path | None
+    h5: Path
+    evidence: Path
 
 
 def uri(root: Path) -> str:
@@ -83,12 +81,14 @@ def champion(database: Path, model_name: str) -> Champion | None:
         ).fetchone()
         if found is None:
             return None
+        version, artifacts, run_artifacts = found
         tags = reader.execute(
             "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?",
-            (model_name, found[0]),
+            (model_name, version),
         )
-        run_artifacts = Path(found[2]) if found[2] else None
-        return Champion(int(found[0]), dict(tags), Path(found[1]), run_artifacts)
+        tags = dict(tags) | {"version": str(version)}
+        h5 = Path(artifacts, h5_path(model_name, tags))
+        return Champion(tags, h5, Path(run_artifacts or artifacts, records.EVIDENCE))
 
 
 def in_place(database: Path) -> bool:
