@@ -70,7 +70,7 @@ def database(uri: str) -> Path | None:
 
 
 def check_path(database: Path) -> None:
-    """Raise ValueError for an SQLite store at a path that MLflow would take for another."""
+    """Raise ValueError for an SQLite store at a path that holds none, or that MLflow misreads."""
     if found := re.search(SPECIAL, str(database)):
         raise ValueError(
             f"MLflow takes no {found[0]!r} in a path: {database}. Rename the folder, or set "
@@ -78,6 +78,13 @@ def check_path(database: Path) -> None:
         )
     if database.is_dir():
         raise ValueError(f"Expected a database at {database}, which is a folder: move it away.")
+    # One that a kill left empty while it was made has no artifacts yet.
+    emptied = database.exists() and not database.stat().st_size
+    if emptied and (database.parent / "artifacts").exists():
+        raise ValueError(
+            f"{database} is empty, though there are artifacts beside it: restore it from a copy, "
+            "or move both away and begin anew."
+        )
 
 
 def check(uri: str, variable: str = TRACKING) -> None:
@@ -146,9 +153,11 @@ def _check_database(uri: str, variable: str) -> None:
             f"{variable}={shown(uri)} needs the package {error.name!r}: install it, or set "
             f"{variable} to another."
         ) from error
-    except sqlalchemy.exc.SQLAlchemyError as error:
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         told = explain(error, uri, variable)
-        raise ValueError(told or f"{variable}={shown(uri)}: {_first_line(error)}") from error
+        raise ValueError(
+            told or f"{variable}={shown(uri)}: {EXPECTED}; {_first_line(error)}"
+        ) from error
     if tables and not revision and "experiments" not in tables:
         raise ValueError(
             f"{shown(uri)} is a database of something else: set {variable} to another."

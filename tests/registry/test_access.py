@@ -111,6 +111,11 @@ def garbage(database):
     database.write_bytes(b"no database at all" * 400)
 
 
+def emptied(database):
+    database.write_bytes(b"")
+    (database.parent / "artifacts").mkdir()
+
+
 def folder(database):
     database.unlink()
     database.mkdir()
@@ -135,6 +140,7 @@ def without_a_table(database):
         (half, "is damaged, or no database: restore it from a copy"),
         (tail, "is damaged, or no database: restore it from a copy"),
         (garbage, "is damaged, or no database: restore it from a copy"),
+        (emptied, "is empty, though there are artifacts beside it: restore it from a copy"),
         (folder, "which is a folder: move it away"),
         (foreign, "is a database of something else: set MLFLOW_TRACKING_URI"),
         (without_a_table, "lacks tables of MLflow"),
@@ -171,7 +177,7 @@ def test_the_command_that_is_told_upgrades_an_older_store(said, tmp_path):
     assert "No champion is registered" in said("report")
 
 
-@pytest.mark.parametrize("harm", [half, garbage, folder])
+@pytest.mark.parametrize("harm", [half, garbage, emptied, folder])
 def test_predict_tells_it_too_though_it_reads_without_mlflow(said, database, harm):
     harm(database)
     Path("photo.jpg").touch()
@@ -227,6 +233,12 @@ def test_a_server_of_something_else_is_told(said, a_page, monkeypatch):
     assert f"Expected an MLflow server at http://{a_page}, got 200 OK" in said()
     monkeypatch.setenv(access.TRACKING, f"https://{a_page}")
     assert f"No secure connection to https://{a_page}" in said()
+
+
+def test_a_database_address_that_cannot_be_read_is_told(said, monkeypatch):
+    monkeypatch.setenv(access.TRACKING, "postgresql://user:secret@127.0.0.1:port/x")
+    line = said()
+    assert "user:***@127.0.0.1:port/x: expected http" in line and "secret" not in line
 
 
 def test_a_database_whose_package_is_missing_names_it(said, monkeypatch):
