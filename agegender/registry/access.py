@@ -60,7 +60,7 @@ def address(variable: str, default: str = "") -> str:
 
 def shown(uri: str) -> str:
     """Return a URI as it may be printed: without its password."""
-    return re.sub(r"(?<=://)([^:/@]*):[^/@]*@", r"\1:***@", uri)
+    return re.sub(r"(://[^:/@]*:)[^/@]*(?=@)|(password=)[^&]*", r"\1\2***", uri)
 
 
 def database(uri: str) -> Path | None:

@@ -71,6 +71,7 @@ def with_revision(database, revision):
         ("sqlite://host/x.db", "expected http"),
         ("http:/127.0.0.1", "expected http"),
         ("postgres://u:secret@h/x", "postgres://u:***@h/x: expected http"),
+        ("postgres://h/x?password=secret&a=b", "postgres://h/x?password=***&a=b: expected http"),
         ("ftp://host/x", "expected http"),
     ],
 )
