@@ -7,19 +7,22 @@ import dataclasses
 class FamilySettings:
     """How much work one family's search and last training may be.
 
-    trials: at most so many settings.
-    epochs, final_epochs: length of a trial on 3,500 faces (on more, fewer epochs) and, at most, of
-        a last training.
+    trials: at most so many.
+    rungs: epochs of a trial on 3,500 faces (on more, fewer), from the shortest to the longest; the
+        best 1/factor of the trials of a rung are tried on the next one. On B's rung of 0 epochs its
+        head alone is trained. Searches without rungs take the last number.
+    final_epochs: at most so many in a last training.
     search_share, final_share: of the time that MINUTES leaves.
     finalists: settings trained again, each on `folds` folds of training and validation.
     fewest_trials: so many are tried even where the search's share of the time is used up.
     """
 
     trials: int
-    epochs: int
+    rungs: tuple[int, ...]
     final_epochs: int
     search_share: float
     final_share: float
+    factor: int = 3
     finalists: int = 1
     folds: int = 2
     fewest_trials: int = 1
@@ -45,12 +48,14 @@ class Settings:
 
     seed: int = 0
     minutes: float | None = 15.0
-    algorithm: str = "bayesian"
+    algorithm: str = "priorband"
     tier: str = "short"
     preset: str = "laptop"
     generated_faces: int = 1200
-    scratch: FamilySettings = FamilySettings(12, 4, 60, search_share=0.2, final_share=0.44)
-    pretrained: FamilySettings = FamilySettings(12, 2, 8, search_share=0.18, final_share=0.18)
+    scratch: FamilySettings = FamilySettings(120, (1, 3), 60, search_share=0.24, final_share=0.42)
+    pretrained: FamilySettings = FamilySettings(
+        120, (0, 2), 8, search_share=0.18, final_share=0.16, factor=5
+    )
     # The frozen part of B is run once for so many views of each face: fewer where there are many.
     views: int = 4
     most_views: int = 20_000
@@ -61,6 +66,8 @@ class Settings:
     # All activations that are kept: a set is 0.2 to 5 GB, those of a full search on all of UTKFace
     # 12.5 GB (both committed backbones, three sizes).
     features_gigabytes: float = 20.0
+    # A search begins with the best settings that the store has of earlier ones on the same faces.
+    memory: bool = True
     # Average over the mirror image inside the exported networks: twice the time to predict.
     mirror_images: bool = False
     # So many test faces are shown to the candidates blurred, dark, covered and so on.
@@ -122,14 +129,14 @@ ABLATIONS: dict[str, dict[str, dict]] = {
 
 PRESETS = {
     "laptop": Settings(),
-    # Drawn faces, to see the whole way work in five minutes on two cores: the time for four trials
-    # of B and more of A, then for both again. With one epoch fine-tuning never beats the head.
+    # Drawn faces, to see the whole way work in five minutes on two cores. With one epoch
+    # fine-tuning never beats the head.
     "drawn": _with(
         preset="drawn",
         minutes=4.75,
         tier="quick",
-        scratch=FamilySettings(12, 3, 30, 0.28, 0.22, folds=1, fewest_trials=4),
-        pretrained=FamilySettings(12, 2, 4, 0.4, 0.1, folds=1, fewest_trials=4),
+        scratch=FamilySettings(80, (2, 6), 30, 0.28, 0.22, folds=1, fewest_trials=4),
+        pretrained=FamilySettings(80, (0, 2), 4, 0.4, 0.1, factor=5, folds=1, fewest_trials=6),
         views=2,
         head_epochs=10,
         robustness_faces=40,
@@ -139,8 +146,8 @@ PRESETS = {
         preset="smoke",
         minutes=None,
         generated_faces=500,
-        scratch=FamilySettings(2, 2, 3, search_share=0.2, final_share=0.3, folds=1),
-        pretrained=FamilySettings(2, 1, 2, search_share=0.2, final_share=0.2, folds=1),
+        scratch=FamilySettings(2, (2,), 3, search_share=0.2, final_share=0.3, folds=1),
+        pretrained=FamilySettings(2, (1,), 2, search_share=0.2, final_share=0.2, folds=1),
         views=2,
         head_epochs=5,
         robustness_faces=30,
@@ -149,9 +156,11 @@ PRESETS = {
         preset="thorough",
         minutes=None,
         tier="full",
-        scratch=FamilySettings(60, 12, 80, search_share=0.3, final_share=0.3, finalists=3, folds=3),
+        scratch=FamilySettings(
+            200, (3, 9, 27), 80, search_share=0.3, final_share=0.3, finalists=3, folds=3
+        ),
         pretrained=FamilySettings(
-            60, 6, 24, search_share=0.2, final_share=0.2, finalists=3, folds=3
+            300, (0, 2, 6), 24, search_share=0.2, final_share=0.2, finalists=3, folds=3
         ),
     ),
     # The student notebook's own networks and settings, on the same faces: nothing is searched.
@@ -159,8 +168,8 @@ PRESETS = {
         preset="notebook",
         minutes=None,
         tier="notebook",
-        scratch=FamilySettings(1, 1, 40, search_share=0.1, final_share=0.5, folds=1),
-        pretrained=FamilySettings(1, 1, 1, search_share=0.1, final_share=0.3, folds=1),
+        scratch=FamilySettings(1, (1,), 40, search_share=0.1, final_share=0.5, folds=1),
+        pretrained=FamilySettings(1, (1,), 1, search_share=0.1, final_share=0.3, folds=1),
         head_epochs=66,
     ),
 }

@@ -16,7 +16,7 @@ import pandas as pd
 from agegender import disk
 
 # In the folder of a family's search.
-JOURNAL, SEARCH, PLAN = "trials.json", "search.json", "plan.json"
+JOURNAL, SEARCH, PLAN, MEMORY = "trials.json", "search.json", "plan.json", "memory.json"
 CANDIDATE = "candidate"  # the folder of the network to evaluate
 # In it. PREFIX is followed by "A", "B" or the name of a release.
 PREFIX = "age_gender_"

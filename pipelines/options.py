@@ -21,7 +21,7 @@ from agegender import config
 
 GIVEN, TYPED = "AGEGENDER_GIVEN", "AGEGENDER_TYPED"
 FAMILIES = ("A", "B")
-ALGORITHMS = ("bayesian", "random", "hyperband")
+ALGORITHMS = ("priorband", "bayesian", "random", "hyperband")
 
 
 class Refused(ValueError):

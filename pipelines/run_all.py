@@ -12,7 +12,7 @@ from agegender.registry import access, ledger, tracking, views
 from agegender.show import summary
 from pipelines import evaluate_models, promote_models, search_models, train_finalists
 from pipelines.work import Work
-from tuning import experiment, families, family_search, search
+from tuning import experiment, families, family_search, journal, standing
 
 
 def run_all(work: Work) -> None:
@@ -35,14 +35,14 @@ def results(work: Work) -> list[str]:
     )
     lines += summary.verdicts(candidates["B"], *tables)
     for family in families.FAMILIES:
-        done = search.read_journal(work.folder / family / records.JOURNAL)
+        done = journal.read(work.folder / family / records.JOURNAL)
         if few := family_search.shortfall(done, family, work.settings, work.ready - work.started):
             lines.append(f"{family}  {few}")
-    looks = search.count(len(ledger.looks()), "look")
+    looks = standing.count(len(ledger.looks()), "look")
     lines.append(f"{looks} at the locked test so far, kept in the experiment {ledger.EXPERIMENT}.")
     if work.faces.kind == "generated":
         lines.append("These faces are generated: the numbers say nothing about people.")
-    return [textwrap.fill(line, search.LINE_LENGTH, subsequent_indent="   ") for line in lines]
+    return [textwrap.fill(line, standing.LINE_LENGTH, subsequent_indent="   ") for line in lines]
 
 
 def next_steps(work: Work) -> list[str]:

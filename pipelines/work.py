@@ -12,7 +12,7 @@ from agegender import config, disk, progress, records
 from agegender.data import pixels
 from agegender.networks import backend
 from agegender.registry import access, tracking
-from tuning import experiment, search
+from tuning import experiment, journal
 
 # Settings that do not change the list of trials; nor does how many of them are run.
 IRRELEVANT = ("minutes", "closing_seconds", "robustness_faces", "silent_minutes")
@@ -101,6 +101,6 @@ def on_search(
 ) -> Any:
     """Return stage(work, **options), alone on its search; ValueError for what its user can mend."""
     work = start(settings, data)
-    with search.hold(work.folder), work.display:
+    with journal.hold(work.folder), work.display:
         disk.remove_leftovers(work.cache / "features", work.folder)
         return stage(work, **options)

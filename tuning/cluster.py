@@ -23,7 +23,7 @@ import numpy as np
 from agegender import config, disk, progress
 from agegender.data import pixels
 from agegender.registry import provenance, tracking
-from tuning import mailbox, search, workers
+from tuning import journal, mailbox, workers
 
 ROOT = Path(__file__).parents[1]
 NOT_SENT = (".git", ".venv", ".cache", "data", "exports", "mlruns", "predictions", "reports")
@@ -45,7 +45,7 @@ class Tasks:
         try:
             import ray  # Only who has a cluster needs to have it.
         except ImportError as error:
-            raise search.SearchError(
+            raise journal.SearchError(
                 "RAY_ADDRESS is set, but Ray is not installed: "
                 "pip install --constraint requirements.lock ray; or unset RAY_ADDRESS."
             ) from error
@@ -98,7 +98,7 @@ class Tasks:
                 },
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise search.SearchError(
+            raise journal.SearchError(
                 f"The Ray cluster at RAY_ADDRESS={address} cannot be used: {error}"
             ) from error
 
@@ -135,7 +135,7 @@ class Tasks:
         self.ray.cancel(task)
         self.ray.wait([task], timeout=workers.PATIENCE_SECONDS)
         self.ray.cancel(task, force=True)
-        raise search.SearchError("Stopped.")
+        raise journal.SearchError("Stopped.")
 
     def stop(self) -> None:
         """End all tasks; each is given the time to say so in the tracking store."""
@@ -158,7 +158,7 @@ def check_address(address: str) -> None:
         if place.port:
             socket.create_connection((place.hostname, place.port), timeout=10).close()
     except OSError as error:
-        raise search.SearchError(
+        raise journal.SearchError(
             f"No Ray cluster answers at RAY_ADDRESS={address} ({error}): start or unset it."
         ) from error
 
@@ -168,7 +168,7 @@ def check_store(uri: str, hosts: set[str]) -> None:
     parts = urllib.parse.urlsplit(uri)
     local = parts.scheme == "sqlite" or parts.hostname in ("localhost", "127.0.0.1", "::1")
     if local and hosts != {platform.node()}:
-        raise search.SearchError(
+        raise journal.SearchError(
             f"The cluster has nodes on {', '.join(sorted(hosts))}, the tracking store is {uri}, "
             "which only this host reaches. Start a server that all reach (mlflow server --host "
             "0.0.0.0 ...) and set MLFLOW_TRACKING_URI=http://its-name:5000 here."
@@ -205,5 +205,5 @@ def _work(
         except Exception as error:
             # What is behind an error stays behind when it is sent.
             if full := disk.full(error, cache):
-                raise search.SearchError(full) from None
+                raise journal.SearchError(full) from None
             raise

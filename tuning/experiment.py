@@ -14,10 +14,10 @@ import pandas as pd
 
 from agegender import config, disk, progress, records
 from agegender.data import pixels
-from agegender.networks import fit
+from agegender.networks import fit, step
 from agegender.registry import provenance, stored_checkpoints, tracking
 from agegender.show import figures
-from tuning import families, search
+from tuning import families, journal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,7 @@ def run_tags(
         "role": role,
         "algorithm": settings.algorithm,
         "preset": settings.preset,
+        "tier": settings.tier,
         "seed": str(settings.seed),
     }
 
@@ -120,14 +121,16 @@ def train_and_log(
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
     cache: Path,
+    kept: step.Kept | None = None,
     stop_at: float = math.inf,
     report: progress.Report = progress.plain,
-) -> tuple[search.Trial, families.Trained]:
+) -> tuple[journal.Trial, families.Trained]:
     """Train one setting on each fold in one run; return its Trial and the last network.
 
     folds: pairs of training and validation rows. The run shows the curves of the last one and the
         means of the metrics.
     cache: the folder of fetched weights and cached activations.
+    kept: what earlier trainings of this process left to be used again.
     stop_at: on time.monotonic()'s clock.
     report: called whenever something is done.
     """
@@ -153,11 +156,15 @@ def train_and_log(
             watch.logs_epochs = place == len(folds) - 1
             path = checkpoint and checkpoint / f"fold-{place}"
             hooks = fit.Hooks(watch.epoch, watch.activations, path, stop_at)
-            context = families.Context(settings, cache, training.epochs, training.seed, hooks)
+            context = families.Context(
+                settings, cache, training.epochs, training.seed, hooks, kept or step.Kept()
+            )
             trained = chosen.train(setting, faces, families.Fold(*fold), context)
-            # The quickest epoch: what else ran on the machine for a while is no plan's measure.
-            epoch_seconds = trained.history.seconds.tail(training.epochs).min()
-            measured.append(trained.best_epoch | {"epoch_seconds": epoch_seconds})
+            measured.append(trained.best_epoch)
+            if training.epochs:
+                # The quickest: what else ran on the machine for a while is no plan's measure.
+                epoch_seconds = trained.history.seconds.tail(training.epochs).min()
+                measured[-1]["epoch_seconds"] = epoch_seconds
             shared_seconds += watch.activation_seconds
         metrics = pd.DataFrame(measured).mean().to_dict()
         # What is computed once for all trials is no part of what the next one takes.
@@ -167,7 +174,7 @@ def train_and_log(
         log_dataset(run_id, faces, training.role)
         _log_trained(run_id, training, trained, metrics | {"seconds": seconds})
     report(progress.Progress(training.name, 1, 1))
-    result = search.Trial(training.number, training.values, "COMPLETED", metrics, seconds, run_id)
+    result = journal.Trial(training.number, training.values, "COMPLETED", metrics, seconds, run_id)
     return result, trained
 
 
@@ -196,7 +203,7 @@ def _log_trained(
 
 def candidate(
     training: Training,
-    result: search.Trial,
+    result: journal.Trial,
     trained: families.Trained,
     faces: pixels.Faces,
     settings: config.Settings,

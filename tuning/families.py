@@ -5,6 +5,7 @@ The code that runs trials asks a family for these and never which one it is.
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import pandas as pd
 
 from agegender import config, hyperparameters
 from agegender.data import pixels, splits
-from agegender.networks import backbones, batches, finetune, fit, models, notebook
+from agegender.networks import backbones, batches, finetune, fit, models, notebook, step
 from tuning import spaces
 
 BEST_EPOCH = ("val_score", "val_age_mae", "val_gender_accuracy", "val_age_loss", "val_gender_loss")
@@ -35,6 +36,7 @@ class Context:
 
     epochs: of A, or of B's fine-tuning; head_epochs of B come before these.
     cache: the folder of fetched weights and cached activations.
+    kept: networks and traced steps of the trainings before.
     """
 
     settings: config.Settings
@@ -42,6 +44,7 @@ class Context:
     epochs: int
     seed: int
     hooks: fit.Hooks = fit.NO_HOOKS
+    kept: step.Kept = dataclasses.field(default_factory=step.Kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +108,9 @@ class Family(abc.ABC):
         """Return how many epochs come before those that a search counts."""
         return 0
 
-    def is_quick(self, values: dict[str, Any]) -> bool:
-        """Say whether a setting trains so quickly that its trial is cross-validated."""
-        return values.get("unfrozen_share") == 0
+    def relative_cost(self, values: dict[str, Any]) -> float:
+        """Return what an epoch costs, to be compared with other values of the same network."""
+        return 1.0
 
     def backbone(self, values: dict[str, Any]) -> str:
         """Return the name of the pretrained network inside, "none" where there is none."""
@@ -130,8 +133,12 @@ class Scratch(Family):
         """Declare A's space; the cache has no part in it."""
         return spaces.scratch(hp, tier)
 
+    def relative_cost(self, values: dict[str, Any]) -> float:
+        """Return the number of pixels inside."""
+        return hyperparameters.Scratch.from_values(values).internal_size_pixels ** 2
+
     def for_epochs(self, values: dict[str, Any], epochs: int, tier: str) -> dict[str, Any]:
-        """Return values with the augmentation and mixing that a long training wants."""
+        """Return values with the size, augmentation and mixing that a long training wants."""
         longer = spaces.for_epochs(hyperparameters.Scratch.from_values(values), epochs, tier)
         return {name: getattr(longer, name, value) for name, value in values.items()}
 
@@ -143,11 +150,15 @@ class Scratch(Family):
         context: Context,
     ) -> Trained:
         """Build and train a network on a fold's rows."""
-        keras.utils.set_random_seed(context.seed)
+        layers = setting.layers
         if setting.architecture == "notebook":
-            network = notebook.build_scratch()
+            build, layers = notebook.build_scratch, {}
         else:
-            network = models.build_scratch(**setting.layers)
+            build = models.build_scratch
+        network = context.kept.network(
+            ("A", context.seed, *_structure(layers)),
+            lambda: _seeded(context.seed, lambda: build(**layers)),
+        )
         history = fit.fit(
             models.for_training(network),
             _examples(faces, fold),
@@ -155,6 +166,7 @@ class Scratch(Family):
             epochs=context.epochs,
             seed=context.seed,
             hooks=_with_checkpoint(context.hooks, "scratch.npz"),
+            kept=context.kept,
         )
         return Trained(network, history)
 
@@ -187,22 +199,13 @@ class Pretrained(Family):
         context: Context,
     ) -> Trained:
         """Build and train a network on a fold's rows."""
-        keras.utils.set_random_seed(context.seed)
         settings, known = context.settings, backbones.BACKBONES[setting.backbone]
-        backbone = backbones.load(
-            setting.backbone,
-            faces.pixels.shape[1],
-            weights(context.cache),
-            internal_size_pixels=setting.internal_size_pixels,
+        structure = _structure(setting.layers | {"architecture": setting.architecture})
+        network = context.kept.network(
+            ("B", context.seed, setting.backbone, setting.internal_size_pixels, faces.digest)
+            + structure,
+            lambda: _seeded(context.seed, lambda: self._build(setting, faces, context.cache)),
         )
-        if known.folded:
-            rows = faces.rows("train")
-            sample = faces.pixels[rows[:: max(1, len(rows) // FOLDED_SAMPLE)]]
-            backbones.unfold_batch_normalization(backbone, sample.astype("float32") / 255)
-        if setting.architecture == "notebook":
-            network = notebook.build_pretrained(backbone)
-        else:
-            network = models.build_pretrained(backbone, **setting.layers)
         unfrozen = setting.unfrozen_share
         if setting.views == "cached":
             # Nothing below the cut is trained on cached activations.
@@ -227,38 +230,82 @@ class Pretrained(Family):
             unfreeze_from=_layer_at(known.cut_layers, 1 - unfrozen) if unfrozen else None,
             seed=context.seed,
             hooks=context.hooks,
+            kept=context.kept,
         )
         return Trained(network, tuned.history, tuned.frozen_weights, tuned.kept)
+
+    def _build(
+        self, setting: hyperparameters.Pretrained, faces: pixels.Faces, cache: Path
+    ) -> keras.Model:
+        """Return the untrained head on the pretrained backbone."""
+        backbone = backbones.load(
+            setting.backbone,
+            faces.pixels.shape[1],
+            weights(cache),
+            internal_size_pixels=setting.internal_size_pixels,
+        )
+        if backbones.BACKBONES[setting.backbone].folded:
+            rows = faces.rows("train")
+            sample = faces.pixels[rows[:: max(1, len(rows) // FOLDED_SAMPLE)]]
+            backbones.unfold_batch_normalization(backbone, sample.astype("float32") / 255)
+        if setting.architecture == "notebook":
+            return notebook.build_pretrained(backbone)
+        return models.build_pretrained(backbone, **setting.layers)
 
 
 FAMILIES: dict[str, Family] = {"A": Scratch(), "B": Pretrained()}
 
 
-def searched(family: Family, tier: str, cache: Path) -> tuple[list[str], dict[str, Any]]:
-    """Return the names that are searched at first, and what is the same in every trial."""
+def searched_space(family: Family, tier: str, cache: Path) -> keras_tuner.HyperParameters:
+    """Return what a family's tier declares, with the defaults for values."""
     hp = keras_tuner.HyperParameters()
     family.space(hp, tier, cache)
+    return hp
+
+
+def searched(family: Family, tier: str, cache: Path) -> tuple[list[str], dict[str, Any]]:
+    """Return the names that are searched at first, and what is the same in every trial."""
+    hp = searched_space(family, tier, cache)
     fixed = keras_tuner.engine.hyperparameters.Fixed
     constants = {p.name: hp.values[p.name] for p in hp.space if isinstance(p, fixed)}
     return [name for name in hp.values if name not in constants], constants
 
 
+def typed(space: keras_tuner.HyperParameters, params: dict[str, str]) -> dict[str, Any]:
+    """Return the setting of a run: its parameters, as text, and what all trials share."""
+    setting = dict(space.values)
+    for name, value in setting.items():
+        if name in params:
+            kind = type(value)
+            setting[name] = params[name] == "True" if kind is bool else kind(params[name])
+    return setting
+
+
 def defaults(family: Family, cache: Path) -> dict[str, Any]:
     """Return the values of the full space's defaults."""
-    hp = keras_tuner.HyperParameters()
-    family.space(hp, "full", cache)
-    return dict(hp.values)
+    return dict(searched_space(family, "full", cache).values)
 
 
-def trial_epochs(work: config.FamilySettings, faces: pixels.Faces) -> int:
-    """Return how long a trial is: with more faces than the 5,000's, fewer epochs, 2 at least."""
+def trial_epochs(rung: int, faces: pixels.Faces) -> int:
+    """Return how long a trial is: with more faces than the 5,000's, fewer epochs, but not none."""
     share = min(1.0, 3500 / len(faces.rows("train")))
-    return max(min(2, work.epochs), round(share * work.epochs))
+    return max(min(1, rung), round(share * rung))
 
 
 def weights(cache: Path) -> Path:
     """Return the folder of fetched backbone weights."""
     return cache / "weights"
+
+
+def _structure(layers: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the arguments of a builder that decide the layers' shapes and first weights."""
+    return tuple((name, value) for name, value in layers.items() if name not in step.DROPOUTS)
+
+
+def _seeded(seed: int, build: Callable[[], keras.Model]) -> keras.Model:
+    """Return what `build` makes with random weights of this seed."""
+    keras.utils.set_random_seed(seed)
+    return build()
 
 
 def _examples(faces: pixels.Faces, fold: Fold) -> batches.Examples:

@@ -5,6 +5,8 @@ The search keeps its state in the family's folder: the journal, the parent run's
 """
 
 import dataclasses
+import functools
+import json
 import math
 import os
 import shutil
@@ -15,12 +17,27 @@ from typing import Any
 
 import pandas as pd
 
-from agegender import config, progress, records
+from agegender import config, disk, progress, records
 from agegender.data import pixels, splits
-from agegender.networks import backend, checkpoint
-from agegender.registry import stored_checkpoints, tracking, views
+from agegender.networks import backend, checkpoint, step
+from agegender.registry import memory, stored_checkpoints, tracking, views
 from agegender.show import figures
-from tuning import cluster, experiment, families, finalists, search, workers
+from tuning import (
+    cluster,
+    experiment,
+    families,
+    finalists,
+    journal,
+    oracle,
+    search,
+    standing,
+    workers,
+)
+
+# With fewer settings, what was found is hardly better than the defaults: the summary says so.
+LEAST_TRIALS = 4
+# So many of the best settings of earlier searches are tried again.
+MOST_REMEMBERED = 3
 
 
 def search_family(
@@ -32,7 +49,7 @@ def search_family(
     cache: Path,
     stop_at: float = math.inf,
     report: progress.Report = progress.plain,
-) -> list[search.Trial]:
+) -> list[journal.Trial]:
     """Search the space of family "A" or "B"; return its trials.
 
     folder: where the journal is. A search found there is continued, in the same parent run; one
@@ -43,7 +60,7 @@ def search_family(
     SearchError as in `search.search`.
     """
     if finalists.read_plan(letter, settings, folder):
-        return search.read_journal(folder / records.JOURNAL)
+        return journal.read(folder / records.JOURNAL)
     chosen = families.FAMILIES[letter]
     names, constants = families.searched(chosen, settings.tier, cache)
     with experiment.parent_run(
@@ -65,19 +82,67 @@ def search_family(
         where = (folder, cache, parent_run_id)
         trials = _Trials(letter, faces, settings, *where, constants, stop_at, report, processes)
         done = search.search(
-            search.Runner(trials.run, trials.forget, processes.stop, f"Search of {letter}"),
-            lambda hp: chosen.space(hp, settings.tier, cache),
+            search.Runner(
+                trials.run, trials.forget, trials.follow, processes.stop, f"Search of {letter}"
+            ),
+            _plan(chosen, settings, cache, _known(chosen, faces, settings, folder, cache, report)),
             path=folder / records.JOURNAL,
-            algorithm=settings.algorithm,
-            seed=settings.seed,
-            most_trials=chosen.settings(settings).trials,
-            fewest_trials=chosen.settings(settings).fewest_trials,
             workers=settings.workers,
             stop_at=stop_at,
             report=report,
         )
         _summarise(parent_run_id, done, report)
     return done
+
+
+def _plan(
+    chosen: families.Family,
+    settings: config.Settings,
+    cache: Path,
+    known: tuple[dict[str, Any], ...] = (),
+) -> search.Plan:
+    work = chosen.settings(settings)
+    return search.Plan(
+        lambda hp: chosen.space(hp, settings.tier, cache),
+        settings.algorithm,
+        settings.seed,
+        most_trials=work.trials,
+        fewest_trials=work.fewest_trials,
+        rungs=work.rungs,
+        factor=work.factor,
+        known=known,
+    )
+
+
+def _known(
+    chosen: families.Family,
+    faces: pixels.Faces,
+    settings: config.Settings,
+    folder: Path,
+    cache: Path,
+    report: progress.Report,
+) -> tuple[dict[str, Any], ...]:
+    """Return the best settings of earlier searches, the same ones when a search goes on.
+
+    They are kept in the search's folder with the runs that they come from.
+    """
+    path = folder / records.MEMORY
+    if not path.exists():
+        found: list[memory.Remembered] = []
+        if settings.memory and not (folder / records.JOURNAL).exists():
+            tags = {"family": chosen.letter, "tier": settings.tier, "data.digest": faces.digest}
+            found = memory.best_trials(experiment.name_of(faces), tags, 5 * MOST_REMEMBERED)
+        space = families.searched_space(chosen, settings.tier, cache)
+        kept: dict[str, dict[str, Any]] = {}
+        for one in found:
+            setting = families.typed(space, one.params)
+            if setting not in kept.values() and len(kept) < MOST_REMEMBERED:
+                kept[one.run_id] = setting
+        disk.write(path, json.dumps(kept, indent=1))
+    known = json.loads(path.read_text())
+    if known:
+        report(f"  Begins with {standing.count(len(known), 'setting')} of earlier searches.")
+    return tuple(known.values())
 
 
 def _save_view(parent_run_id: str, letter: str, names: list[str]) -> None:
@@ -118,15 +183,15 @@ class _Trials:
     report: progress.Report
     processes: cluster.Tasks | workers.Processes
 
-    def name(self, trial: search.Trial) -> str:
+    def name(self, trial: journal.Trial) -> str:
         """Return the name of a trial's run."""
-        return f"{self.letter} trial {trial.number:03d}"
+        return f"{self.letter} {trial.number:03d} · seed {self.settings.seed}"
 
-    def checkpoint(self, trial: search.Trial) -> Path:
+    def checkpoint(self, trial: journal.Trial) -> Path:
         """Return the folder of a trial's checkpoint."""
         return self.folder / "checkpoints" / f"{trial.number:03d}"
 
-    def forget(self, trial: search.Trial) -> None:
+    def forget(self, trial: journal.Trial) -> None:
         """Remove the checkpoint of a trial that has ended."""
         shutil.rmtree(self.checkpoint(trial), ignore_errors=True)
         if isinstance(self.processes, cluster.Tasks):
@@ -134,20 +199,30 @@ class _Trials:
             if run_id:
                 stored_checkpoints.remove(run_id)
 
-    def run(self, trial: search.Trial) -> search.Trial:
+    def follow(self, results: list[journal.Trial]) -> None:
+        """Show on the parent run how good the best trial so far is."""
+        if any(trial.status == "COMPLETED" for trial in results):
+            score = journal.best(results)[0].val_score
+            tracking.log_metrics(self.parent_run_id, {"best_val_score": score}, step=len(results))
+
+    def run(self, trial: journal.Trial) -> journal.Trial:
         """Train a trial in another process; return it with what came of it."""
         work = families.FAMILIES[self.letter].settings(self.settings)
         values, name = trial.values, self.name(trial)
         training = experiment.Training(
             self.letter,
             values,
-            values.get("tuner/epochs", families.trial_epochs(work, self.faces)),
+            families.trial_epochs(values.get(oracle.EPOCHS, work.rungs[-1]), self.faces),
             self.settings.seed,
             name,
             role="trial",
             number=trial.number,
             parent_run_id=self.parent_run_id,
-            shown={n: value for n, value in values.items() if n not in self.constants},
+            shown={
+                name.removeprefix("tuner/"): value
+                for name, value in values.items()
+                if name not in self.constants
+            },
             checkpoint=self.checkpoint(trial),
         )
         arguments = {
@@ -170,10 +245,16 @@ class _Trials:
                 tracking.end_failed(run_id, str(error))
             raise
         except checkpoint.CheckpointError as error:
-            raise search.SearchError(str(error)) from error
+            raise journal.SearchError(str(error)) from error
         finally:
             self.report(progress.Progress(name, 1, 1))
         return dataclasses.replace(trial, **result)
+
+
+@functools.cache
+def _kept() -> step.Kept:
+    """Return what this process keeps from one trial to the next."""
+    return step.Kept()
 
 
 def train_trial(
@@ -186,28 +267,27 @@ def train_trial(
     seconds_left: float,
     report: progress.Report,
 ) -> dict[str, Any]:
-    """Train a trial in a process of its own; return what `search.Trial` keeps of it.
+    """Train a trial in a worker's process; return what `journal.Trial` keeps of it.
 
-    faces: themselves, or their folder. A setting that trains quickly is cross-validated.
+    faces: themselves, or their folder.
     """
     backend.prepare()
     tracking.use(store)
     faces = faces if isinstance(faces, pixels.Faces) else pixels.open_faces(faces)
-    chosen = families.FAMILIES[training.letter]
-    count = chosen.settings(settings).folds if chosen.is_quick(training.values) else 1
     result, _ = experiment.train_and_log(
         training,
         faces,
         settings,
-        splits.folds(faces.manifest, count, settings.seed),
+        splits.folds(faces.manifest, 1, settings.seed),
         cache=cache,
+        kept=_kept(),
         stop_at=time.monotonic() + seconds_left,
         report=report,
     )
     return {name: getattr(result, name) for name in ("status", "metrics", "seconds", "run_id")}
 
 
-def trial_table(done: list[search.Trial]) -> pd.DataFrame:
+def trial_table(done: list[journal.Trial]) -> pd.DataFrame:
     """Return one row a trial: number, status, metrics, seconds, then the hyperparameters."""
     rows = [
         {"trial": trial.number, "status": trial.status, **trial.metrics, "seconds": trial.seconds}
@@ -217,7 +297,7 @@ def trial_table(done: list[search.Trial]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -> None:
+def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) -> None:
     """Put what one compares on the parent, with the page of the search; draw each trial's curves.
 
     Half a second a trial, which would otherwise be its own.
@@ -226,7 +306,7 @@ def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -
 
     table = trial_table(done)
     tracking.log_table(run_id, table, records.TRIALS)
-    leader = search.best(done)[0]
+    leader = journal.best(done)[0]
     tracking.log_metrics(run_id, leader.metrics | {"trials": len(done)})
     tracking.set_tags(run_id, {"best_trial": str(leader.number)})
     for place, trial in enumerate(done):
@@ -242,18 +322,19 @@ def _summarise(run_id: str, done: list[search.Trial], report: progress.Report) -
 
 
 def shortfall(
-    done: list[search.Trial], letter: str, settings: config.Settings, starting_seconds: float
+    done: list[journal.Trial], letter: str, settings: config.Settings, starting_seconds: float
 ) -> str:
     """Say that too few settings were tried for a search, and what would try more; else "".
 
     starting_seconds: what passed before the first search.
     """
     work = families.FAMILIES[letter].settings(settings)
-    if len(done) >= search.LEAST_TRIALS or settings.tier == "notebook":
+    tried_count = len([trial for trial in done if not trial.rung])
+    if tried_count >= LEAST_TRIALS or settings.tier == "notebook":
         return ""
-    wanted = 2 * search.LEAST_TRIALS
-    tried = f"{len(done)} of {search.count(work.trials, 'setting')} tried: too few for a search"
-    if settings.minutes is None or work.trials < search.LEAST_TRIALS:
+    wanted = 2 * LEAST_TRIALS
+    tried = f"{tried_count} of {standing.count(work.trials, 'setting')} tried: too few for a search"
+    if settings.minutes is None or work.trials < LEAST_TRIALS:
         return f"{tried}; TRIALS={wanted} tries more"
     seconds = wanted * statistics.mean(trial.seconds for trial in done)
     seconds += sum(trial.metrics.get("activation_seconds", 0) for trial in done)

@@ -17,7 +17,7 @@ import keras
 from agegender import config, disk, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import export
-from tuning import experiment, families, search
+from tuning import experiment, families, journal, oracle, standing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +56,17 @@ def train_finalists(
         report(f"{chosen.title}: trained before. For more: another MINUTES= or SEED=.")
         return candidate
     plan, stop_at = _planned(letter, faces, settings, folder, stop_at)
+    trainings, epochs = len(plan.trainings), standing.count(plan.epochs, "epoch")
     report(
-        f"\nLast training of {chosen.title}: "
-        f"{search.count(len(plan.trainings), 'training')} of {search.count(plan.epochs, 'epoch')}"
+        f"\nLast training of {chosen.title}: {standing.count(trainings, 'training')} of {epochs}"
     )
-    trainings = _carry_out(plan, letter, faces, settings, folder, cache, stop_at, report)
-    results: dict[int, list[search.Trial]] = {}
-    for training, result, _ in trainings:
+    done = _carry_out(plan, letter, faces, settings, folder, cache, stop_at, report)
+    results: dict[int, list[journal.Trial]] = {}
+    for training, result, _ in done:
         results.setdefault(training.number, []).append(result)
     means = {n: statistics.mean(one.val_score for one in of_n) for n, of_n in results.items()}
     best = min(means, key=means.__getitem__)
-    training, result, trained = next(one for one in trainings if one[0].number == best)
+    training, result, trained = next(one for one in done if one[0].number == best)
     assert trained  # It is the first of its setting.
     export_networks(letter, trained, candidate, settings.mirror_images, report)
     found = experiment.candidate(training, result, trained, faces, settings)
@@ -84,11 +84,11 @@ def _carry_out(
     cache: Path,
     stop_at: float,
     report: progress.Report,
-) -> list[tuple[experiment.Training, search.Trial, families.Trained | None]]:
+) -> list[tuple[experiment.Training, journal.Trial, families.Trained | None]]:
     """Train what is planned; of each setting, keep the network of its first fold."""
     chosen, done = families.FAMILIES[letter], []
     parent_run_id = json.loads((folder / records.SEARCH).read_text())["run_id"]
-    values = {trial.number: trial.values for trial in search.read_journal(folder / records.JOURNAL)}
+    values = {trial.number: trial.values for trial in journal.read(folder / records.JOURNAL)}
     folds = splits.folds(faces.manifest, chosen.settings(settings).folds, settings.seed)
     for number, fold in plan.trainings:
         training = experiment.Training(
@@ -96,7 +96,7 @@ def _carry_out(
             chosen.for_epochs(values[number], plan.epochs, settings.tier),
             plan.epochs,
             settings.seed + fold,
-            f"{letter} finalist {number:03d} fold {fold}",
+            f"{letter} {number:03d} again, fold {fold} · seed {settings.seed}",
             role="finalist",
             number=number,
             parent_run_id=parent_run_id,
@@ -114,14 +114,15 @@ def _carry_out(
     return done
 
 
-def to_train_again(done: list[search.Trial], count: int) -> list[search.Trial]:
+def to_train_again(done: list[journal.Trial], count: int) -> list[journal.Trial]:
     """Return the best `count` trials; of several, the last is trial 1, the defaults.
 
     What mixing and strong augmentation bring to the long training that the defaults were chosen
     for, no short trial shows.
     """
-    best = search.best(done, count)
-    if len(best) > 1 and done[0].status == "COMPLETED" and done[0] not in best:
+    best = journal.best(done, count)
+    known = [trial.setting for trial in best]
+    if len(best) > 1 and done[0].status == "COMPLETED" and done[0].setting not in known:
         best[-1] = done[0]
     return best
 
@@ -137,10 +138,10 @@ def _planned(
     letter: str, faces: pixels.Faces, settings: config.Settings, folder: Path, stop_at: float
 ) -> tuple[Plan, float]:
     """Return the plan, made and written where there is none, and when its trainings end."""
-    done = search.read_journal(folder / records.JOURNAL)
+    done = journal.read(folder / records.JOURNAL)
     best = to_train_again(done, families.FAMILIES[letter].settings(settings).finalists)
-    # Never less than its trial had: cut short, the same setting would only be worse.
-    stop_at = max(stop_at, time.monotonic() + best[0].seconds)
+    # Never less than a trial had: cut short, the same setting would only be worse.
+    stop_at = max(stop_at, time.monotonic() + 1.5 * max(trial.seconds for trial in done))
     plan = read_plan(letter, settings, folder)
     if not plan:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -153,8 +154,8 @@ def _make_plan(
     letter: str,
     faces: pixels.Faces,
     settings: config.Settings,
-    done: list[search.Trial],
-    best: list[search.Trial],
+    done: list[journal.Trial],
+    best: list[journal.Trial],
     stop_at: float,
 ) -> Plan:
     """Plan as many trainings and epochs as fit the time.
@@ -166,20 +167,37 @@ def _make_plan(
     trainings = [(trial.number, fold) for fold in range(work.folds) for trial in best]
     if not math.isfinite(stop_at):
         return Plan(budget, trainings, work.final_epochs)
-    epoch_seconds = {trial.number: trial.metrics["epoch_seconds"] for trial in best}
-    # What a training costs besides: the head, compiling; the quickest trial found it cached.
-    completed = [trial for trial in done if trial.status == "COMPLETED"]
-    short = families.trial_epochs(work, faces)
-    other_seconds = min(t.seconds - short * t.metrics["epoch_seconds"] for t in completed)
+    chosen, short = families.FAMILIES[letter], families.trial_epochs(work.rungs[-1], faces)
+    epoch_seconds = {t.number: _epoch_seconds(chosen, t, done, settings.tier) for t in best}
+    # What a training costs besides: the head, tracing. The first trial found nothing traced.
+    first = next(trial for trial in done if trial.status == "COMPLETED")
+    first_epochs = families.trial_epochs(first.values.get(oracle.EPOCHS, work.rungs[-1]), faces)
+    other_seconds = first.seconds - first_epochs * first.metrics.get("epoch_seconds", 0.0)
     seconds = 0.9 * (stop_at - time.monotonic())
 
     def affordable() -> float:
         an_epoch = statistics.mean(epoch_seconds[number] for number, _ in trainings)
-        return (seconds / len(trainings) - other_seconds) / an_epoch
+        return (seconds / len(trainings) - other_seconds) / an_epoch if an_epoch else short
 
     while len(trainings) > 1 and affordable() < 0.75 * work.final_epochs:
         trainings.pop()
     return Plan(budget, trainings, int(min(work.final_epochs, max(short, affordable()))))
+
+
+def _epoch_seconds(
+    chosen: families.Family, trial: journal.Trial, done: list[journal.Trial], tier: str
+) -> float:
+    """Return what an epoch of a trial's last training takes, by the trial or one like it.
+
+    0 where no trial had an epoch, as of B's on its first rung.
+    """
+    timed = [one for one in done if "epoch_seconds" in one.metrics]
+    if not timed:
+        return 0.0
+    like = trial if trial in timed else max(timed, key=lambda one: one.metrics["epoch_seconds"])
+    longer = chosen.for_epochs(trial.values, 0, tier)
+    cost = chosen.relative_cost(longer) / chosen.relative_cost(like.values)
+    return cost * like.metrics["epoch_seconds"]
 
 
 def _budget(letter: str, settings: config.Settings) -> list[float | None]:

@@ -10,7 +10,7 @@ from agegender import config, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import export, predict
 from agegender.registry import tracking
-from tuning import experiment, families, finalists, search
+from tuning import experiment, families, finalists, journal
 
 
 def train_release(
@@ -75,7 +75,7 @@ def _train_parts(
     cache: Path,
     parent_run_id: str,
     report: progress.Report,
-) -> dict[str, tuple[experiment.Training, search.Trial, families.Trained]]:
+) -> dict[str, tuple[experiment.Training, journal.Trial, families.Trained]]:
     """Train a release without its validation faces ("calibration"), then with them ("final")."""
     release, every_row = config.RELEASES[name], faces.rows("train", "validation")
     parts: dict[str, tuple[int, list[tuple[np.ndarray, np.ndarray]]]] = {

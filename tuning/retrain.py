@@ -20,7 +20,7 @@ from agegender import config, disk, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import fit
 from agegender.registry import tracking
-from tuning import experiment, families, search
+from tuning import experiment, families, journal
 
 CONFIDENCE = 0.95
 MEASURES = ("val_score", "val_age_mae", "val_gender_accuracy")
@@ -137,19 +137,19 @@ def best_settings(
 
     SearchError where the search has no completed trial.
     """
-    done, chosen = search.read_journal(folder / records.JOURNAL), families.FAMILIES[letter]
+    done, chosen = journal.read(folder / records.JOURNAL), families.FAMILIES[letter]
     if not done:
-        raise search.SearchError(f"No search in {folder}: run `make search` with the same flags.")
+        raise journal.SearchError(f"No search in {folder}: run `make search` with the same flags.")
     candidate = records.Candidate.load(folder / records.CANDIDATE)
     if epochs is None and candidate:
         epochs = candidate.epochs
-    best = search.best(done, count)
+    best = journal.best(done, count)
     return Plan(
         letter,
         settings,
         {t.number: chosen.for_epochs(t.values, epochs or 0, settings.tier) for t in best},
         range(settings.seed, settings.seed + seeds),
-        epochs or families.trial_epochs(chosen.settings(settings), faces),
+        epochs or families.trial_epochs(chosen.settings(settings).rungs[-1], faces),
         {trial.number: f"setting {trial.number}" for trial in best},
     )
 
@@ -174,7 +174,7 @@ def changed_defaults(
         dataclasses.replace(settings, tier="full"),
         dict(enumerate([defaults, *(defaults | change for change in changes.values())])),
         range(settings.seed, settings.seed + seeds),
-        epochs or families.trial_epochs(chosen.settings(settings), faces),
+        epochs or families.trial_epochs(chosen.settings(settings).rungs[-1], faces),
         dict(enumerate(["the defaults", *changes])),
     )
 

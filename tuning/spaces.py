@@ -3,7 +3,7 @@
 A space declares its parameters on Keras Tuner's HyperParameters and returns the family's record of
 them, see `agegender.hyperparameters`. The defaults are good settings on their own and always trial
 1. `tier` says how many parameters a search has the time for: "short" tries the few that matter most
-and leaves the others at their defaults, "quick" does the same on smaller pictures, "full" tries
+and leaves the others at their defaults, "quick" stays on small pictures to the end, "full" tries
 all, "notebook" searches nothing and stands for the networks and settings of the student notebook.
 """
 
@@ -18,6 +18,7 @@ from agegender import hyperparameters
 TIERS = ("quick", "short", "full", "notebook")
 # From so many epochs on, A over-fits with the weak augmentation that pays in a few.
 LONG_EPOCHS = 40
+LAST_SIZE_PIXELS = {"short": 96}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ SCRATCH: Table = {
 }
 PRETRAINED: Table = {
     "internal_size_pixels": Choice([128, 160, 192]),
-    "trunk_dropout": Real(0.0, 0.5),
+    "trunk_dropout": Real(0.0, 0.5, short=True),
     "age_dropout": Real(0.0, 0.6, short=True),
     "gender_dropout": Real(0.0, 0.6, short=True),
     "age_units": Choice([128, 256, 512]),
@@ -91,8 +92,8 @@ PRETRAINED: Table = {
     "age_weight": Real(0.3, 5.0, "log"),
     "age_deviation_years": Real(1.0, 5.0, when=("age_head", "distribution")),
     "gender_weight": Real(0.3, 5.0, "log", short=True),
-    "head_learning_rate": Real(3e-4, 3e-3, "log"),
-    "head_weight_decay": Real(1e-3, 2e-1, "log"),
+    "head_learning_rate": Real(3e-4, 3e-3, "log", short=True),
+    "head_weight_decay": Real(1e-3, 2e-1, "log", short=True),
     "learning_rate": Real(3e-5, 1e-3, "log", short=True),
     "weight_decay": Real(1e-3, 1e-1, "log"),
     "warmup": Real(0.0, 0.3),
@@ -111,14 +112,14 @@ PRETRAINED: Table = {
 # The full tier begins with the released A, which pays in 50 epochs and more; the short one with
 # what gets furthest in the few epochs that 20 minutes have.
 SHORT_SCRATCH = {
-    "internal_size_pixels": 96,
+    "internal_size_pixels": 64,
     "activation": "relu",
     "trunk_dropout": 0.2,
     "augmentation_strength": 0.25,
     "mixing": 0.0,
 }
 DEFAULTS = {
-    "quick": (SHORT_SCRATCH | {"internal_size_pixels": 64}, {"internal_size_pixels": 128}),
+    "quick": (SHORT_SCRATCH, {"internal_size_pixels": 128}),
     "short": (SHORT_SCRATCH, {}),
     "full": ({}, {}),
 }
@@ -219,12 +220,15 @@ def _declare(
 
 
 def for_epochs(config: hyperparameters.Scratch, epochs: int, tier: str) -> hyperparameters.Scratch:
-    """Return A's configuration for a training of so many epochs.
+    """Return A's configuration for a last training of so many epochs.
 
-    The trials of the tiers with little time are too short to show what strong augmentation and
-    mixing are worth in LONG_EPOCHS. So these are not searched there: a long training takes both
-    from the full tier's defaults.
+    The trials of the tiers with little time see smaller pictures, and are too short to show what
+    strong augmentation and mixing are worth in LONG_EPOCHS. So these are not searched there: the
+    last training takes its size from LAST_SIZE_PIXELS and a long one the rest from the full tier's
+    defaults.
     """
+    size_pixels = LAST_SIZE_PIXELS.get(tier, config.internal_size_pixels)
+    config = dataclasses.replace(config, internal_size_pixels=size_pixels)
     if epochs < LONG_EPOCHS or tier not in ("quick", "short"):
         return config
     strength = max(1.0, config.augmentation_strength)

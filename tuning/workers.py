@@ -1,13 +1,15 @@
-"""Functions run in processes of their own: what they leak, they take along; what they break, dies.
+"""Functions run in other processes: what they leak, these take along; what they break, dies.
 
 The processes are forked from one that has imported everything and computed nothing, so that a
 trial pays for no import; where forking is not safe (macOS), each imports for itself.
 """
 
 import contextlib
+import dataclasses
 import multiprocessing.connection
 import os
 import queue
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,28 +22,49 @@ from pathlib import Path
 from typing import Any
 
 from agegender import disk, progress
-from tuning import fork_server, search
+from tuning import fork_server, journal
 
 ATTEMPTS = 3
+MOST_SERVED = 50
+MOST_GROWTH_BYTES = 2 * 2**30
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 20
+
+
+@dataclasses.dataclass
+class _Worker:
+    """A process, the pipe to it, and how much it has done; memory in bytes, at most so far."""
+
+    process: Any
+    connection: Any
+    served: int = 0
+    first_memory: int = 0
+
+    def is_worn(self, memory: int) -> bool:
+        """Count a trial; say whether the next one is better off in a new process."""
+        self.served += 1
+        self.first_memory = self.first_memory or memory
+        return self.served >= MOST_SERVED or memory > self.first_memory + MOST_GROWTH_BYTES
 
 
 class Processes:
     """At most `count` processes at once, each with its share of the cores and of the GPUs.
 
-    run(function, arguments) may be called from as many threads. A process that dies is replaced,
-    twice; one that reports nothing for `silent_seconds` is killed. What has a checkpoint goes on
-    from it.
+    run(function, arguments) may be called from as many threads. A process serves many calls, so
+    that what one has built and traced serves the next; it is replaced after MOST_SERVED of them,
+    when it has grown, and after one that failed. A process that dies is replaced, and its call is
+    made again, twice; one that reports nothing for `silent_seconds` is killed. What has a
+    checkpoint goes on from it.
     """
 
     def __init__(self, count: int, silent_seconds: float):
         self.context = fork_server.context()
         self.silent_seconds = silent_seconds
         self.stopping = threading.Event()
-        self.places: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.places: queue.LifoQueue[int] = queue.LifoQueue()
+        self.workers: dict[int, _Worker] = {}
         self.shares = shares(count)
-        for place in range(count):
+        for place in reversed(range(count)):
             self.places.put(place)
 
     def run(self, function: Callable, arguments: dict[str, Any], report: progress.Report) -> Any:
@@ -73,40 +96,49 @@ class Processes:
     def stop(self) -> None:
         """End all processes; each is given the time to say so in the tracking store."""
         self.stopping.set()
+        for place in list(self.workers):  # Those that wait; one that runs is ended by its thread.
+            if worker := self.workers.pop(place, None):
+                _end(worker)
+
+    def _start(self, place: int) -> _Worker:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=_work, args=(theirs, self.shares[place]), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
 
     def _attempt(
         self, place: int, function: Callable, arguments: dict[str, Any], report: progress.Report
     ) -> Any:
         """Return (result, exception), or the exit status of a process that died."""
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(
-            target=_work, args=(theirs, self.shares[place], function, arguments), daemon=True
-        )
-        process.start()
-        theirs.close()
-        last = time.monotonic()
+        worker = self.workers.pop(place, None) or self._start(place)
+        last, keep = time.monotonic(), False
         try:
+            worker.connection.send((function, arguments))
             while not self.stopping.is_set():
-                if ours.poll(POLL_SECONDS):
-                    try:
-                        kind, *content = ours.recv()
-                    except (EOFError, ConnectionResetError):
-                        process.join()
-                        return process.exitcode
+                if worker.connection.poll(POLL_SECONDS):
+                    kind, *content = worker.connection.recv()
                     last = time.monotonic()
-                    if kind == "ended":
-                        process.join(PATIENCE_SECONDS)  # All is said; it may hang on its way out.
-                        return content
-                    report(*content)
-                elif time.monotonic() - last > self.silent_seconds:
+                    if kind == "said":
+                        report(*content)
+                        continue
+                    *answer, memory = content
+                    keep = answer[1] is None and not worker.is_worn(memory)
+                    return answer
+                if time.monotonic() - last > self.silent_seconds:
                     raise TrialError(
                         f"No epoch ended in {self.silent_seconds / 60:.0f} minutes: it hangs, or "
                         "it is too slow for this machine."
                     )
-            raise search.SearchError("Stopped.")
+            raise journal.SearchError("Stopped.")
+        except (EOFError, ConnectionResetError, BrokenPipeError):
+            worker.process.join()
+            return worker.process.exitcode
         finally:
-            _end(process)
-            ours.close()
+            if keep:
+                self.workers[place] = worker
+            else:
+                _end(worker)
 
 
 class TrialError(RuntimeError):
@@ -144,10 +176,8 @@ def visible_gpus() -> list[str]:
     return [str(number) for number, line in enumerate(listed.splitlines()) if line]
 
 
-def _work(
-    connection: Any, share: dict[str, Any], function: Callable, arguments: dict[str, Any]
-) -> None:
-    """Run in the new process: take the share, call the function, send what it says and returns."""
+def _work(connection: Any, share: dict[str, Any]) -> None:
+    """Run in the new process: take the share, make the calls that come, send what they return."""
     # The terminal's Ctrl-C reaches all processes; the parent decides, and then sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -161,19 +191,32 @@ def _work(
         with sending, contextlib.suppress(BrokenPipeError):
             connection.send(message)
 
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        result, error = _call(function, arguments, lambda said: send("said", said))
+        memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            send("ended", result, error, memory)
+        except Exception:  # It cannot be pickled, or not be made again.
+            notes = getattr(error, "__notes__", [traceback.format_exc()])
+            send("ended", None, RuntimeError("\n".join(notes)), memory)
+
+
+def _call(
+    function: Callable, arguments: dict[str, Any], report: progress.Report
+) -> tuple[Any, Exception | None]:
     try:
-        result = function(**arguments, report=lambda said: send("said", said))
-        send("ended", result, None)
+        return function(**arguments, report=report), None
     except Exception as error:
         # What is behind an error stays behind when it is sent.
         if full := disk.full(error, Path.cwd()):
-            error = search.SearchError(full)
+            error = journal.SearchError(full)
         # The traceback stays behind in this process: what a reader needs of it goes along.
         error.add_note(traceback.format_exc())
-        try:
-            send("ended", None, error)
-        except Exception:  # It cannot be pickled, or not be made again.
-            send("ended", None, RuntimeError(traceback.format_exc()))
+        return None, error
 
 
 def _die_with_parent() -> None:
@@ -182,10 +225,11 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _end(process: Any) -> None:
-    """Wait for a process that is ending; ask it to, then make it, where it is not."""
-    for step in (process.terminate, process.kill):
-        if process.is_alive():
+def _end(worker: _Worker) -> None:
+    """Let a worker's process end; ask it to, then make it, where it does not."""
+    worker.connection.close()
+    for step in (worker.process.terminate, worker.process.kill):
+        if worker.process.is_alive():
             step()
-            process.join(PATIENCE_SECONDS)
-    process.close()
+            worker.process.join(PATIENCE_SECONDS)
+    worker.process.close()

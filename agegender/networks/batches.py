@@ -16,24 +16,26 @@ class RandomView(keras.layers.Layer):
 
     Mirror, rotation, zoom and shift are one affine map, so pictures are resampled once; then
     contrast and brightness change and, with probability `erasing`, a random square of up to half
-    the side becomes grey (Zhong et al. 2020). Strengths: rotation in turns, zoom and shift as
-    fractions of the side, brightness and contrast as fractions of the range; 0 is off.
+    the side becomes grey (Zhong et al. 2020). Strengths, numbers or variables: rotation in turns,
+    zoom and shift as fractions of the side, brightness and contrast as fractions of the range; 0 is
+    off.
     """
 
     def __init__(
         self,
-        rotation: float = 0.04,
-        zoom: float = 0.12,
-        shift: float = 0.08,
-        brightness: float = 0.2,
-        contrast: float = 0.3,
-        erasing: float = 0.0,
+        rotation: float | keras.Variable = 0.04,
+        zoom: float | keras.Variable = 0.12,
+        shift: float | keras.Variable = 0.08,
+        brightness: float | keras.Variable = 0.2,
+        contrast: float | keras.Variable = 0.3,
+        erasing: float | keras.Variable = 0.0,
         seed: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.rotation, self.zoom, self.shift = rotation, zoom, shift
         self.brightness, self.contrast, self.erasing = brightness, contrast, erasing
+        self.erases = isinstance(erasing, keras.Variable) or erasing > 0
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
@@ -69,7 +71,7 @@ class RandomView(keras.layers.Layer):
         mean = keras.ops.mean(images, axis=(1, 2), keepdims=True)
         images = (images - mean) * per_image(uniform(self.contrast, center=1.0)) + mean
         images = keras.ops.clip(images + per_image(uniform(self.brightness)), 0, 1)
-        if self.erasing > 0:
+        if self.erases:
             half_side = (
                 size
                 * (0.15 + uniform(0.1))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from agegender import hyperparameters
-from agegender.networks import batches, features, fit, models
+from agegender.networks import batches, features, fit, models, step
 
 HEAD, FINE_TUNING = "head", "fine-tuning"  # the phases of a history
 
@@ -95,6 +95,7 @@ def fine_tune(
     unfreeze_from: str | None,
     seed: int = 0,
     hooks: fit.Hooks = fit.NO_HOOKS,
+    kept: step.Kept | None = None,
 ) -> FineTuned:
     """Train network B in place and leave the epoch with the lowest val_score of either phase.
 
@@ -120,6 +121,7 @@ def fine_tune(
         epochs=head_epochs,
         seed=seed,
         hooks=_of_phase(hooks, HEAD, 0),
+        kept=kept,
     ).assign(phase=HEAD)
     frozen_weights = network.get_weights()
     if unfreeze_from is None or not epochs:
@@ -133,15 +135,16 @@ def fine_tune(
         epochs=epochs,
         seed=seed,
         hooks=_of_phase(hooks, FINE_TUNING, head_epochs),
+        kept=kept,
     ).assign(phase=FINE_TUNING)
     history["epoch"] += head_epochs
-    kept = (
+    better = (
         not len(examples.validation_rows) or history.val_score.min() < head_history.val_score.min()
     )
-    if not kept:
+    if not better:
         network.set_weights(frozen_weights)
     whole = pd.concat([head_history, history], ignore_index=True)
-    return FineTuned(whole, frozen_weights, kept=bool(kept))
+    return FineTuned(whole, frozen_weights, kept=bool(better))
 
 
 def _of_rows(examples: batches.Examples, rows: np.ndarray) -> batches.Examples:

@@ -18,13 +18,10 @@ import pandas as pd
 
 from agegender import hyperparameters
 from agegender.measure import evaluation
-from agegender.networks import backend, batches, checkpoint, losses
+from agegender.networks import backend, batches, checkpoint, losses, step
 
 # How a history is read everywhere: one row an epoch, these columns (and val_ of the first five).
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
-# What an accelerator keeps of a set's pixels, and how many steps it is sent at once.
-RESIDENT_GIGABYTES = 8.0
-STEPS_PER_EXECUTION = 16
 
 
 class TrainingDivergedError(RuntimeError):
@@ -50,33 +47,6 @@ class Hooks:
 NO_HOOKS = Hooks()
 
 
-class ManySteps(keras.Model):
-    """With JAX: a network for which what it is fed at once is several batches, a step for each.
-
-    One dispatch for all of them (lax.scan); Keras' own `steps_per_execution` dispatches each.
-    """
-
-    batch_size: int
-
-    def train_step(self, state: Any, data: Any) -> tuple[Any, Any]:
-        """Return the last step's logs and the state after it; the last batch may be smaller."""
-        import jax  # Keras has no step that is scanned.
-
-        count = data[0].shape[0]
-        whole = count - count % self.batch_size
-        logs = None
-        if whole:
-            batches_of = jax.tree.map(
-                lambda a: a[:whole].reshape(-1, self.batch_size, *a.shape[1:]), data
-            )
-            step = super().train_step
-            state, logs = jax.lax.scan(lambda *s: step(*s)[::-1], state, batches_of)
-            logs = jax.tree.map(lambda a: a[-1], logs)
-        if whole < count:
-            logs, state = super().train_step(state, jax.tree.map(lambda a: a[whole:], data))
-        return logs, state
-
-
 def fit(
     network: keras.Model,
     examples: batches.Examples,
@@ -86,6 +56,7 @@ def fit(
     seed: int = 0,
     hooks: Hooks = NO_HOOKS,
     resident: bool | None = None,
+    kept: step.Kept | None = None,
 ) -> pd.DataFrame:
     """Train in place and leave the weights of the epoch with the lowest val_score.
 
@@ -95,6 +66,7 @@ def fit(
         again.
     resident: keep all pixels on the device and send it their rows alone, several steps at a time;
         None: where there is an accelerator and they take up to RESIDENT_GIGABYTES.
+    kept: the steps of earlier trainings of this network; the result is the same without them.
 
     Return the history, one row an epoch. TrainingDivergedError where a loss is no longer finite;
     CheckpointError for a checkpoint that cannot be read or that another training left.
@@ -103,16 +75,22 @@ def fit(
     if not examples.are_pictures:
         config = dataclasses.replace(config, mixing=0.0)
     if resident is None:
-        resident = _fits_accelerator(examples)
+        resident = step.on_device(examples)
     resident = resident and examples.are_pictures
-    trained, inputs = _with_views(network, examples.inputs, config, seed, resident)
-    steps = epochs * math.ceil(len(examples.train_rows) / config.batch_size)
-    outputs = _compile(trained, network, config, steps, resident)
+    inputs = examples.inputs
+    made = (kept or step.Kept()).step(
+        step.structure(network, inputs, config, resident),
+        lambda: step.make(network, inputs, config, seed, resident),
+    )
+    trained, outputs = made.trained, made.outputs
+    made.begin(config, epochs * math.ceil(len(examples.train_rows) / config.batch_size))
     keeper = _Epochs(network, examples, losses.weights(outputs, config), hooks)
     keeper.identity = _identity(network, examples, config, epochs, seed)
     first_epoch = keeper.go_on(trained)
 
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
+    if resident:
+        inputs = np.arange(len(inputs), dtype="int32")[:, None]
     feed = functools.partial(
         batches.Batches,
         dataclasses.replace(examples, inputs=inputs),
@@ -121,7 +99,7 @@ def fit(
         epoch=first_epoch,
         mixing=config.mixing,
     )
-    at_once = STEPS_PER_EXECUTION if isinstance(trained, ManySteps) else 1
+    at_once = step.STEPS_PER_EXECUTION if isinstance(trained, step.ManySteps) else 1
     if first_epoch < epochs:
         trained.fit(
             feed(examples.train_rows, batch_size=at_once * config.batch_size, seed=seed),
@@ -137,67 +115,6 @@ def fit(
     if keeper.validated:
         network.set_weights(keeper.best_weights)
     return pd.DataFrame(keeper.history)
-
-
-def _fits_accelerator(examples: batches.Examples) -> bool:
-    return backend.has_accelerator() and examples.inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
-
-
-def _with_views(
-    network: keras.Model,
-    inputs: np.ndarray,
-    config: hyperparameters.Fitting,
-    seed: int,
-    resident: bool,
-) -> tuple[keras.Model, np.ndarray]:
-    """Put random views before a network that takes pictures; return it and what it is fed."""
-    if inputs.dtype != np.uint8:
-        return network, inputs
-    fed = pixels = keras.Input(inputs.shape[1:], dtype="uint8")
-    if resident:
-        fed = keras.Input((3,)) if config.mixing else keras.Input((1,), dtype="int32")
-        pixels = batches.ResidentPictures(inputs)(fed)
-        inputs = np.arange(len(inputs), dtype="int32")[:, None]
-    viewed = network(batches.RandomView(seed=seed, **config.strengths)(pixels))
-    if not resident or keras.backend.backend() != "jax":
-        return keras.Model(fed, viewed), inputs
-    trained = ManySteps(fed, viewed)
-    trained.batch_size = config.batch_size
-    return trained, inputs
-
-
-def _compile(
-    trained: keras.Model,
-    network: keras.Model,
-    config: hyperparameters.Fitting,
-    steps: int,
-    resident: bool,
-) -> list[str]:
-    """Give it losses, metrics and an optimizer for so many steps; return the outputs' names."""
-    outputs = sorted(network.output)
-    several = resident and not isinstance(trained, ManySteps)
-    trained.compile(
-        losses.optimizer(config, steps),
-        loss=losses.for_outputs(outputs, config),
-        loss_weights=losses.weights(outputs, config),
-        metrics=losses.metrics(),
-        steps_per_execution=STEPS_PER_EXECUTION if several else 1,
-    )
-    _make_variables(trained, network, mixed=config.mixing > 0)
-    return outputs
-
-
-def _make_variables(trained: keras.Model, network: keras.Model, *, mixed: bool) -> None:
-    """Make the variables of optimizer, losses and metrics before the first step.
-
-    TensorFlow traces a step that makes variables twice: that was two thirds of the time until it
-    ended.
-    """
-    trained.optimizer.build(trained.trainable_variables)
-    answers = {n: keras.ops.zeros((1, *output.shape[1:])) for n, output in network.output.items()}
-    labels = {name: keras.ops.zeros((1, 3 if mixed else 1)) for name in network.output}
-    trained.compute_loss(y=labels, y_pred=answers)
-    trained.compute_metrics(None, labels, answers)
 
 
 def _identity(
@@ -218,7 +135,7 @@ def _identity(
 
 
 class _Epochs(keras.callbacks.Callback):
-    """At each epoch's end: its row, the best weights so far, the checkpoint, the hook."""
+    """At an epoch's end: its row, the best weights so far, the checkpoint, the hook."""
 
     identity: checkpoint.Identity
 
@@ -237,6 +154,7 @@ class _Epochs(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
         self.best_score, self.started = math.inf, time.monotonic()
+        self.saved, self.save_seconds = self.started, 0.0
 
     def go_on(self, trained: keras.Model) -> int:
         """Take up what a checkpoint holds; return how many epochs have gone before."""
@@ -262,14 +180,19 @@ class _Epochs(keras.callbacks.Callback):
         self.history.append(row)
         if self.validated and row["val_score"] < self.best_score:
             self.best_score, self.best_weights = row["val_score"], self.network.get_weights()
-        if self.hooks.checkpoint:
-            checkpoint.save(
-                self.hooks.checkpoint, self.model, self.history, self.best_weights, self.identity
-            )
+        if self.hooks.checkpoint and time.monotonic() - self.saved > 10 * self.save_seconds:
+            self._save(self.hooks.checkpoint)
         if self.hooks.on_epoch:
             self.hooks.on_epoch(row)
         self.started = time.monotonic()
         self.model.stop_training = self.started > self.hooks.stop_at
+
+    def _save(self, path: Path) -> None:
+        """Write a checkpoint; `on_epoch_end` does so for a tenth of the time at most."""
+        began = time.monotonic()
+        checkpoint.save(path, self.model, self.history, self.best_weights, self.identity)
+        self.saved = time.monotonic()
+        self.save_seconds = self.saved - began
 
     def _row(self, epoch: int, logs: dict[str, float]) -> dict[str, float]:
         row: dict[str, float] = {"epoch": epoch}

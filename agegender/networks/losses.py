@@ -1,5 +1,6 @@
 """Losses and metrics of both tasks, and the optimizer with its schedule."""
 
+import math
 from collections.abc import Callable
 
 import keras
@@ -28,7 +29,7 @@ def mixed(loss: Loss) -> Loss:
     return of_both
 
 
-def age_distribution(deviation_years: float) -> Loss:
+def age_distribution(deviation_years: float | keras.Variable) -> Loss:
     """Cross-entropy to a Gaussian around the age (label distribution learning, Gao et al. 2017)."""
 
     def loss(age_years: keras.KerasTensor, probabilities: keras.KerasTensor) -> keras.KerasTensor:
@@ -48,12 +49,14 @@ def age_exceedance(
     return keras.ops.sum(keras.ops.binary_crossentropy(older, probabilities), axis=-1) / 10
 
 
-def for_outputs(outputs: list[str], config: hyperparameters.Fitting) -> dict[str, Loss]:
+def for_outputs(
+    outputs: list[str], config: hyperparameters.Fitting, age_deviation_years: keras.Variable
+) -> dict[str, Loss]:
     """Return the loss of each output of a network made by `models.for_training`."""
     losses: dict[str, Loss] = {
         "age": AGE_LOSSES[config.age_loss],
         "gender": keras.losses.binary_crossentropy,
-        "age_distribution": age_distribution(config.age_deviation_years),
+        "age_distribution": age_distribution(age_deviation_years),
         "age_exceedance": age_exceedance,
     }
     return {name: mixed(losses[name]) if config.mixing else losses[name] for name in outputs}
@@ -77,21 +80,50 @@ def metrics() -> dict[str, list[keras.metrics.Metric]]:
     }
 
 
-def optimizer(config: hyperparameters.Fitting, steps: int) -> keras.Optimizer:
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that rises from a hundredth of its peak, then falls by a cosine to a share of it.
+
+    learning_rate, warmup_steps, decay_steps: variables, so that a traced step can be used again.
+    last_share: 1 keeps the peak.
+    """
+
+    def __init__(
+        self,
+        learning_rate: keras.Variable,
+        warmup_steps: keras.Variable,
+        decay_steps: keras.Variable,
+        last_share: float,
+    ):
+        self.peak, self.last_share = learning_rate, last_share
+        self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
+
+    def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
+        """Return the rate of a step, counted from 0."""
+        step = keras.ops.cast(step, "float32")
+        rising = self.peak * (0.01 + 0.99 * step / self.warmup_steps)
+        done = keras.ops.clip((step - self.warmup_steps) / self.decay_steps, 0.0, 1.0)
+        cosine = 0.5 * (1.0 + keras.ops.cos(math.pi * done))
+        falling = self.peak * ((1.0 - self.last_share) * cosine + self.last_share)
+        return keras.ops.where(step < self.warmup_steps, rising, falling)
+
+
+def optimizer(
+    config: hyperparameters.Fitting, adjustable: dict[str, keras.Variable]
+) -> keras.Optimizer:
     """Return the optimizer; its rate rises over the share `warmup` of the steps, then falls.
 
     The schedule "cosine" ends at a thousandth of the rate; "constant" does not fall. Biases and
     normalization are not decayed. KeyError for an unknown optimizer or schedule.
+
+    adjustable: the variables `learning_rate`, `warmup_steps`, `decay_steps` and `weight_decay`.
     """
-    warmup_steps = max(1, round(config.warmup * steps))
-    rate = keras.optimizers.schedules.CosineDecay(
-        config.learning_rate / 100,
-        decay_steps=max(1, steps - warmup_steps),
-        alpha={"cosine": 1e-3, "constant": 1.0}[config.schedule],
-        warmup_target=config.learning_rate,
-        warmup_steps=warmup_steps,
+    rate = WarmUp(
+        adjustable["learning_rate"],
+        adjustable["warmup_steps"],
+        adjustable["decay_steps"],
+        last_share={"cosine": 1e-3, "constant": 1.0}[config.schedule],
     )
-    decay = config.weight_decay
+    decay = adjustable["weight_decay"]
     made = {
         "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=decay),
         "adam": lambda: keras.optimizers.Adam(rate),

@@ -133,7 +133,7 @@ def build_scratch(
         for number in range(blocks_per_stage + (stage == extra_block_stage)):
             x = block(x, filters, 2 if number == 0 else 1)
     x = POOLINGS[pooling]()(x)
-    x = keras.layers.Dropout(trunk_dropout)(x)
+    x = keras.layers.Dropout(trunk_dropout, name="trunk_dropout")(x)
     return keras.Model(images, head(x, activation=activation, **head_arguments), name="A")
 
 
@@ -142,7 +142,7 @@ def build_pretrained(
 ) -> keras.Model:
     """Network B: a pretrained backbone (image in [0, 1] to feature map), pooled, then the head."""
     x = keras.layers.GlobalAveragePooling2D(name="features")(backbone.output)
-    x = keras.layers.Dropout(trunk_dropout)(x)
+    x = keras.layers.Dropout(trunk_dropout, name="trunk_dropout")(x)
     return keras.Model(backbone.input, head(x, **head_arguments), name="B")
 
 

@@ -249,10 +249,10 @@ def _write_epoch(
         _log_batch(run_id, metrics)
 
 
-def log_metrics(run_id: str, metrics: dict[str, float]) -> None:
-    """Log numbers that hold for the whole run."""
+def log_metrics(run_id: str, metrics: dict[str, float], step: int = 0) -> None:
+    """Log numbers that hold for the whole run, or until the next step."""
     now = time.time_ns() // 1_000_000
-    entries = [mlflow.entities.Metric(name, float(v), now, 0) for name, v in metrics.items()]
+    entries = [mlflow.entities.Metric(name, float(v), now, step) for name, v in metrics.items()]
     _log_batch(run_id, entries)
 
 

@@ -230,7 +230,7 @@ def trial_cost(faces, arguments) -> dict:
     """Trials of A by `search_family`: what each takes besides steady training."""
     ends, count, epochs = [], 4, 3
     settings = config.Settings(
-        algorithm="random", scratch=config.FamilySettings(count, epochs, epochs, 0.2, 0.3)
+        algorithm="random", scratch=config.FamilySettings(count, (epochs,), epochs, 0.2, 0.3)
     )
 
     def report(said):
@@ -412,7 +412,7 @@ def derive(found: dict, faces) -> dict:
         cost = found["trial_cost"]
         ratios["share_of_a_minute"] = cost["of_it_process_tuning_tracking_seconds"] / 60
         trial_seconds = found["result_a"]["seconds"] / found["result_a"]["epochs"]
-        trial_seconds *= config.Settings().scratch.epochs
+        trial_seconds *= config.Settings().scratch.rungs[-1]
         ratios["settings_of_A_an_hour"] = 3600 / (trial_seconds + cost["overhead_seconds_a_trial"])
     return ratios
 

@@ -37,7 +37,7 @@ def test_ratios_are_of_what_was_measured_and_the_picture_shows_them(tmp_path):
     assert ratios["notebook_A_seconds_extrapolated"] == 40 * 4000 / 50
     assert ratios["times_sooner_A"] == 32
     assert ratios["share_of_a_minute"] == 0.025
-    trial_seconds = 10 * config.Settings().scratch.epochs + 10
+    trial_seconds = 10 * config.Settings().scratch.rungs[-1] + 10
     assert ratios["settings_of_A_an_hour"] == 3600 / trial_seconds
     json.dumps(ratios)
     # What was not reached, or not measured, gives no ratio.

@@ -12,7 +12,17 @@ import pytest
 
 from agegender import hyperparameters
 from agegender.measure import evaluation
-from agegender.networks import batches, checkpoint, features, finetune, fit, losses, models, predict
+from agegender.networks import (
+    batches,
+    checkpoint,
+    features,
+    finetune,
+    fit,
+    losses,
+    models,
+    predict,
+    step,
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +191,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 @pytest.mark.system
 @pytest.mark.parametrize("mixing", [0.0, 0.4])
 def test_pictures_that_stay_on_the_device_train_the_same(toy, tmp_path, monkeypatch, mixing):
-    monkeypatch.setattr(fit, "STEPS_PER_EXECUTION", 3)  # of 4 an epoch
+    monkeypatch.setattr(step, "STEPS_PER_EXECUTION", 3)  # of 4 an epoch
     arguments = {"epochs": 3, "brightness": 0.2, "contrast": 0.3, "erasing": 0.5, "mixing": mixing}
     network, history = train(toy, **arguments, resident=False)
     path = tmp_path / "checkpoint.npz"

@@ -30,8 +30,8 @@ def main():
     settings = dataclasses.replace(
         config.PRESETS["smoke"],
         algorithm="random",
-        scratch=config.FamilySettings(trials, epochs, epochs, 0.2, 0.3),
-        pretrained=config.FamilySettings(trials, epochs, epochs, 0.2, 0.3),
+        scratch=config.FamilySettings(trials, (epochs,), epochs, 0.2, 0.3),
+        pretrained=config.FamilySettings(trials, (epochs,), epochs, 0.2, 0.3),
         workers=workers,
     )
     family_search.search_family(

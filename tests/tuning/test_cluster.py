@@ -20,7 +20,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from tuning import cluster, search
+from tuning import cluster, journal
 
 EPOCHS = 5
 TOKEN = os.urandom(32).hex()
@@ -114,7 +114,7 @@ def test_a_store_that_the_nodes_cannot_reach_is_refused():
     here = {platform.node()}
     for uri in ("sqlite:////folder/mlflow.db", "http://127.0.0.1:5000", "http://localhost:5000"):
         cluster.check_store(uri, here)
-        with pytest.raises(search.SearchError, match="other-host.*MLFLOW_TRACKING_URI=http"):
+        with pytest.raises(journal.SearchError, match="other-host.*MLFLOW_TRACKING_URI=http"):
             cluster.check_store(uri, here | {"other-host"})
     cluster.check_store("http://team:5000", here | {"other-host"})
 
@@ -125,7 +125,7 @@ def test_no_cluster_at_the_address_is_said():
         cluster.check_address(address)
         cluster.check_address(f"ray://{address}")
         cluster.check_address("auto")
-    with pytest.raises(search.SearchError, match=f"No Ray cluster answers at .*{address}"):
+    with pytest.raises(journal.SearchError, match=f"No Ray cluster answers at .*{address}"):
         cluster.check_address(address)
 
 

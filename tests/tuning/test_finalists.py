@@ -2,13 +2,13 @@
 
 import pytest
 
-from tuning import finalists, search
+from tuning import finalists, journal
 
 
 def trial(number, val_score):
     if val_score is None:
-        return search.Trial(number, {}, "FAILED")
-    return search.Trial(number, {}, "COMPLETED", {"val_score": val_score})
+        return journal.Trial(number, {"width": number}, "FAILED")
+    return journal.Trial(number, {"width": number}, "COMPLETED", {"val_score": val_score})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from agegender import config, hyperparameters
 from agegender.data import pixels
-from tuning import reproduction, retrain, search, spaces
+from tuning import journal, reproduction, retrain, spaces
 
 
 def trainings(*scores):
@@ -127,14 +127,15 @@ def test_finished_trainings_are_taken_and_none_is_started_out_of_time(tmp_path):
 
 def test_settings_are_compared_as_their_search_trained_them_last(root, drawn_faces, monkeypatch):
     monkeypatch.setattr(spaces, "LONG_EPOCHS", 1)
-    values = {"width": 8, "stem_filters": 8, "internal_size_pixels": 64, "stages": 2}
+    values = {"width": 8, "stem_filters": 8, "internal_size_pixels": 64, "stages": 3}
     values |= {"extra_block_stage": -1, "augmentation_strength": 0.25, "mixing": 0.0}
-    done = search.Trial(1, values, "COMPLETED", {"val_score": 0.5})
+    done = journal.Trial(1, values, "COMPLETED", {"val_score": 0.5})
     (root / "trials.json").write_text(json.dumps([dataclasses.asdict(done)]))
     plan = retrain.best_settings("A", drawn_faces, config.Settings(), root, seeds=1, epochs=1)
     retrain.compare(plan, "leaderboard", drawn_faces, folder=root, cache=root)
     (row,) = json.loads((root / "leaderboard.json").read_text())
     assert row["values"] == values | {
+        "internal_size_pixels": 96,
         "augmentation_strength": 1.0,
         "mixing": hyperparameters.Scratch.mixing,
     }

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from agegender import disk
-from tuning import search
+from tuning import journal, search, standing
 
 SEVEN = 7  # trials
 
@@ -38,16 +38,16 @@ FILL = {"val_age_mae": 5.0, "val_gender_accuracy": 0.9}
 
 
 def run(path, algorithm="random", most_trials=8, seed=0, run_trial=run_trial, **changes):
+    plan = search.Plan(
+        changes.pop("space", space),
+        algorithm,
+        seed,
+        most_trials,
+        **{name: changes.pop(name) for name in ("fewest_trials", "rungs") if name in changes},
+    )
     runner = search.Runner(run_trial, name=changes.pop("name", "search"))
     arguments = {"path": path / "trials.json", "report": lambda line: None} | changes
-    return search.search(
-        runner,
-        changes.pop("space", space),
-        algorithm=algorithm,
-        seed=seed,
-        most_trials=most_trials,
-        **{key: value for key, value in arguments.items() if key != "space"},
-    )
+    return search.search(runner, plan, **arguments)
 
 
 @pytest.fixture(scope="module", params=search.ALGORITHMS)
@@ -62,7 +62,7 @@ def test_the_defaults_come_first_and_nothing_runs_twice(whole):
     assert (trials[0].values["learning_rate"], trials[0].values["kind"]) == (1e-2, "plain")
     assert "depth" not in trials[0].values
     assert len({str(sorted(trial.values.items())) for trial in trials}) == SEVEN
-    assert search.best(trials)[0].val_score == min(trial.val_score for trial in trials)
+    assert journal.best(trials)[0].val_score == min(trial.val_score for trial in trials)
 
 
 def test_another_seed_is_another_list_of_trials_and_zero_is_a_seed(tmp_path, whole):
@@ -108,9 +108,9 @@ def test_several_at_once_killed_anywhere_lose_nothing_and_run_nothing_twice(tmp_
     whole = run(tmp_path, algorithm, SEVEN, run_trial=uneven, workers=3)
     assert [trial.number for trial in whole] == list(range(1, SEVEN + 1)) == sorted(ran)
     assert len({json.dumps(trial.values, sort_keys=True) for trial in whole}) == SEVEN
-    for journal, _ in saved[::3]:
-        path.write_text(journal)
-        before = search.read_journal(path)
+    for text, _ in saved[::3]:
+        path.write_text(text)
+        before = journal.read(path)
         finished = [trial for trial in before if trial.told is not None]
         ran.clear()
         again = run(tmp_path, algorithm, SEVEN, run_trial=uneven, workers=3)
@@ -132,7 +132,7 @@ def test_a_full_disk_ends_the_search_with_its_state(tmp_path):
     with pytest.raises(RuntimeError) as raised:
         run(tmp_path, run_trial=full)
     assert "No space left" in disk.full(raised.value, tmp_path)
-    statuses = [trial.status for trial in search.read_journal(tmp_path / "trials.json")]
+    statuses = [trial.status for trial in journal.read(tmp_path / "trials.json")]
     assert statuses == ["COMPLETED", "COMPLETED", "RUNNING"]
     assert run(tmp_path) == run(tmp_path / "whole")
 
@@ -161,11 +161,11 @@ def test_failures_are_kept_with_their_traceback_and_five_in_a_row_stop(tmp_path)
     def never(trial):
         raise RuntimeError(f"broken {trial.number}")
 
-    with pytest.raises(search.SearchError, match="5 trials in a row failed.*\n.*") as raised:
+    with pytest.raises(journal.SearchError, match="5 trials in a row failed.*\n.*") as raised:
         run(tmp_path / "never", run_trial=never)
     assert "broken 5" in str(raised.value)
-    with pytest.raises(search.SearchError, match="No trial"):
-        search.best(search.read_journal(tmp_path / "never" / "trials.json"))
+    with pytest.raises(journal.SearchError, match="No trial"):
+        journal.best(journal.read(tmp_path / "never" / "trials.json"))
 
 
 def test_no_trial_starts_that_would_end_too_late(tmp_path):
@@ -188,30 +188,30 @@ def test_a_search_tries_its_fewest_settings_however_late_it_is(tmp_path):
 @pytest.mark.parametrize("text", ["[{", "[]]", '{"a": 1}', '[{"number": 1}]'])
 def test_a_torn_or_foreign_journal_is_named(tmp_path, text):
     (tmp_path / "trials.json").write_text(text)
-    with pytest.raises(search.SearchError, match="trials.json is not a search's journal"):
+    with pytest.raises(journal.SearchError, match="trials.json is not a search's journal"):
         run(tmp_path)
 
 
 def test_a_journal_of_other_settings_is_refused(tmp_path):
     run(tmp_path, seed=0)
-    with pytest.raises(search.SearchError, match="written by another search"):
+    with pytest.raises(journal.SearchError, match="written by another search"):
         run(tmp_path, seed=1)
 
 
 def _hold(folder, ready, release):
-    with search.hold(folder):
+    with journal.hold(folder):
         ready.set()
         release.wait(20)
 
 
 def test_a_search_that_is_held_names_who_holds_it(tmp_path):
     with (
-        search.hold(tmp_path),
-        pytest.raises(search.SearchError, match=f"process {os.getpid()}"),
-        search.hold(tmp_path),
+        journal.hold(tmp_path),
+        pytest.raises(journal.SearchError, match=f"process {os.getpid()}"),
+        journal.hold(tmp_path),
     ):
         pass
-    with search.hold(tmp_path):
+    with journal.hold(tmp_path):
         pass
 
 
@@ -222,40 +222,40 @@ def test_two_processes_cannot_run_one_search(tmp_path):
     other = context.Process(target=_hold, args=(tmp_path, ready, release))
     other.start()
     assert ready.wait(30)
-    with pytest.raises(search.SearchError, match=f"process {other.pid}"), search.hold(tmp_path):
+    with pytest.raises(journal.SearchError, match=f"process {other.pid}"), journal.hold(tmp_path):
         pass
     release.set()
     other.join(20)
-    with search.hold(tmp_path):
+    with journal.hold(tmp_path):
         pass
 
 
 def finished(number, val_score=0.5, seconds=20.0):
     metrics = FILL | {"val_score": val_score}
-    return search.Trial(number, {}, "COMPLETED", metrics, seconds)
+    return journal.Trial(number, {}, "COMPLETED", metrics, seconds)
 
 
 def test_a_finished_trial_is_a_line_and_the_best_is_marked():
     first, second = finished(1), finished(2, 0.6)
-    failed = search.Trial(3, {}, "FAILED", message="Traceback\n" + "ValueError: x" * 20)
-    assert search.result_line([first]).endswith("0.900    20 s  best so far")
-    line = search.result_line([first, second])
+    failed = journal.Trial(3, {}, "FAILED", message="Traceback\n" + "ValueError: x" * 20)
+    assert standing.result_line([first]).endswith("0.900    20 s  best so far")
+    line = standing.result_line([first, second])
     assert "trial  2" in line and "val_score 0.600" in line and "best so far" not in line
-    line = search.result_line([first, second, failed])
-    assert "trial  3  failed: ValueError" in line and len(line) <= search.LINE_LENGTH
+    line = standing.result_line([first, second, failed])
+    assert "trial  3  failed: ValueError" in line and len(line) <= standing.LINE_LENGTH
 
 
 def test_progress_counts_the_trials_that_there_is_time_for():
-    seen = search.standing([], 12, math.inf, "Search of A")
+    seen = standing.progress_of([], 12, math.inf, "Search of A")
     assert (seen.part, seen.done, seen.total, seen.seconds_left) == ("Search of A", 0, 12, None)
     results = [finished(1), finished(2, 0.4)]
-    seen = search.standing(results, 12, time.monotonic() + 65, "Search of A")
+    seen = standing.progress_of(results, 12, time.monotonic() + 65, "Search of A")
     assert (seen.done, seen.total) == (2, 5)
     assert seen.note == "trial 3 of 5, best 0.400 (5.00 years, 0.900)"
     assert seen.seconds_left == pytest.approx(60)
-    seen = search.standing(results, 3, time.monotonic() + 65, "Search of A")
+    seen = standing.progress_of(results, 3, time.monotonic() + 65, "Search of A")
     assert seen.total == 3 and seen.seconds_left == pytest.approx(20)
-    seen = search.standing(results, 12, time.monotonic() + 25, "Search of A")
+    seen = standing.progress_of(results, 12, time.monotonic() + 25, "Search of A")
     assert seen.total == 3 and seen.seconds_left <= 25
 
 
@@ -264,6 +264,7 @@ def test_a_search_reports_how_far_it_is(tmp_path):
     run(tmp_path, most_trials=3, report=said.append, name="Search of B")
     lines = [line for line in said if isinstance(line, str)]
     parts = [part for part in said if not isinstance(part, str)]
-    assert ["trial  1" in lines[0], "trial  3" in lines[2], len(lines)] == [True, True, 3]
+    assert ["trial  1" in lines[0], "trial  3" in lines[2], len(lines)] == [True, True, 4]
+    assert lines[3].startswith("  Best of 3 settings in 3 trials:") and lines[3].count("\n") == 3
     assert [part.done for part in parts] == [0, 1, 2, 3, 1]
     assert {part.part for part in parts} == {"Search of B"} and parts[-1].total == 1

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import keras
 import keras_tuner
+import numpy as np
 import pytest
 
 from agegender import config
-from agegender.networks import batches, losses, models
+from agegender.networks import models, step
 from tuning import families, spaces
 
 CACHE = Path("nowhere")  # The committed backbones are at hand without it.
@@ -21,9 +22,12 @@ SEARCHED_IN_SHORT_TIME = {
         "augmentation_strength": 0.25,
     },
     "B": {
+        "trunk_dropout": 0.2,
         "age_dropout": 0.3,
         "gender_dropout": 0.4,
         "gender_weight": 1.5,
+        "head_learning_rate": 1e-3,
+        "head_weight_decay": 5e-2,
         "learning_rate": 2e-4,
         "unfrozen_share": 0.75,
     },
@@ -94,17 +98,19 @@ def test_every_setting_of_the_full_space_builds(seed):
     setting = families.FAMILIES["A"].from_values(values | {"width": 16})
     network = models.build_scratch(**setting.layers)
     assert network.output_names == ["age", "gender"]
-    losses.optimizer(setting, steps=10)
-    losses.for_outputs(list(models.for_training(network).output), setting)
+    pictures = np.zeros((1, 128, 128, 3), "uint8")
+    made = step.make(models.for_training(network), pictures, setting, seed=0, resident=False)
+    made.begin(setting, steps=10)
+    assert made.trained.optimizer.learning_rate <= setting.learning_rate
     assert 0 <= setting.mixing <= 0.5
-    batches.RandomView(**setting.strengths)
     keras.utils.clear_session(free_memory=False)
 
 
-def test_a_long_training_in_the_short_tier_mixes_and_augments_strongly():
+def test_a_last_training_in_the_short_tier_is_larger_and_a_long_one_augments_strongly():
     scratch = families.FAMILIES["A"]
     values = declare("A", "short")[0].values | {"augmentation_strength": 0.2}
-    assert scratch.for_epochs(values, spaces.LONG_EPOCHS - 1, "short") == values
+    larger = values | {"internal_size_pixels": 96}
+    assert scratch.for_epochs(values, spaces.LONG_EPOCHS - 1, "short") == larger
     long = scratch.from_values(scratch.for_epochs(values, spaces.LONG_EPOCHS, "short"))
     full = declare("A", "full")[1]
     assert (long.strengths, long.mixing) == (full.strengths, full.mixing)

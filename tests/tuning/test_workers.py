@@ -11,7 +11,7 @@ import pytest
 
 from agegender import progress
 from agegender.networks import fit
-from tuning import fork_server, search, workers
+from tuning import fork_server, journal, workers
 
 
 def work(report, *, way="return", marks=None, seconds=30):
@@ -22,6 +22,8 @@ def work(report, *, way="return", marks=None, seconds=30):
         report("a line")
         report(progress.Progress("a part", 1, 2, seconds_left=3.5))
         return {"process": os.getpid(), "cores": sorted(os.sched_getaffinity(0))}
+    if way == "grow":
+        return len(bytearray(os.urandom(1)) * 2**28) and os.getpid()
     if way == "raise":
         raise fit.TrainingDivergedError("nan")
     if way == "full disk":
@@ -56,6 +58,32 @@ def test_a_call_returns_from_another_process_and_reports(run):
     assert lines == 2 * ["a line", progress.Progress("a part", 1, 2, seconds_left=3.5)]
 
 
+def test_a_process_serves_many_calls_until_it_is_worn(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(workers, "MOST_SERVED", 3)
+    monkeypatch.setattr(workers, "MOST_GROWTH_BYTES", 2**27)
+    processes = workers.Processes(1, silent_seconds=20)
+    served = [run(processes)["process"] for _ in range(4)]
+    assert served[0] == served[1] == served[2] != served[3]
+    with pytest.raises(fit.TrainingDivergedError):
+        run(processes, way="raise")
+    after_failure = run(processes)["process"]
+    assert after_failure != served[3]
+    grown = run(processes, way="grow")
+    assert grown == after_failure != run(processes)["process"]
+    processes.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(grown, 0)
+
+
+def test_a_process_that_was_killed_while_it_waited_is_replaced(run):
+    processes, lines = workers.Processes(1, silent_seconds=20), []
+    first = run(processes)["process"]
+    os.kill(first, signal.SIGKILL)
+    assert run(processes, report=lines.append)["process"] != first
+    assert "attempt 1 of 3" in lines[0]
+    processes.stop()
+
+
 @pytest.mark.skipif(not fork_server.FORKS, reason="trials are forked on Linux alone")
 def test_the_server_of_forks_starts_early_and_leaves_ctrl_c_to_this_process():
     before = signal.getsignal(signal.SIGINT)
@@ -71,7 +99,7 @@ def test_what_it_raises_is_raised_here_with_the_traceback_of_there(run):
     with pytest.raises(fit.TrainingDivergedError, match="nan") as raised:
         run(way="raise")
     assert "in work" in raised.value.__notes__[0]
-    with pytest.raises(search.SearchError, match="No space left.*the same command goes on"):
+    with pytest.raises(journal.SearchError, match="No space left.*the same command goes on"):
         run(way="full disk")
     with pytest.raises(RuntimeError, match="odd"):
         run(way="not pickled")
@@ -105,7 +133,7 @@ def test_stopping_ends_what_runs(run, tmp_path):
         stopped.append(time.monotonic())
         processes.stop()
 
-    with pytest.raises(search.SearchError, match="Stopped"):
+    with pytest.raises(journal.SearchError, match="Stopped"):
         run(processes, stop, way="slow", marks=tmp_path / "marks")
     assert time.monotonic() - stopped[0] < 15
     for mark in (tmp_path / "marks").iterdir():

@@ -1,0 +1,249 @@
+"""A network made ready to train: views before it, losses and optimizer on it, one traced step.
+
+TensorFlow traces a step for seconds, several times what an epoch of a short trial takes. So what a
+setting changes without changing the structure (rates, decay, weights, dropout, strengths of views)
+is read from variables, and the trainings of a process that share a structure share its step.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from agegender import hyperparameters
+from agegender.networks import backend, batches, losses
+
+# What an accelerator keeps of a set's pixels, and how many steps it is sent at once.
+RESIDENT_GIGABYTES = 8.0
+STEPS_PER_EXECUTION = 16
+# A process keeps the networks and steps of so many structures.
+MOST_KEPT = 8
+DROPOUTS = ("trunk_dropout", "age_dropout", "gender_dropout")
+# Fields of a configuration that a traced step reads from a variable.
+ADJUSTABLE = ("learning_rate", "weight_decay", "age_weight", "gender_weight")
+ADJUSTABLE += ("age_deviation_years", *DROPOUTS, *hyperparameters.VIEW_STRENGTHS)
+# Fields that have no part in a step, beside those of the layers, which the network itself shows.
+OUTSIDE = ("warmup", "augmentation_strength", "head_learning_rate", "head_weight_decay")
+
+
+class ManySteps(keras.Model):
+    """With JAX: a network for which what it is fed at once is several batches, a step for each.
+
+    One dispatch for all of them (lax.scan); Keras' own `steps_per_execution` dispatches each.
+    """
+
+    batch_size: int
+
+    def train_step(self, state: Any, data: Any) -> tuple[Any, Any]:
+        """Return the last step's logs and the state after it; the last batch may be smaller."""
+        import jax  # Keras has no step that is scanned.
+
+        count = data[0].shape[0]
+        whole = count - count % self.batch_size
+        logs = None
+        if whole:
+            batches_of = jax.tree.map(
+                lambda a: a[:whole].reshape(-1, self.batch_size, *a.shape[1:]), data
+            )
+            step = super().train_step
+            state, logs = jax.lax.scan(lambda *s: step(*s)[::-1], state, batches_of)
+            logs = jax.tree.map(lambda a: a[-1], logs)
+        if whole < count:
+            logs, state = super().train_step(state, jax.tree.map(lambda a: a[whole:], data))
+        return logs, state
+
+
+class AdjustableDropout(keras.layers.Layer):
+    """Dropout whose rate, 0 to 1, is a variable."""
+
+    def __init__(self, rate: keras.Variable, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.generator = keras.random.SeedGenerator()
+
+    def call(self, inputs: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
+        """Return the inputs, of which training sets a share to 0."""
+        if not training:
+            return inputs
+        # keras.random.dropout wants a number.
+        drawn = keras.random.uniform(keras.ops.shape(inputs), seed=self.generator)
+        rate = keras.ops.cast(self.rate, inputs.dtype)
+        return keras.ops.where(drawn < self.rate, 0.0, inputs / (1.0 - rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A network that is compiled for training.
+
+    trained: what is fitted; it shares its layers with the network that it was made for.
+    outputs: names of its outputs.
+    adjustable: a variable for each field of ADJUSTABLE, and `warmup_steps`, `decay_steps`.
+    first_seeds: the random generators' states before the first step.
+    """
+
+    trained: keras.Model
+    outputs: list[str]
+    adjustable: dict[str, keras.Variable]
+    first_seeds: list[np.ndarray]
+
+    def begin(self, config: hyperparameters.Fitting, steps: int) -> None:
+        """Adjust the step to a setting and a number of steps, as if it had never been used.
+
+        The network's weights stay as they are.
+        """
+        values = {name: getattr(config, name) for name in ADJUSTABLE} | config.strengths
+        values["warmup_steps"] = max(1, round(config.warmup * steps))
+        values["decay_steps"] = max(1, steps - values["warmup_steps"])
+        for name, value in values.items():
+            self.adjustable[name].assign(value)
+        for variable in self.trained.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        for variable, state in zip(_seeds(self.trained), self.first_seeds, strict=True):
+            variable.assign(state)
+
+
+class Kept:
+    """The networks and steps of this process's trainings, for later ones of the same structure.
+
+    With JAX nothing is kept: its traced steps hold the values of variables as constants.
+    """
+
+    def __init__(self) -> None:
+        self.networks: dict[Any, tuple[keras.Model, list[np.ndarray]]] = {}
+        self.steps: dict[Any, Step] = {}
+        self.keeps = keras.backend.backend() == "tensorflow"
+
+    def network(self, structure: Any, build: Callable[[], keras.Model]) -> keras.Model:
+        """Return a network as `build` makes it, which may be an earlier one with its first weights.
+
+        structure: whatever the network and its first weights depend on, hashable.
+        """
+        if structure in self.networks:
+            network, weights = self.networks[structure]
+            network.set_weights(weights)
+            return network
+        network = build()
+        if self.keeps:
+            if len(self.networks) >= MOST_KEPT:
+                self.networks.clear()
+                self.steps.clear()
+            self.networks[structure] = network, network.get_weights()
+        return network
+
+    def step(self, structure: Any, make: Callable[[], Step]) -> Step:
+        """Return the step that `make` returns, or an earlier one of the same structure."""
+        if structure in self.steps:
+            return self.steps[structure]
+        step = make()
+        if self.keeps:
+            self.steps[structure] = step
+        return step
+
+
+def on_device(examples: batches.Examples) -> bool:
+    """Say whether there is an accelerator on which the examples' pictures find room."""
+    fits = examples.inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
+    return examples.are_pictures and backend.has_accelerator() and fits
+
+
+def structure(
+    network: keras.Model, inputs: np.ndarray, config: hyperparameters.Fitting, resident: bool
+) -> tuple[Any, ...]:
+    """Return what two trainings must agree in to share a step."""
+    fields = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in (*ADJUSTABLE, *OUTSIDE)
+    }
+    fields |= {"mixing": config.mixing > 0, "erasing": config.erasing > 0}
+    return (
+        id(network.get_layer("gender")),  # Networks that are kept differ in it.
+        network.input.name,
+        tuple(layer.trainable for layer in network.layers),
+        (inputs.dtype.str, inputs.ndim, len(inputs) if resident else 0),
+        tuple(fields.items()),
+        resident,
+    )
+
+
+def make(
+    network: keras.Model,
+    inputs: np.ndarray,
+    config: hyperparameters.Fitting,
+    seed: int,
+    resident: bool,
+) -> Step:
+    """Put random views before a network that takes pictures, and give it losses and an optimizer.
+
+    network: as `models.for_training` returns it. resident: whether it keeps the inputs.
+    """
+    adjustable = {
+        name: keras.Variable(0.0, trainable=False, dtype="float32", name=name)
+        for name in (*ADJUSTABLE, "warmup_steps", "decay_steps")
+    }
+    trained = keras.models.clone_model(
+        network, clone_function=lambda layer: _adjusted(layer, adjustable)
+    )
+    if inputs.dtype == np.uint8:
+        trained = _with_views(trained, inputs, config, adjustable, seed, resident)
+    outputs = sorted(network.output)
+    several = resident and not isinstance(trained, ManySteps)
+    trained.compile(
+        losses.optimizer(config, adjustable),
+        loss=losses.for_outputs(outputs, config, adjustable["age_deviation_years"]),
+        loss_weights={name: adjustable.get(f"{name}_weight", 1.0) for name in outputs},
+        metrics=losses.metrics(),
+        steps_per_execution=STEPS_PER_EXECUTION if several else 1,
+    )
+    _make_variables(trained, network, mixed=config.mixing > 0)
+    first_seeds = [np.asarray(variable) for variable in _seeds(trained)]
+    return Step(trained, outputs, adjustable, first_seeds)
+
+
+def _adjusted(layer: keras.Layer, adjustable: dict[str, keras.Variable]) -> keras.Layer:
+    """Return the layer itself, or one whose dropout can be adjusted."""
+    if isinstance(layer, keras.layers.Dropout) and layer.name in DROPOUTS:
+        return AdjustableDropout(adjustable[layer.name], name=layer.name)
+    return layer
+
+
+def _with_views(
+    network: keras.Model,
+    inputs: np.ndarray,
+    config: hyperparameters.Fitting,
+    adjustable: dict[str, keras.Variable],
+    seed: int,
+    resident: bool,
+) -> keras.Model:
+    fed = pixels = keras.Input(inputs.shape[1:], dtype="uint8")
+    if resident:
+        fed = keras.Input((3,)) if config.mixing else keras.Input((1,), dtype="int32")
+        pixels = batches.ResidentPictures(inputs)(fed)
+    strengths: dict[str, Any] = {name: adjustable[name] for name in hyperparameters.VIEW_STRENGTHS}
+    if not config.erasing:
+        strengths["erasing"] = 0.0
+    viewed = network(batches.RandomView(seed=seed, **strengths)(pixels))
+    if not resident or keras.backend.backend() != "jax":
+        return keras.Model(fed, viewed)
+    trained = ManySteps(fed, viewed)
+    trained.batch_size = config.batch_size
+    return trained
+
+
+def _make_variables(trained: keras.Model, network: keras.Model, *, mixed: bool) -> None:
+    """Make the variables of optimizer, losses and metrics before the first step.
+
+    TensorFlow traces a step that makes variables twice: that was two thirds of the time until it
+    ended.
+    """
+    trained.optimizer.build(trained.trainable_variables)
+    answers = {n: keras.ops.zeros((1, *output.shape[1:])) for n, output in network.output.items()}
+    labels = {name: keras.ops.zeros((1, 3 if mixed else 1)) for name in network.output}
+    trained.compute_loss(y=labels, y_pred=answers)
+    trained.compute_metrics(None, labels, answers)
+
+
+def _seeds(trained: keras.Model) -> list[keras.Variable]:
+    return [v for v in trained.variables if v.name == "seed_generator_state"]

@@ -1,0 +1,105 @@
+"""The journal of a search: its trials, in one JSON file that is the whole state.
+
+Each search's folder is held by one process at a time.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agegender import disk
+
+
+class SearchError(ValueError):
+    """The search cannot go on; the message says why and what to do."""
+
+
+@dataclasses.dataclass
+class Trial:
+    """One setting and what came of it; `metrics` are those of its best epoch.
+
+    status: RUNNING, COMPLETED or FAILED. asked_after: so many results were known when it was
+    proposed; told: its place among the results, from 0, or None where it has none.
+    """
+
+    number: int
+    values: dict[str, Any]
+    status: str = "RUNNING"
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    run_id: str = ""
+    message: str = ""
+    asked_after: int = 0
+    told: int | None = None
+
+    @property
+    def val_score(self) -> float:
+        """The score searched on; infinite where the trial failed."""
+        return self.metrics.get("val_score", math.inf)
+
+    @property
+    def rung(self) -> int | None:
+        """The rung that it was tried on, from 0; None where the search has none."""
+        return self.values.get("tuner/rung")
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """The values without what the oracle added for itself."""
+        return {n: value for n, value in self.values.items() if not n.startswith("tuner/")}
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a search's folder, or raise SearchError naming the process that does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with contextlib.ExitStack() as held:
+        try:
+            lock = held.enter_context(disk.hold(path, wait=False))
+        except BlockingIOError:
+            raise SearchError(
+                f"{folder} is held by {path.read_text()}, which runs the same search (data, preset "
+                "and seed). Wait for it, or start another with SEED=."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        lock.flush()
+        yield
+
+
+def read(path: Path) -> list[Trial]:
+    """Return the trials of a search, by number; SearchError where the file is not ours."""
+    if not path.exists():
+        return []
+    try:
+        return [Trial(**entry) for entry in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise SearchError(
+            f"{path} is not a search's journal ({error}). Move it away to start anew."
+        ) from error
+
+
+def write(path: Path, trials: list[Trial]) -> None:
+    """Write the journal in one step."""
+    disk.write(path, json.dumps([dataclasses.asdict(trial) for trial in trials], indent=1))
+
+
+def best(trials: list[Trial], count: int = 1) -> list[Trial]:
+    """Return the trials with the lowest val_score, of each setting the best one.
+
+    SearchError where none completed.
+    """
+    completed = [trial for trial in trials if trial.status == "COMPLETED"]
+    if not completed:
+        raise SearchError("No trial of this search completed: nothing to train.")
+    found: list[Trial] = []
+    for trial in sorted(completed, key=lambda trial: trial.val_score):
+        if trial.setting not in [one.setting for one in found]:
+            found.append(trial)
+    return found[:count]

@@ -1,0 +1,74 @@
+"""What a search says on the terminal: a line a result, how far it is, the best settings."""
+
+import math
+import statistics
+import textwrap
+import time
+
+from agegender import progress
+from tuning import journal
+
+LINE_LENGTH = 110
+MOST_SHOWN = 5
+
+
+def result_line(results: list[journal.Trial]) -> str:
+    """Return a line with the last of the results, marked where it is the best so far."""
+    trial = results[-1]
+    line = f"  trial {trial.number:>2}  "
+    if trial.status == "FAILED":
+        return f"{line}failed: {trial.message.strip().splitlines()[-1]}"[:LINE_LENGTH]
+    leads = trial is journal.best([one for one in results if one.status == "COMPLETED"])[0]
+    line += f"val_score {trial.val_score:.3f}  {trial.metrics['val_age_mae']:5.2f} years  gender "
+    line += f"{trial.metrics['val_gender_accuracy']:.3f}  {trial.seconds:4.0f} s"
+    return line + "  best so far" * leads
+
+
+def progress_of(
+    results: list[journal.Trial], most_trials: int, stop_at: float, name: str
+) -> progress.Progress:
+    """Return how far a search is: trials, of how many at this pace, the best, the time left."""
+    total, seconds_left, note = most_trials, stop_at - time.monotonic(), ""
+    if results:
+        pace = max(1e-9, statistics.mean(trial.seconds for trial in results))
+        more = int(min(most_trials - len(results), max(1, seconds_left / pace)))
+        total = len(results) + more
+        seconds_left = min(seconds_left, pace * more)
+        note = f"trial {min(len(results) + 1, total)} of {total}"
+    if any(trial.status == "COMPLETED" for trial in results):
+        leader = journal.best(results)[0]
+        note += f", best {leader.val_score:.3f} ({leader.metrics['val_age_mae']:.2f} years, "
+        note += f"{leader.metrics['val_gender_accuracy']:.3f})"
+    finite = seconds_left if math.isfinite(seconds_left) else None
+    return progress.Progress(name, len(results), total, note, finite)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where there are several."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def is_news(results: list[journal.Trial]) -> bool:
+    """Say whether the last result is worth a line: of a first rung, only the best so far is."""
+    trial = results[-1]
+    return trial.status == "FAILED" or trial.rung != 0 or trial is journal.best(results)[0]
+
+
+def leaders(trials: list[journal.Trial]) -> list[str]:
+    """Return lines with the best settings and in what each differs from the first, the defaults."""
+    settings = len([trial for trial in trials if not trial.rung])
+    lines = [f"  Best of {count(settings, 'setting')} in {count(len(trials), 'trial')}:"]
+    for trial in journal.best(trials, MOST_SHOWN):
+        defaults = trials[0].setting
+        changes = [
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in trial.setting.items()
+            if value != defaults.get(name)
+        ]
+        line = (
+            f"  trial {trial.number:>2}  {trial.val_score:.3f}  "
+            f"{trial.metrics['val_age_mae']:5.2f} years  "
+            f"{trial.metrics['val_gender_accuracy']:.3f}  {', '.join(changes) or 'the defaults'}"
+        )
+        lines += textwrap.wrap(line, LINE_LENGTH, subsequent_indent=" " * 12)
+    return lines
