@@ -51,7 +51,7 @@ Share    rollback   the previous champion back (MODEL=)
          release    train a model for models/, hours (MODEL= DATA=)
          notebook   the coursework's steps, run, in reports/ (DATA=)
 Develop  prepare, search, train, evaluate, promote    the stages of tune, one alone
-         test       the quick tests, 5 minutes; check: lint, these and all others, 20 minutes
+         test       the quick tests, 4 minutes; check: lint, these and all others, 20 minutes
          soak       the long tests; bench: speed (DATA= ONLY=)
          format     format the code; lint: check it; lock: resolve requirements.lock anew
          setup      make .venv (BACKEND=jax: without TensorFlow; PYTHON= takes another)

@@ -124,6 +124,7 @@ OPTIONS = {
     "trial_gpus": _number(float, 0),
     "features_gigabytes": _number(float, 0),
     "mirror": _FLAG,
+    "memory": Option(_yes, "1 or 0"),
     "generated": _FLAG,
     "faces": _FLAG,
     "model": Option(_registered, "A or B", named=True),
@@ -139,7 +140,7 @@ OPTIONS = {
     "seeds": _COUNT,
     "epochs": _COUNT,
 }
-SETTINGS = ("seed", "preset", "minutes", "trials", "algorithm", "tier", "mirror")
+SETTINGS = ("seed", "preset", "minutes", "trials", "algorithm", "tier", "mirror", "memory")
 SETTINGS += ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
 
 

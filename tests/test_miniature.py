@@ -10,7 +10,7 @@ from agegender.registry import ledger, tracking, versions
 from agegender.show import intervals
 from pipelines import pull_model, release_models, roll_back, run_all, write_report
 from pipelines import work as pipelines_work
-from tuning import families, journal
+from tuning import families, family_search, journal
 
 ONE_EPOCH = config.FamilySettings(1, (1,), 1, search_share=0.2, final_share=0.3, folds=1)
 SETTINGS = dataclasses.replace(
@@ -119,3 +119,17 @@ def test_a_second_call_trains_looks_and_registers_nothing(work):
         name = versions.full_name(family, generated=True)
         assert versions.aliases(name) == {"champion": 1}
     assert len(ledger.looks()) == 2
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_a_later_search_begins_with_what_the_store_knows(work, family, tmp_path):
+    said, chosen = [], families.FAMILIES[family]
+    arguments = (chosen, work.faces, work.settings, tmp_path, work.cache, said.append)
+    known = family_search.known_settings(*arguments)
+    tried = [trial.setting for trial in journal.read(work.folder / family / records.JOURNAL)]
+    assert 0 < len(known) <= family_search.MOST_REMEMBERED
+    assert all(setting in tried for setting in known)
+    assert "earlier search" in said[0]
+    without = dataclasses.replace(work.settings, memory=False)
+    arguments = (chosen, work.faces, without, tmp_path / "none", work.cache, said.append)
+    assert family_search.known_settings(*arguments) == ()

@@ -85,7 +85,12 @@ def search_family(
             search.Runner(
                 trials.run, trials.forget, trials.follow, processes.stop, f"Search of {letter}"
             ),
-            _plan(chosen, settings, cache, _known(chosen, faces, settings, folder, cache, report)),
+            _plan(
+                chosen,
+                settings,
+                cache,
+                known_settings(chosen, faces, settings, folder, cache, report),
+            ),
             path=folder / records.JOURNAL,
             workers=settings.workers,
             stop_at=stop_at,
@@ -114,7 +119,7 @@ def _plan(
     )
 
 
-def _known(
+def known_settings(
     chosen: families.Family,
     faces: pixels.Faces,
     settings: config.Settings,

@@ -135,11 +135,11 @@ def _worse_slices(
     errors: list[np.ndarray], correct: list[np.ndarray], table: pd.DataFrame, gate: config.Gate
 ) -> list[dict[str, Any]]:
     """Return the slices that are worse, the first of each pair being the challenger's."""
-    tests = []
+    tests: list[dict[str, Any]] = []
     for name, mask in evaluation.slice_masks(table).items():
         if mask.sum() < gate.slice_images:
             continue
-        for task, first, second in (("age", *errors), ("gender", *correct)):
+        for task, (first, second) in (("age", errors), ("gender", correct)):
             loss = (first - second)[mask] * (1 if task == "age" else -1)
             if task == "gender":
                 lost, won = int((loss > 0).sum()), int((loss < 0).sum())
