@@ -135,7 +135,7 @@ PRESETS = {
         preset="drawn",
         minutes=4.75,
         tier="quick",
-        scratch=FamilySettings(80, (2, 6), 30, 0.28, 0.22, folds=1, fewest_trials=4),
+        scratch=FamilySettings(80, (1, 4), 30, 0.3, 0.2, folds=1, fewest_trials=6),
         pretrained=FamilySettings(80, (0, 2), 4, 0.4, 0.1, factor=5, folds=1, fewest_trials=6),
         views=2,
         head_epochs=10,

@@ -160,6 +160,9 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> hyperparameters.Scrat
     defaults = hyperparameters.Scratch(**DEFAULTS[tier][0])
     # In the full tier each strength is searched by itself.
     table = {n: p for n, p in SCRATCH.items() if tier != "full" or n != "augmentation_strength"}
+    if tier == "quick":
+        # Each width is a step to trace, for as long as a trial on drawn faces takes.
+        table |= {"width": Choice([defaults.width])}
     return dataclasses.replace(defaults, **_declare(hp, table, defaults, tier))
 
 
