@@ -64,7 +64,7 @@ help:
 # What a variable holds goes to the program as it was typed: neither make nor a shell reads it.
 typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 typed := $(filter-out PYTHON BACKEND KERAS_BACKEND SHELL MAKE%,$(typed))
-variables := ALGORITHM ALIAS DATA EPOCHS FACES FAMILY FEATURES_GIGABYTES GENERATED HOST MINUTES \
+variables := ALGORITHM ALIAS DATA EPOCHS FACES FAMILY FEATURES_GIGABYTES GENERATED HOST MEMORY MINUTES \
   MIRROR MODEL ONLY OUT PHOTO PORT PRESET SEED SEEDS SETTINGS TIER TO TRIAL_CPUS TRIAL_GPUS TRIALS \
   VERSION WORKERS
 given := $(foreach name,$(variables),$(if $(filter command environment,$(origin $(name))),$(name)))

@@ -3,11 +3,13 @@
 What was typed is checked before anything is imported that takes seconds.
 """
 
+import _thread
 import importlib
 import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,10 @@ class Output(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
+            return len(data)
+        except KeyboardInterrupt:
+            # In here it would leave the line to be written again at exit: raise it a moment later.
+            threading.Timer(0.01, _thread.interrupt_main).start()
             return len(data)
 
 

@@ -21,14 +21,14 @@ sys.meta_path.insert(0, NoTensorFlow())
 import dataclasses, keras, keras_tuner, numpy as np
 from agegender import hyperparameters
 from agegender.measure import evaluation
-from agegender.networks import backend, batches, export, fit, models
+from agegender.networks import backend, batches, export, fit, models, step
 from tuning import search
 assert keras.backend.backend() == "jax"
 assert backend.prepare() in ("CPU", "GPU")
 pictures = np.random.default_rng(0).integers(0, 256, (48, 128, 128, 3), "uint8")
 age_years = pictures.mean((1, 2, 3)).astype("float32") - 90
 gender = (np.arange(48) % 2).astype("float32")
-fit.STEPS_PER_EXECUTION = 2  # of 3 an epoch, the last one of half a batch
+step.STEPS_PER_EXECUTION = 2  # of 3 an epoch, the last one of half a batch
 
 def run_trial(trial):
     losses = []
@@ -48,9 +48,9 @@ def run_trial(trial):
     return dataclasses.replace(trial, status="COMPLETED", metrics=history.iloc[0][
         ["val_score", "val_age_mae", "val_gender_accuracy"]].to_dict())
 
-done = search.search(search.Runner(run_trial), lambda hp: hp.Float("dropout", 0, 0.5),
-                     path=Path(sys.argv[1]).with_suffix(".json"), algorithm="random", seed=0,
-                     most_trials=1)
+plan = search.Plan(lambda hp: hp.Float("dropout", 0, 0.5), "priorband", seed=0, most_trials=1)
+done = search.search(search.Runner(run_trial), plan,
+                     path=Path(sys.argv[1]).with_suffix(".json"))
 assert done[0].status == "COMPLETED", done[0].message
 print(export.verify_h5(Path(sys.argv[1])))
 """
