@@ -194,7 +194,8 @@ def search(
                     report(standing.result_line(results))
                 report(standing.progress_of(results, plan.most_trials, stop_at, runner.name))
         report(progress.Progress(runner.name, 1, 1))
-        report("\n".join(standing.leaders(results)))
+        if any(trial.status == "COMPLETED" for trial in results):
+            report("\n".join(standing.leaders(results)))
     return sorted(results, key=lambda trial: trial.number)
 
 

@@ -99,7 +99,7 @@ class Step:
         for name, value in values.items():
             self.adjustable[name].assign(value)
         for variable in self.trained.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
         for variable, state in zip(_seeds(self.trained), self.first_seeds, strict=True):
             variable.assign(state)
 
