@@ -14,6 +14,15 @@ TRUNK += ("blocks_per_stage", "extra_block_stage", "kernel_pixels", "residual", 
 TRUNK += ("activation", "pooling")
 
 
+# Of what an oracle adds to a trial's values for itself, the names begin so.
+OF_ORACLE = "tuner/"
+
+
+def setting(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial's values without what an oracle added."""
+    return {name: value for name, value in values.items() if not name.startswith(OF_ORACLE)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Fitting:
     """How a network is fitted; both families share these.
@@ -59,8 +68,8 @@ class Fitting:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Return the record of a trial's values; what an oracle added for itself is left out."""
-        return cls(**{name: v for name, v in values.items() if not name.startswith("tuner/")})
+        """Return the record of a trial's values."""
+        return cls(**setting(values))
 
     @property
     def strengths(self) -> dict[str, float]:

@@ -45,7 +45,7 @@ class Work:
         return self.folder / family / records.CANDIDATE
 
     def candidate(self, family: str) -> records.Candidate:
-        """Return what is known of a family's candidate; ValueError where none was trained."""
+        """Return the record of a family's candidate; ValueError where none was trained."""
         folder = self.candidate_folder(family)
         if found := records.Candidate.load(folder):
             return found

@@ -208,7 +208,7 @@ def candidate(
     faces: pixels.Faces,
     settings: config.Settings,
 ) -> records.Candidate:
-    """Return what is known of a trained network that is to be evaluated."""
+    """Return the record of a trained network, which is still to be evaluated."""
     return records.Candidate(
         family=training.letter,
         run_id=result.run_id,

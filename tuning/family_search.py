@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from agegender import config, disk, progress, records
+from agegender import config, disk, hyperparameters, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import backend, checkpoint, step
 from agegender.registry import memory, stored_checkpoints, tracking, views
@@ -28,7 +28,6 @@ from tuning import (
     families,
     finalists,
     journal,
-    oracle,
     search,
     standing,
     workers,
@@ -217,14 +216,14 @@ class _Trials:
         training = experiment.Training(
             self.letter,
             values,
-            families.trial_epochs(values.get(oracle.EPOCHS, work.rungs[-1]), self.faces),
+            families.trial_epochs(values.get(journal.EPOCHS, work.rungs[-1]), self.faces),
             self.settings.seed,
             name,
             role="trial",
             number=trial.number,
             parent_run_id=self.parent_run_id,
             shown={
-                name.removeprefix("tuner/"): value
+                name.removeprefix(hyperparameters.OF_ORACLE): value
                 for name, value in values.items()
                 if name not in self.constants
             },

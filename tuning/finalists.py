@@ -17,7 +17,7 @@ import keras
 from agegender import config, disk, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import export
-from tuning import experiment, families, journal, oracle, standing
+from tuning import experiment, families, journal, standing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _make_plan(
     epoch_seconds = {t.number: _epoch_seconds(chosen, t, done, settings.tier) for t in best}
     # What a training costs besides: the head, tracing. The first trial found nothing traced.
     first = next(trial for trial in done if trial.status == "COMPLETED")
-    first_epochs = families.trial_epochs(first.values.get(oracle.EPOCHS, work.rungs[-1]), faces)
+    first_epochs = families.trial_epochs(first.values.get(journal.EPOCHS, work.rungs[-1]), faces)
     other_seconds = first.seconds - first_epochs * first.metrics.get("epoch_seconds", 0.0)
     seconds = 0.9 * (stop_at - time.monotonic())
 

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agegender import disk
+from agegender import disk, hyperparameters
+
+# What an oracle with rungs adds to a trial's values.
+RUNG, EPOCHS = f"{hyperparameters.OF_ORACLE}rung", f"{hyperparameters.OF_ORACLE}epochs"
 
 
 class SearchError(ValueError):
@@ -46,12 +49,12 @@ class Trial:
     @property
     def rung(self) -> int | None:
         """The rung that it was tried on, from 0; None where the search has none."""
-        return self.values.get("tuner/rung")
+        return self.values.get(RUNG)
 
     @property
     def setting(self) -> dict[str, Any]:
         """The values without what the oracle added for itself."""
-        return {n: value for n, value in self.values.items() if not n.startswith("tuner/")}
+        return hyperparameters.setting(self.values)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The search's own oracle: many short trials around what is known, the best of them again, longer.
+"""The search's own oracle: many short trials near good settings, then longer trials of the best.
 
 Asynchronous successive halving (ASHA, Li et al., MLSys 2020), whose new settings come from a
 mixture as in PriorBand (Mallik et al., NeurIPS 2023). A longer trial starts anew, with a schedule
@@ -13,7 +13,9 @@ from typing import Any
 import keras_tuner
 from keras_tuner.engine import hyperparameters as kinds
 
-RUNG, EPOCHS = "tuner/rung", "tuner/epochs"
+from agegender import hyperparameters
+from tuning import journal
+
 # Of new settings, so many are drawn from the whole space, from around the defaults, and from around
 # the best so far; before there is a best, from the first two alone.
 SHARES = (0.15, 0.25, 0.6)
@@ -46,7 +48,7 @@ class Oracle(keras_tuner.Oracle):
         """Return what to try next, as Keras Tuner asks for it."""
         promoted = self._promoted()
         values, rung = (promoted[0], promoted[1]) if promoted else (self._new(), 0)
-        values |= {RUNG: rung, EPOCHS: self.rungs[rung]}
+        values |= {journal.RUNG: rung, journal.EPOCHS: self.rungs[rung]}
         return {"status": "RUNNING", "values": values}
 
     def on_rung(self, rung: int) -> list[dict[str, Any]]:
@@ -54,18 +56,21 @@ class Oracle(keras_tuner.Oracle):
         done = [
             trial
             for trial in (self.trials[trial_id] for trial_id in self.end_order)
-            if trial.status == "COMPLETED" and trial.hyperparameters.values[RUNG] == rung
+            if trial.status == "COMPLETED" and trial.hyperparameters.values[journal.RUNG] == rung
         ]
-        return [_setting(trial) for trial in sorted(done, key=lambda trial: trial.score)]
+        return [
+            hyperparameters.setting(trial.hyperparameters.values)
+            for trial in sorted(done, key=lambda trial: trial.score)
+        ]
 
     def _promoted(self) -> tuple[dict[str, Any], int] | None:
         """Return a setting that has earned the next rung, and that rung; the highest one first."""
         for rung in reversed(range(1, len(self.rungs))):
             below = self.on_rung(rung - 1)
             begun = [
-                _setting(trial)
+                hyperparameters.setting(trial.hyperparameters.values)
                 for trial in self.trials.values()
-                if trial.hyperparameters.values[RUNG] == rung
+                if trial.hyperparameters.values[journal.RUNG] == rung
             ]
             for setting in below[: len(below) // self.factor]:
                 if setting not in begun:
@@ -74,7 +79,7 @@ class Oracle(keras_tuner.Oracle):
 
     def _new(self) -> dict[str, Any]:
         """Return a setting that may not have been tried."""
-        begun = [t for t in self.trials.values() if not t.hyperparameters.values[RUNG]]
+        begun = [t for t in self.trials.values() if not t.hyperparameters.values[journal.RUNG]]
         if 0 < len(begun) <= len(self.known):
             return dict(self.known[len(begun) - 1])
         generator = random.Random(f"{self.seed} {len(self.trials)}")
@@ -105,9 +110,3 @@ def _draw(parameter: kinds.HyperParameter, near: Any, generator: random.Random) 
         return anywhere
     place = parameter.value_to_prob(near) + generator.gauss(0, DEVIATION)
     return parameter.prob_to_value(min(max(place, 0.0), 1 - 1e-9))
-
-
-def _setting(trial: Any) -> dict[str, Any]:
-    """Return a trial's values without what the oracle added."""
-    values = trial.hyperparameters.values
-    return {name: value for name, value in values.items() if not name.startswith("tuner/")}

@@ -1,4 +1,4 @@
-"""The best settings again, over seeds, to see which of them can be told apart.
+"""The best settings trained again with several seeds, to see which differ by more than chance.
 
 Every training is on the manifest's own split, for the same number of epochs, and kept in a file as
 soon as it ends, so that interrupted work goes on. The test is not looked at.
@@ -228,8 +228,8 @@ def standing(trainings: pd.DataFrame) -> pd.DataFrame:
     """Return one row a setting, the lowest mean val_score first, from a row a training.
 
     Columns: trial, seeds (n), mean and standard deviation of each measure, and like_best: whether
-    its val_score is not told apart from the best one's at 95 % (Tukey 1949, Kramer 1956). Where a
-    setting has fewer than 2 seeds, none is told apart.
+    its val_score does not clearly differ from the best one's at 95 % (Tukey 1949, Kramer 1956). It
+    is true of all where a setting has fewer than 2 seeds.
     """
     known = trainings.dropna(subset=["val_score"])
     groups = known.groupby("trial")
@@ -248,6 +248,6 @@ def standing(trainings: pd.DataFrame) -> pd.DataFrame:
 def conclusion(summary: pd.DataFrame) -> str:
     """Say in a line which settings of a `standing` could as well be the best."""
     if len(summary) < 2 or summary.seeds.min() < 2:
-        return "Nothing can be told apart: it takes 2 settings, and 2 seeds of each."
+        return "A comparison takes at least 2 settings, and 2 seeds of each."
     others = ", ".join(map(str, summary[summary.like_best].trial[1:])) or "none"
-    return f"Best mean: setting {summary.trial[0]}. Not told apart from it at 95 %: {others}."
+    return f"Best mean: setting {summary.trial[0]}. No clear difference from it at 95 %: {others}."

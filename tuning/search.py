@@ -22,7 +22,7 @@ from typing import Any
 import keras_tuner
 import threadpoolctl
 
-from agegender import disk, progress
+from agegender import disk, hyperparameters, progress
 from tuning import journal, oracle, standing
 
 MOST_FAILURES_IN_A_ROW = 5
@@ -108,11 +108,7 @@ def proposals(asked: keras_tuner.Oracle) -> Iterator[Proposal | None]:
             continue
         if not count:
             defaults = keras_tuner.HyperParameters.from_config(asked.get_space().get_config())
-            trial.hyperparameters.values |= {
-                name: value
-                for name, value in defaults.values.items()
-                if not name.startswith("tuner/")
-            }
+            trial.hyperparameters.values |= hyperparameters.setting(defaults.values)
         count += 1
         parameters = trial.hyperparameters
         active = {
@@ -120,7 +116,8 @@ def proposals(asked: keras_tuner.Oracle) -> Iterator[Proposal | None]:
             for parameter in parameters.space
             if parameters.is_active(parameter) and parameter.name in parameters.values
         }
-        active |= {name: v for name, v in parameters.values.items() if name.startswith("tuner/")}
+        own = parameters.values.keys() - hyperparameters.setting(parameters.values).keys()
+        active |= {name: parameters.values[name] for name in sorted(own)}
         key = json.dumps(active, sort_keys=True)
 
         def tell(score: float | None, trial: Any = trial, key: str = key) -> None:
@@ -194,9 +191,10 @@ def search(
                     report(standing.result_line(results))
                 report(standing.progress_of(results, plan.most_trials, stop_at, runner.name))
         report(progress.Progress(runner.name, 1, 1))
-        if any(trial.status == "COMPLETED" for trial in results):
-            report("\n".join(standing.leaders(results)))
-    return sorted(results, key=lambda trial: trial.number)
+    done = sorted(results, key=lambda trial: trial.number)
+    if any(trial.status == "COMPLETED" for trial in done):
+        report("\n".join(standing.leaders(done)))
+    return done
 
 
 @dataclasses.dataclass

@@ -113,8 +113,7 @@ def _weigh(
     )
     if not (better_age or better_gender):
         return [], [
-            f"better in neither task, or not told apart from the champion, on n = {n}: "
-            f"{age_text}, {gender_text}"
+            f"no clear gain over the champion in either task, on n = {n}: {age_text}, {gender_text}"
         ]
     against = []
     if not better_gender and accuracy["low"] <= -gate.most_loss_accuracy:

@@ -32,13 +32,13 @@ def test_standing_tells_apart_what_differs_by_more_than_its_noise():
     assert summary.like_best.tolist() == [True, True, False]
     assert summary.val_score_std.iloc[2] == pytest.approx(0.01)
     assert summary.val_age_mae_mean.iloc[2] == pytest.approx(5.0)
-    assert retrain.conclusion(summary).endswith("Not told apart from it at 95 %: 3.")
+    assert retrain.conclusion(summary).endswith("No clear difference from it at 95 %: 3.")
 
 
 def test_one_seed_tells_nothing_apart_and_a_diverged_training_does_not_count():
     summary = retrain.standing(trainings([0.5, 0.51], [0.1, np.nan]))
     assert summary.seeds.tolist() == [1, 2] and summary.like_best.all()
-    assert retrain.conclusion(summary).startswith("Nothing can be told apart")
+    assert retrain.conclusion(summary).startswith("A comparison takes at least 2 settings")
 
 
 def test_the_prediction_interval_holds_a_new_observation_95_times_in_100():
