@@ -1,0 +1,226 @@
+"""Which search algorithm finds good settings soonest? Simulated on what `fidelity` recorded.
+
+    python -m tests.bench.regret A [--seeds 100]
+
+A Gaussian process learns the validation score from a setting and the length of its training. It
+stands for the trainings, with noise of the size that it found, so that a search of an hour takes a
+second. The algorithms are the product's own, asked as in a search, and Optuna's TPE. Writes
+reports/bench/regret-A.json and .png.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+import keras_tuner
+import numpy as np
+import optuna
+import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor, kernels
+
+from agegender import disk
+from agegender.show import figures
+from tests.bench.fidelity import CACHE, FIDELITIES, OUT, TIER
+from tuning import families, journal, search
+
+MINUTES = (5, 15, 60)
+OTHERS = 4096  # settings among which the best possible one is looked for
+Step = tuple[float, float]  # seconds since the start, regret of the best setting so far
+
+
+@dataclasses.dataclass(frozen=True)
+class Surrogate:
+    """Stands for the trainings of a family.
+
+    names: of the searched parameters, which `space` declares. epochs: of the recorded lengths,
+    ascending. seconds: of a training of each. noise: standard deviation of a repeated score.
+    """
+
+    space: keras_tuner.HyperParameters
+    names: list[str]
+    process: GaussianProcessRegressor
+    epochs: list[int]
+    seconds: list[float]
+    noise: float
+
+    def points(self, settings: list[dict], epochs: int) -> np.ndarray:
+        """Return settings of one length as points of the unit cube, float (n, names + 1)."""
+        declared = {parameter.name: parameter for parameter in self.space.space}
+        length = math.log1p(epochs) / math.log1p(self.epochs[-1])
+        return np.array(
+            [[declared[n].value_to_prob(one[n]) for n in self.names] + [length] for one in settings]
+        )
+
+    def scores(self, settings: list[dict], epochs: int) -> np.ndarray:
+        """Return the expected validation scores, float (n,)."""
+        return self.process.predict(self.points(settings, epochs))
+
+    def duration(self, epochs: int) -> float:
+        """Return the seconds that a training of so many epochs takes."""
+        return float(np.interp(epochs, self.epochs, self.seconds))
+
+
+def learn(letter: str, rows: pd.DataFrame) -> Surrogate:
+    """Fit the surrogate to recorded trainings on all faces at the settings' own size."""
+    family = families.FAMILIES[letter]
+    names, _ = families.searched(family, TIER, CACHE)
+    space = families.searched_space(family, TIER, CACHE)
+    whole = {str(one): one for one in FIDELITIES[letter] if one.faces_share == 1}
+    whole = {name: one.epochs for name, one in whole.items() if not one.size_pixels}
+    rows = rows[rows["fidelity"].isin(whole)]
+    epochs = sorted(whole.values())
+    seconds = [float(rows.loc[rows["epochs"] == n, "seconds"].median()) for n in epochs]
+    kernel = kernels.ConstantKernel() * kernels.RBF(np.ones(len(names) + 1), (0.1, 100.0))
+    kernel += kernels.WhiteKernel(1e-2, (1e-4, 1.0))
+    process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=4)
+    surrogate = Surrogate(space, names, process, epochs, seconds, 0.0)
+    points = np.concatenate(
+        [surrogate.points([row.values_], row.epochs) for row in rows.itertuples()]
+    )
+    with warnings.catch_warnings():
+        # A parameter that hardly matters has its length scale at the bound.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(points, rows["val_score"])
+    noise = math.sqrt(process.kernel_.k2.noise_level) * rows["val_score"].std()
+    return dataclasses.replace(surrogate, noise=noise)
+
+
+def random_settings(surrogate: Surrogate, count: int) -> list[dict]:
+    """Return settings drawn evenly from the space."""
+    generator = np.random.default_rng(0)
+    return [
+        {p.name: p.prob_to_value(generator.random()) for p in surrogate.space.space}
+        for _ in range(count)
+    ]
+
+
+def simulate(
+    letter: str, algorithm: str, surrogate: Surrogate, seed: int
+) -> Iterator[tuple[float, dict]]:
+    """Run a search by one of `search.ALGORITHMS`; yield the seconds and the best setting so far."""
+    family = families.FAMILIES[letter]
+    generator = np.random.default_rng(seed)
+    plan = search.Plan(lambda hp: family.space(hp, TIER, CACHE), algorithm, seed, 2000)
+    done: list[journal.Trial] = []
+    seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for asked in search.proposals(search.make_oracle(plan, folder)):
+            assert asked, "one worker never waits"
+            values, tell = asked
+            epochs = values.get(journal.EPOCHS, surrogate.epochs[-1])
+            seconds += surrogate.duration(epochs)
+            score = surrogate.scores([values], epochs)[0] + generator.normal(0, surrogate.noise)
+            tell(score)
+            trial = journal.Trial(len(done) + 1, values, "COMPLETED", {"val_score": score})
+            done.append(trial)
+            yield seconds, journal.best(done)[0].setting
+
+
+def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]]:
+    """The same by Optuna's TPE with its Hyperband pruner, which never repeats an epoch."""
+    generator = np.random.default_rng(seed)
+    lengths = [n for n in surrogate.epochs if n]
+    study = optuna.create_study(
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.HyperbandPruner(lengths[0], lengths[-1], 3),
+    )
+    seconds, best = 0.0, (math.inf, {})
+    while True:
+        trial = study.ask()
+        values = {name: _suggest(trial, surrogate.space, name) for name in surrogate.names}
+        before = 0.0
+        for epochs in lengths:
+            score = surrogate.scores([values], epochs)[0] + generator.normal(0, surrogate.noise)
+            seconds += surrogate.duration(epochs) - before
+            before = surrogate.duration(epochs)
+            trial.report(score, epochs)
+            if trial.should_prune():
+                break
+        study.tell(trial, score)
+        best = min(best, (score, values), key=lambda one: one[0])
+        yield seconds, best[1]
+
+
+def _suggest(trial: optuna.Trial, space: keras_tuner.HyperParameters, name: str) -> object:
+    parameter = next(one for one in space.space if one.name == name)
+    if isinstance(parameter, keras_tuner.engine.hyperparameters.Choice):
+        return trial.suggest_categorical(name, parameter.values)
+    log = parameter.sampling == "log"
+    return trial.suggest_float(name, parameter.min_value, parameter.max_value, log=log)
+
+
+def regrets(letter: str, rows: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """Return the regret of each algorithm and seed after each of MINUTES: a row each.
+
+    Regret: the expected score, after the longest recorded training, of the setting that the search
+    holds for the best, less that of the best of OTHERS settings.
+    """
+    surrogate = learn(letter, rows)
+    longest = surrogate.epochs[-1]
+    least = surrogate.scores(random_settings(surrogate, OTHERS), longest).min()
+    defaults = {one.name: one.default for one in surrogate.space.space}
+    found = [
+        {"algorithm": "defaults", "seed": 0, "minutes": minutes}
+        | {"regret": surrogate.scores([defaults], longest)[0] - least}
+        for minutes in MINUTES
+    ]
+    for seed in range(seeds):
+        runs = {name: simulate(letter, name, surrogate, seed) for name in ("priorband", "random")}
+        runs |= {"hyperband": simulate(letter, "hyperband", surrogate, seed)}
+        runs |= {"TPE (Optuna)": simulate_tpe(surrogate, seed)}
+        for name, run in runs.items():
+            for minutes, setting in _at(run).items():
+                regret = surrogate.scores([setting], longest)[0] - least
+                row = {"algorithm": name, "seed": seed, "minutes": minutes, "regret": regret}
+                found.append(row)
+    return pd.DataFrame(found)
+
+
+def _at(run: Iterator[tuple[float, dict]]) -> dict[int, dict]:
+    """Return the best setting after each of MINUTES, or the first where none had ended."""
+    held, waiting = {}, list(MINUTES)
+    best: dict = {}
+    for seconds, setting in run:
+        while waiting and seconds > 60 * waiting[0]:
+            held[waiting.pop(0)] = best or setting
+        if not waiting:
+            break
+        best = setting
+    return held | dict.fromkeys(waiting, best)
+
+
+def draw(found: pd.DataFrame):
+    """Draw the median regret of each algorithm over the minutes."""
+    figure, axes = figures.blank(7, 3.5)
+    table = found.pivot_table(index="minutes", columns="algorithm", values="regret")
+    for name in table:
+        axes.plot(table.index, table[name], marker="o", label=name)
+    axes.set(xscale="log", xticks=MINUTES, xlabel="minutes of search", ylabel="mean regret")
+    axes.set_xticklabels(MINUTES)
+    axes.legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    """Simulate and print the mean regrets with their standard errors."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("family", choices=FIDELITIES)
+    parser.add_argument("--seeds", type=int, default=100)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = OUT / f"fidelity-{arguments.family}.json"
+    rows = pd.DataFrame(json.loads(path.read_text())).rename(columns={"values": "values_"})
+    found = regrets(arguments.family, rows, arguments.seeds)
+    disk.write(OUT / f"regret-{arguments.family}.json", found.to_json(orient="records"))
+    draw(found).savefig(OUT / f"regret-{arguments.family}.png")
+    table = found.groupby(["minutes", "algorithm"])["regret"].agg(["mean", "sem", "median"])
+    print(table.to_string(float_format="%.4f"))
+
+
+if __name__ == "__main__":
+    main()
