@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import rich.console
 import rich.progress
+import rich.table
 import rich.text
 
 # Where the output is no terminal, this much time at least lies between two lines of progress.
@@ -40,9 +41,9 @@ class Display:
     def __init__(self) -> None:
         self._bars = rich.progress.Progress(
             rich.progress.TextColumn("  {task.description}", markup=False),
-            rich.progress.BarColumn(bar_width=20),
+            rich.progress.BarColumn(bar_width=10),
             rich.progress.TextColumn("{task.fields[note]}", markup=False),
-            _TimeLeft(),
+            _TimeLeft(table_column=rich.table.Column(no_wrap=True)),
             console=rich.console.Console(),
             transient=True,
             refresh_per_second=2,

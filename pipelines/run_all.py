@@ -7,7 +7,7 @@ A second call with the same arguments goes on where the first was stopped, or sh
 import textwrap
 import time
 
-from agegender import records
+from agegender import progress, records
 from agegender.registry import access, ledger, tracking, views
 from agegender.show import summary
 from pipelines import evaluate_models, promote_models, search_models, train_finalists
@@ -17,11 +17,26 @@ from tuning import experiment, families, family_search, journal, standing
 
 def run_all(work: Work) -> None:
     """Run the stages in order; say what was found and what one would type next."""
+    if work.settings.minutes is not None:
+        work.display("\n".join(time_plan(work)))
     search_models.search(work)
     train_finalists.train(work)
     evaluate_models.evaluate(work)
     promote_models.promote(work)
     work.display("\n".join(["", *results(work), "", *next_steps(work)]))
+
+
+def time_plan(work: Work) -> list[str]:
+    """Return how the time that is left is shared out; what one part saves, the next ones use."""
+    parts = {one.letter: one.settings(work.settings) for one in families.FAMILIES.values()}
+    shares = {f"search of {letter}": part.search_share for letter, part in parts.items()}
+    # In the order of `train_finalists`.
+    for letter in reversed(parts):
+        shares[f"last training of {letter}"] = parts[letter].final_share
+    seconds = work.stop_at(1) - work.stop_at(0)
+    times = [f"{part} {progress.clock(share * seconds)}" for part, share in shares.items()]
+    closing = f"test and registry {progress.clock(work.settings.closing_seconds)}"
+    return textwrap.wrap(f"Plan: {', '.join([*times, closing])}.", standing.LINE_LENGTH)
 
 
 def results(work: Work) -> list[str]:

@@ -94,15 +94,16 @@ def write(path: Path, trials: list[Trial]) -> None:
 
 
 def best(trials: list[Trial], count: int = 1) -> list[Trial]:
-    """Return the trials with the lowest val_score, of each setting the best one.
+    """Return the best trials, one of each setting: of the longest trials, the lowest val_score.
 
-    SearchError where none completed.
+    Shorter trials follow: they have not shown what the setting is worth later; on B's first rung,
+    nothing about its fine-tuning. SearchError where none completed.
     """
     completed = [trial for trial in trials if trial.status == "COMPLETED"]
     if not completed:
         raise SearchError("No trial of this search completed: nothing to train.")
     found: list[Trial] = []
-    for trial in sorted(completed, key=lambda trial: trial.val_score):
+    for trial in sorted(completed, key=lambda trial: (-(trial.rung or 0), trial.val_score)):
         if trial.setting not in [one.setting for one in found]:
             found.append(trial)
     return found[:count]

@@ -37,8 +37,8 @@ def progress_of(
         note = f"trial {min(len(results) + 1, total)} of {total}"
     if any(trial.status == "COMPLETED" for trial in results):
         leader = journal.best(results)[0]
-        note += f", best {leader.val_score:.3f} ({leader.metrics['val_age_mae']:.2f} years, "
-        note += f"{leader.metrics['val_gender_accuracy']:.3f})"
+        note += f", best {leader.metrics['val_age_mae']:.2f} years, "
+        note += f"{leader.metrics['val_gender_accuracy']:.3f}"
     finite = seconds_left if math.isfinite(seconds_left) else None
     return progress.Progress(name, len(results), total, note, finite)
 
