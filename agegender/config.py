@@ -59,7 +59,7 @@ class Settings:
     # The frozen part of B is run once for so many views of each face: fewer where there are many.
     views: int = 4
     most_views: int = 20_000
-    head_epochs: int = 20
+    head_epochs: int = 14
     # Where B's backbone is cut for the activations that all trials share: nothing below is trained
     # while views are cached.
     cut_share: float = 0.25

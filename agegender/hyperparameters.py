@@ -127,7 +127,8 @@ class Pretrained(Fitting):
     backbone: a key of `networks.backbones.BACKBONES`.
     internal_size_pixels: side that the picture is resized to, a multiple of 32.
     unfrozen_share: how deep to fine-tune, as a share of the places where the backbone may be cut.
-    head_learning_rate, head_weight_decay: of the head alone, which is trained first.
+    head_learning_rate, head_weight_decay, head_batch_size: of the head alone, which is trained
+        first.
     batch_normalization: "inference" keeps its statistics, scales and shifts; "update" trains them.
     views: "cached" fine-tunes on activations that were computed once for a few views of each face;
         "fresh" draws new views from the pixels.
@@ -142,8 +143,9 @@ class Pretrained(Fitting):
     learning_rate: float = 2e-4
     weight_decay: float = 1e-2
     warmup: float = 0.1
-    head_learning_rate: float = 1e-3
+    head_learning_rate: float = 2e-3
     head_weight_decay: float = 5e-2
+    head_batch_size: int = 128
     unfrozen_share: float = 0.75
     batch_normalization: str = "inference"
     views: str = "cached"
@@ -156,5 +158,9 @@ class Pretrained(Fitting):
     @property
     def of_head(self) -> Self:
         """The configuration of the first phase, in which the head alone is trained."""
-        rates = {"learning_rate": self.head_learning_rate, "weight_decay": self.head_weight_decay}
-        return dataclasses.replace(self, **rates)
+        return dataclasses.replace(
+            self,
+            learning_rate=self.head_learning_rate,
+            weight_decay=self.head_weight_decay,
+            batch_size=self.head_batch_size,
+        )

@@ -333,7 +333,7 @@ def shortfall(
     starting_seconds: what passed before the first search.
     """
     work = families.FAMILIES[letter].settings(settings)
-    tried_count = len([trial for trial in done if not trial.rung])
+    tried_count = journal.count_settings(done)
     if tried_count >= LEAST_TRIALS or settings.tier == "notebook":
         return ""
     wanted = 2 * LEAST_TRIALS

@@ -177,7 +177,9 @@ def _make_plan(
 
     def affordable() -> float:
         an_epoch = statistics.mean(epoch_seconds[number] for number, _ in trainings)
-        return (seconds / len(trainings) - other_seconds) / an_epoch if an_epoch else short
+        if not an_epoch:  # Nobody knows: the clock ends it.
+            return work.final_epochs
+        return (seconds / len(trainings) - other_seconds) / an_epoch
 
     while len(trainings) > 1 and affordable() < 0.75 * work.final_epochs:
         trainings.pop()

@@ -93,6 +93,11 @@ def write(path: Path, trials: list[Trial]) -> None:
     disk.write(path, json.dumps([dataclasses.asdict(trial) for trial in trials], indent=1))
 
 
+def count_settings(trials: list[Trial]) -> int:
+    """Return how many different settings were tried."""
+    return len({json.dumps(trial.setting, sort_keys=True) for trial in trials})
+
+
 def best(trials: list[Trial], count: int = 1) -> list[Trial]:
     """Return the best trials, one of each setting: of the longest trials, the lowest val_score.
 

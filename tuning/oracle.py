@@ -26,7 +26,8 @@ DEVIATION, CHANGED = 0.2, 0.6
 class Oracle(keras_tuner.Oracle):
     """Proposes a setting on the first rung, or one again on the next rung.
 
-    rungs: epochs of a trial on each rung, ascending.
+    rungs: epochs of a trial on each rung, ascending. Where the first has none, the defaults begin
+        on the last one.
     factor: the best 1/factor of a rung's trials go to the next one.
     known: good settings of earlier searches, the best first. After the defaults they are tried
         again; until there are own results, new settings are drawn from around them.
@@ -46,8 +47,10 @@ class Oracle(keras_tuner.Oracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Return what to try next, as Keras Tuner asks for it."""
-        promoted = self._promoted()
-        values, rung = (promoted[0], promoted[1]) if promoted else (self._new(), 0)
+        values, rung = self._promoted() or (self._new(), 0)
+        if not self.trials and not self.rungs[0]:
+            # Trials without an epoch tell neither the pace of one nor whether epochs pay.
+            rung = len(self.rungs) - 1
         values |= {journal.RUNG: rung, journal.EPOCHS: self.rungs[rung]}
         return {"status": "RUNNING", "values": values}
 
@@ -80,8 +83,8 @@ class Oracle(keras_tuner.Oracle):
     def _new(self) -> dict[str, Any]:
         """Return a setting that may not have been tried."""
         begun = [t for t in self.trials.values() if not t.hyperparameters.values[journal.RUNG]]
-        if 0 < len(begun) <= len(self.known):
-            return dict(self.known[len(begun) - 1])
+        if self.trials and len(begun) < len(self.known):
+            return dict(self.known[len(begun)])
         generator = random.Random(f"{self.seed} {len(self.trials)}")
         own = map(self.on_rung, reversed(range(len(self.rungs))))
         best = next(filter(None, own), self.known)

@@ -92,7 +92,7 @@ PRETRAINED: Table = {
     "age_weight": Real(0.3, 5.0, "log"),
     "age_deviation_years": Real(1.0, 5.0, when=("age_head", "distribution")),
     "gender_weight": Real(0.3, 5.0, "log", short=True),
-    "head_learning_rate": Real(3e-4, 3e-3, "log", short=True),
+    "head_learning_rate": Real(5e-4, 6e-3, "log", short=True),
     "head_weight_decay": Real(1e-3, 2e-1, "log", short=True),
     "learning_rate": Real(3e-5, 1e-3, "log", short=True),
     "weight_decay": Real(1e-3, 1e-1, "log"),
@@ -144,6 +144,7 @@ NOTEBOOK_PRETRAINED = NOTEBOOK | {
     "internal_size_pixels": 128,
     "unfrozen_share": 0.0,
     "head_learning_rate": 1e-4,
+    "head_batch_size": 32,
     "head_weight_decay": 0.0,
 }
 

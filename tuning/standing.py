@@ -8,7 +8,7 @@ import time
 from agegender import progress
 from tuning import journal
 
-LINE_LENGTH = 110
+LINE_LENGTH = 79  # of the narrowest terminal
 MOST_SHOWN = 5
 
 
@@ -56,8 +56,8 @@ def is_news(results: list[journal.Trial]) -> bool:
 
 def leaders(trials: list[journal.Trial]) -> list[str]:
     """Return lines with the best settings and in what each differs from the first, the defaults."""
-    settings = len([trial for trial in trials if not trial.rung])
-    lines = [f"  Best of {count(settings, 'setting')} in {count(len(trials), 'trial')}:"]
+    settings = count(journal.count_settings(trials), "setting")
+    lines = [f"  Best of {settings} in {count(len(trials), 'trial')}:"]
     for trial in journal.best(trials, MOST_SHOWN):
         defaults = trials[0].setting
         changes = [

@@ -26,6 +26,7 @@ ADJUSTABLE = ("learning_rate", "weight_decay", "age_weight", "gender_weight")
 ADJUSTABLE += ("age_deviation_years", *DROPOUTS, *hyperparameters.VIEW_STRENGTHS)
 # Fields that have no part in a step, beside those of the layers, which the network itself shows.
 OUTSIDE = ("warmup", "augmentation_strength", "head_learning_rate", "head_weight_decay")
+OUTSIDE += ("head_batch_size",)
 
 
 class ManySteps(keras.Model):

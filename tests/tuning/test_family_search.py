@@ -24,6 +24,6 @@ from tuning import family_search, journal
 )
 def test_too_few_settings_for_a_search_are_said(count, changes, told):
     settings = dataclasses.replace(config.Settings(), **changes)
-    done = [journal.Trial(n, {}, "COMPLETED", {}, seconds=60) for n in range(count)]
+    done = [journal.Trial(n, {"width": n}, "COMPLETED", {}, seconds=60) for n in range(count)]
     done[0].metrics["activation_seconds"] = 30.0
     assert family_search.shortfall(done, "A", settings, starting_seconds=40) == told

@@ -59,6 +59,16 @@ def test_a_setting_has_what_counts_for_it_and_lies_in_the_space(tmp_path):
     assert late < early
 
 
+def test_where_the_first_rung_has_no_epoch_the_defaults_begin_on_the_last_one(tmp_path):
+    proposed, seen = asks(tmp_path, rungs=(0, 2)), []
+    for number in range(9):
+        values, tell = next(proposed)
+        seen.append((values[journal.RUNG], values[journal.EPOCHS]))
+        tell(-number)
+    assert seen[:4] == [(1, 2), (0, 0), (0, 0), (0, 0)]
+    assert seen[4] == (1, 2) and "learning_rate" in values
+
+
 def regret(tmp_path, algorithm, seed, budget_epochs=120):
     """The distance to the best setting after so many epochs; a short trial shows it with noise."""
     noise, best, spent = random.Random(seed), math.inf, 0

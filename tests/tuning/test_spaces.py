@@ -26,7 +26,7 @@ SEARCHED_IN_SHORT_TIME = {
         "age_dropout": 0.3,
         "gender_dropout": 0.4,
         "gender_weight": 1.5,
-        "head_learning_rate": 1e-3,
+        "head_learning_rate": 2e-3,
         "head_weight_decay": 5e-2,
         "learning_rate": 2e-4,
         "unfrozen_share": 0.75,
