@@ -110,7 +110,8 @@ soak: $(ready_dev)
 	$(PYTHON) -m pytest -m slow
 
 bench: $(ready_dev)
-	$(PYTHON) -m tests.bench.bench $(if $(DATA),--data "$$DATA") $(if $(ONLY),--only "$$ONLY")
+	$(PYTHON) -m tests.bench.$(if $(filter search,$(ONLY)),search,bench) \
+	  $(if $(DATA),--data "$$DATA") $(if $(filter-out search,$(ONLY)),--only "$$ONLY")
 
 format: $(ready_dev)
 	$(PYTHON) -m ruff format .

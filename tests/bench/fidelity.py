@@ -1,12 +1,9 @@
 """Do short trials rank settings as long ones do? Records both, and compares the ranks.
 
-    python -m tests.bench.fidelity A --data PATH [--settings 24]
-
 Trains every setting at every fidelity, on the training split, and measures in validation; the test
-is not looked at. What was recorded is kept in reports/bench, and another call goes on from it.
+is not looked at.
 """
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -20,11 +17,9 @@ from scipy import stats
 
 from agegender import config, disk
 from agegender.data import pixels, splits
-from agegender.networks import backend, step
+from agegender.networks import step
 from tuning import families, search
 
-ROOT = Path(__file__).parents[2]
-CACHE, OUT = ROOT / ".cache", ROOT / "reports" / "bench"
 TIER = "short"
 OF_SETTINGS, TOP, DRAWS = 20, 3, 1000
 
@@ -67,7 +62,8 @@ def settings_to_record(letter: str, count: int, cache: Path) -> list[dict]:
 
 
 def record(letter: str, faces: pixels.Faces, count: int, path: Path, cache: Path) -> pd.DataFrame:
-    """Return a row a setting and fidelity: setting, fidelity, epochs, seconds, val_score, values.
+    """Return a row a setting and fidelity: setting, fidelity, epochs, seconds, val_score,
+    setting_values.
 
     path: a JSON file of the rows, written after each training and read first.
     """
@@ -95,7 +91,7 @@ def record(letter: str, faces: pixels.Faces, count: int, path: Path, cache: Path
             seconds = time.monotonic() - started
             rows.append(
                 {"setting": number, "fidelity": str(fidelity), "epochs": fidelity.epochs}
-                | {"seconds": seconds, "val_score": score, "values": values}
+                | {"seconds": seconds, "val_score": score, "setting_values": values}
             )
             disk.write(path, json.dumps(rows, indent=1))
             print(f"{letter} {number:>2}  {fidelity}: {score:.4f}, {seconds:.0f} s", flush=True)
@@ -128,23 +124,3 @@ def compare_ranks(rows: pd.DataFrame, longest: str) -> pd.DataFrame:
             | {"spearman": spearman, "low": low, "high": high, "stays_in_top": np.mean(stays)}
         )
     return pd.DataFrame(found)
-
-
-def main() -> None:
-    """Record a family's settings, or go on with it, and print the table of ranks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("family", choices=FIDELITIES)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--settings", type=int, default=24)
-    arguments = parser.parse_args()
-    backend.prepare()
-    faces = pixels.open_faces(pixels.prepare(arguments.data, CACHE / "data", seed=0))
-    OUT.mkdir(parents=True, exist_ok=True)
-    path = OUT / f"fidelity-{arguments.family}.json"
-    rows = record(arguments.family, faces, arguments.settings, path, CACHE)
-    longest = str(FIDELITIES[arguments.family][-1])
-    print(compare_ranks(rows, longest).to_string(index=False, float_format="%.3f"))
-
-
-if __name__ == "__main__":
-    main()

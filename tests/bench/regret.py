@@ -1,20 +1,16 @@
 """Which search algorithm finds good settings soonest? Simulated on what `fidelity` recorded.
 
-    python -m tests.bench.regret A [--seeds 100]
-
 A Gaussian process learns the validation score from a setting and the length of its training. It
 stands for the trainings, with noise of the size that it found, so that a search of an hour takes a
-second. The algorithms are the product's own, asked as in a search, and Optuna's TPE. Writes
-reports/bench/regret-A.json and .png.
+second. The algorithms are the product's own, asked as in a search, and Optuna's TPE.
 """
 
-import argparse
 import dataclasses
-import json
 import math
 import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras_tuner
 import numpy as np
@@ -23,9 +19,8 @@ import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
-from agegender import disk
 from agegender.show import figures
-from tests.bench.fidelity import CACHE, FIDELITIES, OUT, TIER
+from tests.bench.fidelity import FIDELITIES, TIER
 from tuning import families, journal, search
 
 MINUTES = (5, 15, 60)
@@ -65,11 +60,11 @@ class Surrogate:
         return float(np.interp(epochs, self.epochs, self.seconds))
 
 
-def learn(letter: str, rows: pd.DataFrame) -> Surrogate:
+def learn(letter: str, rows: pd.DataFrame, cache: Path) -> Surrogate:
     """Fit the surrogate to recorded trainings on all faces at the settings' own size."""
     family = families.FAMILIES[letter]
-    names, _ = families.searched(family, TIER, CACHE)
-    space = families.searched_space(family, TIER, CACHE)
+    names, _ = families.searched(family, TIER, cache)
+    space = families.searched_space(family, TIER, cache)
     whole = {str(one): one for one in FIDELITIES[letter] if one.faces_share == 1}
     whole = {name: one.epochs for name, one in whole.items() if not one.size_pixels}
     rows = rows[rows["fidelity"].isin(whole)]
@@ -80,7 +75,7 @@ def learn(letter: str, rows: pd.DataFrame) -> Surrogate:
     process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=4)
     surrogate = Surrogate(space, names, process, epochs, seconds, 0.0)
     points = np.concatenate(
-        [surrogate.points([row.values_], row.epochs) for row in rows.itertuples()]
+        [surrogate.points([row.setting_values], row.epochs) for row in rows.itertuples()]
     )
     with warnings.catch_warnings():
         # A parameter that hardly matters has its length scale at the bound.
@@ -100,12 +95,12 @@ def random_settings(surrogate: Surrogate, count: int) -> list[dict]:
 
 
 def simulate(
-    letter: str, algorithm: str, surrogate: Surrogate, seed: int
+    letter: str, algorithm: str, surrogate: Surrogate, seed: int, cache: Path
 ) -> Iterator[tuple[float, dict]]:
     """Run a search by one of `search.ALGORITHMS`; yield the seconds and the best setting so far."""
     family = families.FAMILIES[letter]
     generator = np.random.default_rng(seed)
-    plan = search.Plan(lambda hp: family.space(hp, TIER, CACHE), algorithm, seed, 2000)
+    plan = search.Plan(lambda hp: family.space(hp, TIER, cache), algorithm, seed, 2000)
     done: list[journal.Trial] = []
     seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -154,13 +149,13 @@ def _suggest(trial: optuna.Trial, space: keras_tuner.HyperParameters, name: str)
     return trial.suggest_float(name, parameter.min_value, parameter.max_value, log=log)
 
 
-def regrets(letter: str, rows: pd.DataFrame, seeds: int) -> pd.DataFrame:
+def regrets(letter: str, rows: pd.DataFrame, seeds: int, cache: Path) -> pd.DataFrame:
     """Return the regret of each algorithm and seed after each of MINUTES: a row each.
 
     Regret: the expected score, after the longest recorded training, of the setting that the search
     holds for the best, less that of the best of OTHERS settings.
     """
-    surrogate = learn(letter, rows)
+    surrogate = learn(letter, rows, cache)
     longest = surrogate.epochs[-1]
     least = surrogate.scores(random_settings(surrogate, OTHERS), longest).min()
     defaults = {one.name: one.default for one in surrogate.space.space}
@@ -170,9 +165,11 @@ def regrets(letter: str, rows: pd.DataFrame, seeds: int) -> pd.DataFrame:
         for minutes in MINUTES
     ]
     for seed in range(seeds):
-        runs = {name: simulate(letter, name, surrogate, seed) for name in ("priorband", "random")}
-        runs |= {"hyperband": simulate(letter, "hyperband", surrogate, seed)}
-        runs |= {"TPE (Optuna)": simulate_tpe(surrogate, seed)}
+        runs = {
+            name: simulate(letter, name, surrogate, seed, cache)
+            for name in ("priorband", "random", "hyperband")
+        }
+        runs["TPE (Optuna)"] = simulate_tpe(surrogate, seed)
         for name, run in runs.items():
             for minutes, setting in _at(run).items():
                 regret = surrogate.scores([setting], longest)[0] - least
@@ -204,23 +201,3 @@ def draw(found: pd.DataFrame):
     axes.set_xticklabels(MINUTES)
     axes.legend(frameon=False)
     return figure
-
-
-def main() -> None:
-    """Simulate and print the mean regrets with their standard errors."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("family", choices=FIDELITIES)
-    parser.add_argument("--seeds", type=int, default=100)
-    arguments = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    path = OUT / f"fidelity-{arguments.family}.json"
-    rows = pd.DataFrame(json.loads(path.read_text())).rename(columns={"values": "values_"})
-    found = regrets(arguments.family, rows, arguments.seeds)
-    disk.write(OUT / f"regret-{arguments.family}.json", found.to_json(orient="records"))
-    draw(found).savefig(OUT / f"regret-{arguments.family}.png")
-    table = found.groupby(["minutes", "algorithm"])["regret"].agg(["mean", "sem", "median"])
-    print(table.to_string(float_format="%.4f"))
-
-
-if __name__ == "__main__":
-    main()
