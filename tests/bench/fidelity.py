@@ -71,8 +71,9 @@ def record(letter: str, faces: pixels.Faces, count: int, path: Path, cache: Path
     known = {(row["setting"], row["fidelity"]) for row in rows}
     family, kept = families.FAMILIES[letter], step.Kept()
     train, validation = splits.folds(faces.manifest, 1, 0)[0]
-    for number, values in enumerate(settings_to_record(letter, count, cache)):
-        for fidelity in FIDELITIES[letter]:
+    settings = settings_to_record(letter, count, cache)
+    for fidelity in FIDELITIES[letter]:
+        for number, values in enumerate(settings):
             if (number, str(fidelity)) in known:
                 continue
             setting = family.from_values(values)
