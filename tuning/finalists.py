@@ -225,11 +225,10 @@ def export_networks(
     """
     report(progress.Progress(f"Export of {letter}", 0, 1, "written, then read by a new process"))
     folder.mkdir(exist_ok=True)
-    golden = export.golden_images()
 
     def write(network: keras.Model, name: str, *, fresh_process: bool) -> None:
         exported = export.with_mirror(network) if mirror_images else network
-        export.export_h5(exported, folder / name, golden, fresh_process=fresh_process)
+        export.export_h5(exported, folder / name, fresh_process=fresh_process)
 
     write(trained.network, f"{records.PREFIX}{letter}.h5", fresh_process=True)
     if trained.fine_tuning_kept:

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from agegender.networks import export
+from agegender.networks import inspection
 from agegender.photos import detection, estimate
 
 MODELS = pathlib.Path(__file__).parents[2] / "models"
@@ -85,5 +85,5 @@ def test_a_release_that_is_damaged_or_has_no_record_is_not_loaded(tmp_path):
     with pytest.raises(ValueError, match="no record of a release"):
         estimate.load_release(path)
     path.with_suffix(".json").write_text((MODELS / "age_gender_A.json").read_text())
-    with pytest.raises(export.ExportError, match="no readable Keras .h5 file"):
+    with pytest.raises(inspection.ExportError, match="no readable Keras .h5 file"):
         estimate.load_release(path)

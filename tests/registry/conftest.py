@@ -30,7 +30,7 @@ def network():
 @pytest.fixture(scope="session")
 def network_h5(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "age_gender_A.h5"
-    export.export_h5(network, path, export.golden_images(2), fresh_process=False)
+    export.export_h5(network, path, fresh_process=False)
     return path
 
 

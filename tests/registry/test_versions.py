@@ -4,7 +4,7 @@ import h5py
 import keras
 import pytest
 
-from agegender.networks import export
+from agegender.networks import inspection
 from agegender.registry import tracking, versions
 from pipelines import __main__ as command
 
@@ -76,7 +76,7 @@ def test_a_pulled_file_is_verified_by_its_own_golden_predictions(register, clien
     assert register(run_id, h5_path=bad) == 2
     to = tmp_path / "exports"
     to.mkdir()
-    with pytest.raises(export.ExportError, match="differs from its golden predictions"):
+    with pytest.raises(inspection.ExportError, match="differs from its golden predictions"):
         versions.pull("age-gender-A", "challenger", to)
     assert list(to.iterdir()) == []
     assert versions.pull("age-gender-A", "champion", to) == to / "age_gender_A.h5"

@@ -1,0 +1,235 @@
+"""What an .h5 file holds, checked against the .h5 contract before anything of it is executed."""
+
+import inspect
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import keras
+
+IMAGE_SIZE_PIXELS = 128
+OUTPUTS = ["age", "gender"]
+# The map that enters the first fully connected layer must be smaller than this on both sides.
+MAP_LIMIT_PIXELS = 10
+# The largest network here, the student notebook's on VGG16, takes 74 MiB.
+MOST_BYTES = 128 * 2**20
+MOST_CONFIG_BYTES = 4 * 2**20
+# Standard layers that are known to load uncompiled in a clean process. Lambda would run code.
+_LAYER_NAMES = (
+    "Activation Add Average AveragePooling2D BatchNormalization Concatenate Conv2D Dense "
+    "DepthwiseConv2D Dropout Flatten GlobalAveragePooling2D GlobalMaxPooling2D GroupNormalization "
+    "InputLayer LayerNormalization MaxPooling2D Multiply Permute ReLU Rescaling Reshape Resizing "
+    "SeparableConv2D Softmax SpatialDropout2D UpSampling2D ZeroPadding2D"
+)
+LAYERS = frozenset(_LAYER_NAMES.split())
+# Where the other parts of a layer come from, by the last word of their setting's name.
+_PARTS = {
+    "activation": keras.activations,
+    "initializer": keras.initializers,
+    "regularizer": keras.regularizers,
+    "constraint": keras.constraints,
+}
+_OBJECT_KEYS = frozenset(
+    ("module", "class_name", "config", "registered_name", "name", "build_config", "inbound_nodes")
+)
+_ROOT_GROUPS = frozenset(("model_weights", "golden"))
+_ROOT_ATTRIBUTES = frozenset(("model_config", "keras_version", "backend"))
+_FILTERS = frozenset((h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32))
+
+
+class ExportError(ValueError):
+    """A network or a file that does not keep the .h5 contract."""
+
+
+def inspect_h5(path: Path) -> None:
+    """Check the sizes, the contents and the architecture in a file; ExportError with the reason.
+
+    It may hold only groups, numbers and names, all inside the file, and known layers with known
+    settings.
+    """
+    try:
+        if (size_bytes := path.stat().st_size) > MOST_BYTES:
+            raise ExportError(f"{path} has {size_bytes} bytes; at most {MOST_BYTES} are read.")
+        with h5py.File(path) as file:
+            _check_contents(file)
+            config = file.attrs["model_config"]
+        if len(config) > MOST_CONFIG_BYTES:
+            raise ExportError(
+                f"The model_config of {path} has {len(config)} characters; at most "
+                f"{MOST_CONFIG_BYTES} are read."
+            )
+        check(json.loads(config))
+    except ExportError:
+        raise
+    # What h5py, json and the checks raise for what is damaged or built otherwise.
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ExportError(f"{path} is no readable Keras .h5 file: {error!r}") from error
+
+
+def _check_contents(file: h5py.File) -> None:
+    """Check what an HDF5 file holds, and what reading it would take, from its headers alone."""
+
+    def refuse(name, what):
+        raise ExportError(f"{file.filename}: {name} is {what}; a network has only plain numbers.")
+
+    if surplus := (set(file) - _ROOT_GROUPS) | (set(file.attrs) - _ROOT_ATTRIBUTES):
+        refuse(", ".join(sorted(surplus)), "no part of an uncompiled network")
+    declared_bytes, waiting, seen = 0, [file], set()
+    while waiting:
+        group = waiting.pop()
+        for name in group.attrs:
+            attribute = group.attrs.get_id(name)
+            if attribute.dtype.kind not in "fiuS" and not h5py.check_string_dtype(attribute.dtype):
+                refuse(f"{group.name}@{name}", f"of type {attribute.dtype}")
+        for name in group:
+            path = f"{group.name.rstrip('/')}/{name}"
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                refuse(path, f"a link elsewhere ({type(link).__name__})")
+            part = group[name]
+            address = h5py.h5o.get_info(part.id).addr
+            if address in seen:
+                refuse(path, "a second link to one object")
+            seen.add(address)
+            if isinstance(part, h5py.Group):
+                waiting.append(part)
+                continue
+            if not isinstance(part, h5py.Dataset) or part.dtype.kind not in "fiu":
+                refuse(path, f"of type {part.dtype}")
+            if part.external or part.is_virtual:
+                refuse(path, "stored outside the file")
+            creation = part.id.get_create_plist()
+            filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
+            if not filters <= _FILTERS:
+                refuse(path, f"packed by the HDF5 filters {sorted(filters - _FILTERS)}")
+            # Reading takes a whole chunk, which may be larger than the array.
+            chunk_bytes = math.prod(part.chunks or ()) * part.dtype.itemsize
+            declared_bytes += max(part.nbytes, chunk_bytes)
+            if declared_bytes > 2 * MOST_BYTES:
+                refuse(path, f"too large: the arrays unpack to more than {2 * MOST_BYTES} bytes")
+
+
+def check(config: dict) -> None:
+    """Check a model's configuration, as Keras stores it; ExportError with the reason."""
+    if config["class_name"] != "Functional":
+        raise ExportError(f"The network must be a functional model, not a {config['class_name']}.")
+    for part in objects(config):
+        _check_object(part)
+    graph = config["config"]
+    nested = [layer for layer in graph["layers"] if layer["class_name"] == "Functional"]
+    graphs = [graph, *(layer["config"] for layer in nested)]
+    if nested and _form(graph) != _mirror_form(nested[0]["config"]["name"]):
+        raise ExportError("The only model with a network inside is what `with_mirror` returns.")
+    for graph in graphs:
+        layers = {layer["config"]["name"]: layer for layer in graph["layers"]}
+        inputs = [
+            (layer["config"]["batch_shape"], layer["config"]["dtype"])
+            for layer in layers.values()
+            if layer["class_name"] == "InputLayer"
+        ]
+        if inputs != [([None, IMAGE_SIZE_PIXELS, IMAGE_SIZE_PIXELS, 3], "float32")]:
+            raise ExportError(f"The one input must be float32 (N, 128, 128, 3); got {inputs}.")
+        outputs = graph["output_layers"]
+        names = [output[0] for output in outputs] if isinstance(outputs, list) else outputs
+        if names != OUTPUTS:
+            raise ExportError(
+                f"The outputs must be the layers age and gender, in order; got {names}."
+            )
+    # These are the layers of the network inside, if there is one.
+    if layers["gender"]["config"].get("activation") != "sigmoid":
+        raise ExportError("The layer gender must end in a sigmoid.")
+    for name, layer in layers.items():
+        if layer["class_name"] == "Dense":
+            _check_maps(name, layers)
+
+
+def objects(node: object) -> Iterator[dict]:
+    """Yield every object of a model's configuration, at any depth."""
+    if isinstance(node, dict) and "class_name" in node:
+        yield node
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        yield from objects(child)
+
+
+def _check_object(part: dict) -> None:
+    """Check that Keras will make a part of a configuration from its own classes and names alone."""
+    name, module = part["class_name"], part.get("module", "keras.layers")
+    if name == "__keras_tensor__":
+        return
+    title = part.get("name", "The network")
+    if name == "Functional":
+        standard = module in ("keras.layers", "keras.src.models.functional")
+    elif module in ("keras.layers", "keras"):
+        standard = name in (LAYERS if module == "keras.layers" else ("DTypePolicy",))
+    else:
+        known = {f"keras.{part.__name__.rpartition('.')[2]}": part for part in _PARTS.values()}
+        standard = inspect.isclass(vars(known.get(module, object)).get(name))
+    if not standard or part.get("registered_name") not in (None, name):
+        raise ExportError(
+            f"{title} uses {module}.{name}, which is not on the list of standard layers that load "
+            "everywhere, or not by its own name; build it from those, or add it to LAYERS once it "
+            "is seen to load in a process that has only Keras."
+        )
+    # A network that is not compiled, inside another, says so by an empty compile_config.
+    if surplus := {key for key, value in part.items() if value} - _OBJECT_KEYS:
+        raise ExportError(f"{title} has the entries {sorted(surplus)}; none such is expected.")
+    if name == "DTypePolicy" and part["config"]["name"] != "float32":
+        raise ExportError(f"All layers must compute in float32, not {part['config']['name']}.")
+    for key, value in part["config"].items():
+        kind = _PARTS.get(key.rpartition("_")[2])
+        if kind and isinstance(value, str) and (value.startswith("_") or value not in vars(kind)):
+            raise ExportError(f"{title} has the {key} {value!r}, which {kind.__name__} lacks.")
+
+
+def _form(graph: dict) -> dict:
+    """Return a graph's layers by name: class, what `_mirror_form` prescribes, and what each reads.
+
+    What a layer reads is, call by call, (layer, its call, its output).
+    """
+    prescribed = ("dims", "units", "use_bias", "activation")
+    return {
+        layer["config"]["name"]: (
+            layer["class_name"],
+            {key: layer["config"][key] for key in prescribed if key in layer["config"]},
+            [
+                tuple(tensor["config"]["keras_history"])
+                for tensor in objects(layer["inbound_nodes"])
+            ],
+        )
+        for layer in graph["layers"]
+    }
+
+
+def _mirror_form(network: str) -> dict:
+    """Return the `_form` of what `export.with_mirror` makes of a network of this name."""
+    size = IMAGE_SIZE_PIXELS
+    dense = {"units": size, "use_bias": False, "activation": "linear"}
+    return {
+        "image": ("InputLayer", {}, []),
+        "columns_last": ("Permute", {"dims": [1, 3, 2]}, [("image", 0, 0)]),
+        "mirror_image": ("Dense", dense, [("columns_last", 0, 0)]),
+        "mirrored": ("Permute", {"dims": [1, 3, 2]}, [("mirror_image", 0, 0)]),
+        network: ("Functional", {}, [("image", 0, 0), ("mirrored", 0, 0)]),
+        "age": ("Average", {}, [(network, 0, 0), (network, 1, 0)]),
+        "gender": ("Average", {}, [(network, 0, 1), (network, 1, 1)]),
+    }
+
+
+def _check_maps(name: str, layers: dict[str, dict]) -> None:
+    """Check that the last feature maps below the layer `name` are small enough."""
+    waiting, seen = [name], set()
+    while waiting:
+        for tensor in objects(layers[waiting.pop()]["inbound_nodes"]):
+            shape, (source, *_) = tensor["config"]["shape"], tensor["config"]["keras_history"]
+            if len(shape) == 4 and max(shape[1:3]) >= MAP_LIMIT_PIXELS:
+                raise ExportError(
+                    f"The feature map before the fully connected layer {name} is {shape[1]} x "
+                    f"{shape[2]}; it must be under {MAP_LIMIT_PIXELS} x {MAP_LIMIT_PIXELS}: "
+                    "use more stages or a smaller internal size."
+                )
+            if len(shape) != 4 and source not in seen:
+                seen.add(source)
+                waiting.append(source)
