@@ -5,7 +5,7 @@ a second rejects most of them, and a third keeps the faces and finds eyes, nose 
 networks are built here with Keras alone; their weights come inside the package `mtcnn`.
 """
 
-import importlib.util
+import importlib.metadata
 import math
 import typing
 from pathlib import Path
@@ -35,6 +35,8 @@ SMALLEST_FACE_PIXELS = 20
 CELL_PIXELS, STRIDE_PIXELS = 12, 2  # The first network sees squares of 12 pixels, 2 apart.
 PYRAMID_STEP = 0.709
 BATCH_SIZE = 32
+LEAST_SCORES = 0.6, 0.7, 0.7  # that each network lets through
+FACE_PIXELS = 128  # of what is cut out
 MOST_OVERSAMPLING = 16
 
 
@@ -61,15 +63,10 @@ class Detector(typing.NamedTuple):
 
 def load_detector() -> Detector:
     """Return the detector with its weights; ValueError where the package's files differ."""
-    package = importlib.util.find_spec("mtcnn")
-    if package is None:
-        raise ValueError(
-            "The package mtcnn, which holds the detector's weights, is missing: make setup"
-        )
-    folder = Path(package.origin).parent / "assets" / "weights"
+    package = importlib.metadata.distribution("mtcnn")
     networks = _networks()
     for network in networks:
-        path = folder / f"{network.name}.lz4"
+        path = Path(str(package.locate_file(f"mtcnn/assets/weights/{network.name}.lz4")))
         digest = disk.checksum(path)
         if digest != WEIGHTS[network.name]:  # It is a pickle: no other may be opened.
             raise ValueError(
@@ -117,13 +114,11 @@ def _networks() -> Detector:
     return Detector(pnet, rnet, onet)
 
 
-def find_faces(
-    detector: Detector, photo: PIL.Image.Image, *, thresholds=(0.6, 0.7, 0.7)
-) -> list[Face]:
+def find_faces(detector: Detector, photo: PIL.Image.Image) -> list[Face]:
     """Return the faces in an upright RGB photo, the largest first; empty where there is none.
 
-    thresholds: the least score that each network lets through. Faces under 20 pixels, or under 2 %
-    of the longer side of a photo over 1,024 pixels, are not found.
+    Faces under 20 pixels, or under 2 % of the longer side of a photo over 1,024 pixels, are not
+    found.
     """
     longest = max(photo.size)
     side = next((side for side in SIDES_PIXELS if side >= longest), SIDES_PIXELS[-1])
@@ -132,29 +127,29 @@ def find_faces(
     canvas = PIL.Image.new("RGB", (side, side))
     canvas.paste(photo.resize(size, PIL.Image.Resampling.BOX) if shrink < 1 else photo)
 
-    boxes, scores = _propose(detector.pnet, canvas, thresholds[0])
+    boxes = _propose(detector.pnet, canvas)
     offsets, scores = _look(detector.rnet, canvas, boxes, 24)
-    boxes = _moved(boxes, offsets)[scores > thresholds[1]]
-    kept = _distinct(boxes, scores := scores[scores > thresholds[1]], 0.7)
-    boxes = _square(boxes[kept])
+    likely = scores > LEAST_SCORES[1]
+    boxes = _moved(boxes, offsets)[likely]
+    boxes = _square(boxes[_distinct(boxes, scores[likely], 0.7)])
     offsets, landmarks, scores = _look(detector.onet, canvas, boxes, 48)
     corner, extent = boxes[:, None, :2], np.ptp(boxes.reshape(-1, 2, 2), axis=1)[:, None]
     landmarks = corner + extent * landmarks.reshape(-1, 2, 5).transpose(0, 2, 1)
     boxes = _moved(boxes, offsets)
-    sure = np.flatnonzero(scores > thresholds[2])
+    sure = np.flatnonzero(scores > LEAST_SCORES[2])
     kept = sure[_distinct(boxes[sure], scores[sure], 0.7, of_smaller=True)]
     found = [Face(boxes[i] / shrink, float(scores[i]), landmarks[i] / shrink) for i in kept]
     return sorted(found, key=lambda face: face.box[0] - face.box[2])
 
 
-def _propose(pnet, canvas, threshold):
-    """Return square boxes (N, 4), pixels of the canvas, that may hold faces, and their scores."""
+def _propose(pnet, canvas):
+    """Return square boxes (N, 4), pixels of the canvas, that may hold faces."""
     all_boxes, all_scores = [np.empty((0, 4))], [np.empty(0)]
     scale = CELL_PIXELS / SMALLEST_FACE_PIXELS
     while (size := round(canvas.width * scale)) >= CELL_PIXELS:
         level = canvas.resize((size, size), PIL.Image.Resampling.BOX)
         offsets, scores = (output[0] for output in _run(pnet, np.asarray(level)[None]))
-        rows, columns = np.nonzero(scores[..., 1] > threshold)
+        rows, columns = np.nonzero(scores[..., 1] > LEAST_SCORES[0])
         corner = np.stack([columns, rows], axis=1) * STRIDE_PIXELS
         boxes = np.hstack([corner, corner + CELL_PIXELS]) * (canvas.width / size)
         boxes, scores = _moved(boxes, offsets[rows, columns]), scores[rows, columns, 1]
@@ -162,9 +157,8 @@ def _propose(pnet, canvas, threshold):
         all_boxes.append(boxes[kept])
         all_scores.append(scores[kept])
         scale *= PYRAMID_STEP
-    boxes, scores = np.concatenate(all_boxes), np.concatenate(all_scores)
-    kept = _distinct(boxes, scores, 0.7)
-    return _square(boxes[kept]), scores[kept]
+    boxes = np.concatenate(all_boxes)
+    return _square(boxes[_distinct(boxes, np.concatenate(all_scores), 0.7)])
 
 
 def _run(network, images):
@@ -217,8 +211,8 @@ def _distinct(boxes, scores, most_overlap, of_smaller=False):
     return np.array(kept, int)
 
 
-def cut_out(photo: PIL.Image.Image, landmarks: np.ndarray, size_pixels: int = 128) -> np.ndarray:
-    """Return a face, uint8 RGB (size, size, 3), turned and scaled as in UTKFace.
+def cut_out(photo: PIL.Image.Image, landmarks: np.ndarray) -> np.ndarray:
+    """Return a face, uint8 RGB (128, 128, 3), turned and scaled as in UTKFace.
 
     The similarity transform maps UTKFACE_PLACES to the landmarks (5, 2) by least squares. What lies
     outside the photo is black, as in UTKFace.
@@ -228,15 +222,12 @@ def cut_out(photo: PIL.Image.Image, landmarks: np.ndarray, size_pixels: int = 12
     centred = places - places.mean()
     side = (centred.conj() @ found) / (centred.conj() @ centred).real
     corner = found.mean() - side * places.mean()
-    step = side / size_pixels  # One pixel to the right in the face, seen in the photo.
+    step = side / FACE_PIXELS  # One pixel to the right in the face, seen in the photo.
     # Sampled at every pixel of the photo and then averaged, or a large face would be jagged.
     finer = min(max(math.ceil(abs(step)), 1), MOST_OVERSAMPLING)
     step /= finer
     affine = (step.real, -step.imag, corner.real, step.imag, step.real, corner.imag)
-    face = photo.transform(
-        (size_pixels * finer, size_pixels * finer),
-        PIL.Image.Transform.AFFINE,
-        affine,
-        PIL.Image.Resampling.BICUBIC,
-    )
-    return np.asarray(face.resize((size_pixels, size_pixels), PIL.Image.Resampling.BILINEAR))
+    size = (FACE_PIXELS * finer, FACE_PIXELS * finer)
+    transform = PIL.Image.Transform.AFFINE
+    face = photo.transform(size, transform, affine, PIL.Image.Resampling.BICUBIC)
+    return np.asarray(face.resize((FACE_PIXELS, FACE_PIXELS), PIL.Image.Resampling.BILINEAR))

@@ -33,7 +33,6 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Most phones' photos are smaller; decoding one of this size takes 600 MB.
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 64 * 2**20
-FACE_PIXELS = 128
 # The first time, so few faces are answered sooner without tracing the network, which then takes a
 # tenth of the time.
 FACES_UNTRACED = 8
@@ -70,9 +69,10 @@ def released(folder: Path, family: str, *, full: bool) -> Path | None:
 def load_release(h5_path: str | os.PathLike, passed: Path | None = None) -> Model:
     """Load a released network and, from the .json of the same name beside it, its intervals.
 
-    The file is inspected and has to reproduce its golden predictions; `export.load_verified` also
-    explains `passed`. ValueError where it does not, or where the .json is not a release's; OSError
-    where a file is missing.
+    passed: see `export.load_verified`, by which the file has to reproduce its golden predictions.
+
+    ValueError where it does not, or where the .json is not a release's; OSError where a file is
+    missing.
     """
     path = Path(h5_path)
     released = json.loads(path.with_suffix(".json").read_text())
@@ -107,18 +107,18 @@ _detector = functools.cache(detection.load_detector)
 def read_photo(path: Path) -> PIL.Image.Image:
     """Decode a photo fully to an upright RGB picture; raises utkface.Rejection with the reason."""
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
+        link = "a link to " * path.is_symlink()
+        if path.is_dir():
             os.scandir(path).close()
+        mode = path.stat().st_mode
     except FileNotFoundError:
-        detail = "a link to nothing" if path.is_symlink() else "no such file"
+        detail = link + "nothing" if link else "no such file"
         raise utkface.Rejection(utkface.Reason.NOT_A_FILE, detail) from None
     except OSError as error:
         raise utkface.Rejection(utkface.Reason.UNREADABLE, error.strerror) from None
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-        detail = f"a link to {kind}" if path.is_symlink() else kind
-        raise utkface.Rejection(utkface.Reason.NOT_A_FILE, detail)
+        raise utkface.Rejection(utkface.Reason.NOT_A_FILE, link + kind)
     return open_photo(utkface.read_bytes(lambda: path.open("rb"), MOST_BYTES))
 
 
@@ -202,7 +202,8 @@ def _cut_faces(
 ) -> list[tuple[np.ndarray, float, np.ndarray]]:
     """Return box, score and pixels (128, 128, 3) of each face."""
     if detector is None:
-        face = PIL.ImageOps.fit(photo, (FACE_PIXELS, FACE_PIXELS), PIL.Image.Resampling.BILINEAR)
+        size = (detection.FACE_PIXELS, detection.FACE_PIXELS)
+        face = PIL.ImageOps.fit(photo, size, PIL.Image.Resampling.BILINEAR)
         return [(np.array([0, 0, *photo.size]), 1.0, np.asarray(face))]
     return [
         (face.box, face.score, detection.cut_out(photo, face.landmarks))

@@ -114,8 +114,12 @@ def answers(
                     stem = Path(answered.photo).stem.encode()[:200].decode(errors="ignore")
                     marked = f"{number:04}_{stem}.jpg"
                     disk.write(out / marked, encoded(annotate(photo, table)))
-                    faces, rows = int(table["face"].nunique()), table.to_dict("records")
-                    answered = Answered(answered.photo, None, None, faces, marked, rows)
+                    answered = Answered(
+                        answered.photo,
+                        faces=int(table["face"].nunique()),
+                        marked=marked,
+                        answers=table.to_dict("records"),
+                    )
             yield answered
 
 
@@ -125,16 +129,12 @@ def text(answered: Answered) -> str:
         return f"{answered.photo}: not read, {answered.reason} ({answered.detail})"
     if not answered.answers:
         return f"{answered.photo}: no face found"
-    return "\n".join(
-        [f"{answered.photo}:"]
-        + [
-            f"  face {row.face}  {row.model}  {row.age_years:5.1f} years "
-            f"({row.age_low:.0f} to {row.age_high:.0f})  {gender_text(row)}"
-            + "  doubtful, perhaps no face"
-            * row.doubtful
-            for row in pd.DataFrame(answered.answers).itertuples()
-        ]
-    )
+    lines = [f"{answered.photo}:"]
+    for row in pd.DataFrame(answered.answers).itertuples():
+        years = f"{row.age_years:5.1f} years ({row.age_low:.0f} to {row.age_high:.0f})"
+        doubt = "  doubtful, perhaps no face" * row.doubtful
+        lines.append(f"  face {row.face}  {row.model}  {years}  {gender_text(row)}{doubt}")
+    return "\n".join(lines)
 
 
 def write(out: Path, titles: dict[str, str], photos: list[Answered]) -> None:

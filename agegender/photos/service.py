@@ -4,10 +4,11 @@
                     -> {"answers": [[FACE, ...], ...]}
     GET /health     {"status": "ok"}
 
-images: 1 to 64 photos in base64, 32 MiB in all, each as `estimate.open_photo` takes it. crop: true,
-the default, finds the faces in each and crops them as `make predict` does; false says that each
-photo is one face, aligned and cropped as in UTKFace. model: A, B or AB; without, B where there is
-one. answers: for each photo in turn, a `Face` for each face and model.
+images: 1 to 64 photos in base64, 32 MiB in all, each as `estimate.open_photo` takes it.
+crop: true, the default, finds the faces in each and crops them as `make predict` does; false says
+    that each photo is one face, aligned and cropped as in UTKFace.
+model: A, B or AB; without, B where there is one.
+answers: for each photo in turn, what README.md lists for each face and model.
 
 The page: GET / is page.html, GET /about says what its models are and has examples, and
 POST /answer?model=B takes a photo's bytes and gives what `answer` returns.
@@ -20,9 +21,7 @@ import asyncio
 import base64
 import functools
 import hashlib
-import json
 import re
-import typing
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -61,25 +60,9 @@ REASONS = {
 }
 
 
-class Face(typing.NamedTuple):
-    """What one model says of one face.
-
-    face: its number in the photo, from 1, the largest first; box: left, top, right and bottom in
-    pixels of the upright photo; age, age_low and age_high: years, the latter two of the 90 %
-    interval; probability: of the gender, 0.5..1; sure: whether that suffices; doubtful: whether
-    this may be no face; model: its name and version.
-    """
-
-    face: int
-    box: list[float]
-    age: float
-    age_low: float
-    age_high: float
-    gender: str
-    probability: float
-    sure: bool
-    doubtful: bool
-    model: str
+# Of a face and a model; README.md says what they are.
+FIELDS = ["face", "box", "age", "age_low", "age_high", "gender", "probability", "sure", "doubtful"]
+FIELDS += ["model"]
 
 
 class Request(pydantic.BaseModel, extra="forbid", frozen=True, strict=True):
@@ -117,9 +100,9 @@ def application(
     routes = fastapi.APIRouter(prefix=f"/{token}" if token else "")
     turn = asyncio.Lock()  # A large photo takes 600 MB while it is decoded.
 
-    @routes.get("/health")
-    async def live():
-        return {"status": "ok"}
+    routes.add_api_route("/health", lambda: {"status": "ok"})
+    routes.add_api_route("/", lambda: HTMLResponse(page))
+    routes.add_api_route("/about", lambda: about)
 
     @routes.post("/predict")
     async def predict(request: fastapi.Request):
@@ -128,15 +111,7 @@ def application(
             return _refusal(415, "Expected the content type application/json.")
         body = await _read(request, MOST_BODY_BYTES)
         async with turn:
-            return await concurrency.run_in_threadpool(predictions, detector, models, body)
-
-    @routes.get("/")
-    async def show():
-        return HTMLResponse(page)
-
-    @routes.get("/about")
-    async def tell():
-        return about
+            return await concurrency.run_in_threadpool(_predictions, detector, models, body)
 
     @routes.post("/answer")
     async def look(request: fastapi.Request, model: str | None = None):
@@ -183,22 +158,14 @@ def _chosen(models: dict[str, estimate.Model], name: str | None) -> dict[str, es
     return {family: model for family, model in models.items() if family in name}
 
 
-def read_request(body: bytes) -> Request:
+def _read_request(body: bytes) -> Request:
     """Check the JSON of a POST to /predict; ValueError, with the reason, where it is no good."""
     try:
-        return Request.model_validate(json.loads(body, object_pairs_hook=_object))
+        return Request.model_validate_json(body)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "JSON"
+        place = ".".join(map(str, first["loc"])) or "Expected JSON"
         raise ValueError(f"{place:.50}: {first['msg']}.") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'Expected JSON, {{"images": [base64, ...]}}: {error}.') from None
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return dict(pairs)
 
 
 def _photos(images: list[str]) -> Iterator[PIL.Image.Image]:
@@ -212,32 +179,24 @@ def _photos(images: list[str]) -> Iterator[PIL.Image.Image]:
             raise ValueError(f"images.{number} is not base64.") from None
 
 
-def predictions(
+def _predictions(
     detector: detection.Detector, models: dict[str, estimate.Model], body: bytes
 ) -> dict[str, list[list[dict]]]:
     """Return the answer to a POST to /predict; ValueError, with the reason, where it is no good."""
-    asked = read_request(body)
+    asked = _read_request(body)
     chosen = _chosen(models, asked.model)
     tables = estimate.answer(detector if asked.crop else None, chosen, _photos(asked.images))
     return {"answers": [_faces(chosen, table) for table in tables]}
 
 
 def _faces(models: dict[str, estimate.Model], table: pd.DataFrame) -> list[dict]:
-    return [
-        Face(
-            row.face,
-            [row.left, row.top, row.right, row.bottom],
-            row.age_years,
-            row.age_low,
-            row.age_high,
-            row.gender,
-            row.gender_probability,
-            row.gender_sure,
-            row.doubtful,
-            models[row.model].title,
-        )._asdict()
-        for row in table.itertuples()
-    ]
+    """Return FIELDS of each row of a table of `estimate.answer`."""
+    boxes = table[["left", "top", "right", "bottom"]].to_numpy().tolist()
+    titles = [models[name].title for name in table["model"]]
+    renamed = table.rename(
+        columns={"age_years": "age", "gender_probability": "probability", "gender_sure": "sure"}
+    )
+    return renamed.assign(box=boxes, model=titles)[FIELDS].to_dict("records")
 
 
 def answer(
@@ -246,8 +205,8 @@ def answer(
     """Return what is shown of a photo's bytes; raises utkface.Rejection with the reason.
 
     picture: the photo; marked: with its faces marked; both are JPEGs in base64, of at most 1,600
-    pixels a side. width, height: the photo's own in pixels, to which the boxes refer. rows: a
-    `Face` for each face and model, with family, "A" or "B", and gender_text.
+    pixels a side. width, height: the photo's own in pixels, to which the boxes refer. rows: FIELDS
+    for each face and model, with family, "A" or "B", and gender_text.
     """
     photo = estimate.open_photo(data)
     (table,) = estimate.answer(detector, models, [photo])
