@@ -39,12 +39,11 @@ def balance(manifest: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for split, part in [("all", manifest), *manifest.groupby("split", sort=False)]:
         ages = part["age_years"]
+        shares = {"under 10": ages < 10, "from 70 on": ages >= 70, "female": part["gender"]}
+        shares |= {race: part["race"] == value for value, race in enumerate(evaluation.RACES)}
         row = {"split": split, "faces": len(part), "share": f"{len(part) / len(manifest):.1%}"}
-        row |= {"median age": float(ages.median()), "under 10": f"{(ages < 10).mean():.1%}"}
-        row |= {"from 70 on": f"{(ages >= 70).mean():.1%}"}
-        row |= {"female": f"{part['gender'].mean():.1%}"}
-        for value, race in enumerate(evaluation.RACES):
-            row[race] = f"{(part['race'] == value).mean():.1%}"
+        row |= {"median age": float(ages.median())}
+        row |= {name: f"{mask.mean():.1%}" for name, mask in shares.items()}
         against = split not in ("all", "train")
         p = stats.ks_2samp(train, ages, method="asymp").pvalue if against else np.nan
         rows.append(row | {"p": float(p)})

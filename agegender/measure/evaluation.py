@@ -1,8 +1,8 @@
 """How good predictions are: metrics with bootstrap intervals, floors, paired comparisons."""
 
-import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.spatial import distance
 from agegender import records
 
 CONFIDENCE = 0.95
+RESAMPLES = 2000
 SMALL_SLICE = 30  # faces; with fewer, a slice is shown and not ranked
 CALIBRATION_BINS = 15
 RESAMPLED_ROWS = 200_000  # so many at once: a few megabytes, and no loop over small slices
@@ -56,7 +57,7 @@ def evaluate(
     gender_probability: np.ndarray,
     *,
     seed: int,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
 ) -> dict[str, dict[str, float] | int]:
     """Return n and, each as {"value", "low", "high"}, the metrics of both tasks.
 
@@ -68,35 +69,14 @@ def evaluate(
     calibrated predictor has an error above 0. Arrays are (N,). ValueError where they differ in
     length, hold what is no number, or hold one gender only.
     """
-    arrays = [
-        np.asarray(array, float)
-        for array in (age_true, age_predicted, gender_true, gender_probability)
-    ]
+    given = (age_true, age_predicted, gender_true, gender_probability)
+    arrays = [np.asarray(array, float) for array in given]
     shapes = [array.shape for array in arrays]
     if len(set(shapes)) > 1 or arrays[0].ndim != 1 or not np.isfinite(arrays).all():
         raise ValueError(f"Expected four equally long rows of finite numbers; got {shapes}.")
-    age_true, age_predicted, gender_true, gender_probability = arrays
-    female, predicted = records.is_female(gender_true), records.is_female(gender_probability)
-    if len(np.unique(female)) < 2:
+    if len(np.unique(records.is_female(gender_true))) < 2:
         raise ValueError(f"Expected faces of both genders; got {len(gender_true)} of one or none.")
-    error, correct, count = age_predicted - age_true, predicted == female, len(age_true)
-    per_face = np.stack(
-        [
-            *(np.abs(error), error**2, error, np.abs(error) <= 5),
-            *(correct, correct & female, female.astype(int) + predicted),
-        ],
-        axis=1,
-    )
-    order = np.argsort(gender_probability, kind="stable")
-    metrics = functools.partial(
-        _metrics,
-        per_face,
-        probability_bins(gender_probability),
-        gender_probability - female,
-        order,
-        female[order],
-        np.unique(gender_probability[order], return_index=True)[1],
-    )
+    metrics, count = _metrics(*arrays), len(arrays[0])
     draw = np.random.default_rng(seed).integers
     drawn = (np.bincount(draw(0, count, count), minlength=count) for _ in range(resamples))
     samples = np.array(list(map(metrics, drawn)))
@@ -110,24 +90,27 @@ def evaluate(
 
 
 def _metrics(
-    per_face: np.ndarray,
-    bins: np.ndarray,
-    gaps: np.ndarray,
-    order: np.ndarray,
-    female: np.ndarray,
-    starts: np.ndarray,
-    drawn: np.ndarray,
-) -> tuple[float, ...]:
-    """Return METRICS where each face counts as often as it was drawn.
+    age_true: np.ndarray, age_predicted: np.ndarray, gender: np.ndarray, probability: np.ndarray
+) -> Callable[[np.ndarray], tuple[float, ...]]:
+    """Return the function from how often each face was drawn, (N,), to METRICS."""
+    female, predicted = records.is_female(gender), records.is_female(probability)
+    error, correct = age_predicted - age_true, predicted == female
+    columns = [np.abs(error), error**2, error, np.abs(error) <= 5]
+    columns += [correct, correct & female, female.astype(int) + predicted]
+    per_face = np.stack(columns, axis=1)
+    bins, gaps = probability_bins(probability), probability - female
+    order = np.argsort(probability, kind="stable")
+    starts = np.unique(probability[order], return_index=True)[1]
 
-    female, in the order of the probabilities, and starts: as `_auc` takes them.
-    """
-    mae, mean_square, bias, cs5, accuracy, hits, named = drawn @ per_face / len(drawn)
-    # F1 is twice what is right in a gender over all that are labelled or predicted so.
-    f1 = hits / max(named, 1e-9) + (accuracy - hits) / max(2 - named, 1e-9)
-    auc = _auc(drawn[order], female, starts)
-    ece = np.abs(np.bincount(bins, drawn * gaps)).sum() / len(drawn)
-    return mae, math.sqrt(mean_square), bias, cs5, accuracy, f1, auc, ece
+    def metrics(drawn: np.ndarray) -> tuple[float, ...]:
+        mae, mean_square, bias, cs5, accuracy, hits, named = drawn @ per_face / len(drawn)
+        # F1 is twice what is right in a gender over all that are labelled or predicted so.
+        f1 = hits / max(named, 1e-9) + (accuracy - hits) / max(2 - named, 1e-9)
+        auc = _auc(drawn[order], female[order], starts)
+        ece = np.abs(np.bincount(bins, drawn * gaps)).sum() / len(drawn)
+        return mae, math.sqrt(mean_square), bias, cs5, accuracy, f1, auc, ece
+
+    return metrics
 
 
 def probability_bins(probability: np.ndarray) -> np.ndarray:
@@ -192,14 +175,8 @@ def flatten(metrics: dict) -> dict[str, float]:
     """Return the metrics of `evaluate` as plain numbers: mae, mae_low, mae_high, ... n."""
     flat: dict[str, float] = {}
     for name, entry in metrics.items():
-        if isinstance(entry, dict):
-            flat |= {
-                name: entry["value"],
-                f"{name}_low": entry["low"],
-                f"{name}_high": entry["high"],
-            }
-        else:
-            flat[name] = entry
+        parts = entry if isinstance(entry, dict) else {"value": entry}
+        flat |= {f"{name}_{part}".removesuffix("_value"): n for part, n in parts.items()}
     return flat
 
 
@@ -292,16 +269,14 @@ def slices(predictions: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summary(
-    predictions: pd.DataFrame, *, seed: int, resamples: int = 2000
-) -> dict[str, float | int]:
+def summary(predictions: pd.DataFrame, *, seed: int) -> dict[str, float | int]:
     """Return n, mae and bias (years) and gender_accuracy of faces, each with _low and _high.
 
     95 % intervals: percentile bootstrap for years, Wilson's (1927) for the accuracy.
     """
     error = records.age_error(predictions)
     errors = np.stack([np.abs(error), error], axis=1)
-    samples = _means(errors, seed, resamples)
+    samples = _means(errors, seed, RESAMPLES)
     mae, bias = (_interval(errors[:, kind].mean(), samples[:, kind]) for kind in (0, 1))
     right = records.gender_right(predictions)
     share = stats.binomtest(int(right.sum()), len(right))
@@ -310,9 +285,7 @@ def summary(
     return flatten({"n": len(error), "mae": mae, "bias": bias, "gender_accuracy": accuracy})
 
 
-def label_noise(
-    manifest: pd.DataFrame, *, seed: int = 0, resamples: int = 2000
-) -> dict[str, dict[str, float] | int]:
+def label_noise(manifest: pd.DataFrame) -> dict[str, dict[str, float] | int]:
     """Return by how much the labels of near-duplicates, pictures of one face, disagree.
 
     manifest: columns group, age_years and gender. Over all pairs within groups: how many pairs,
@@ -320,21 +293,23 @@ def label_noise(
     95 % bootstrap interval over groups. With no pair: pairs is 0 and there is nothing else.
     """
     twins = manifest[manifest.duplicated("group", keep=False)]
-    # Columns: pairs, years between them, genders between them; a row a group.
+    if twins.empty:
+        return {"pairs": 0}
+    # A row a group; columns: pairs, years between them, genders between them.
     sums = np.array(
         [
-            [len(group) * (len(group) - 1) / 2]
-            + [
-                distance.pdist(group[[name]].to_numpy(float), "cityblock").sum()
-                for name in ("age_years", "gender")
+            [
+                len(group) * (len(group) - 1) / 2,
+                *(
+                    distance.pdist(group[[name]].to_numpy(float), "cityblock").sum()
+                    for name in ("age_years", "gender")
+                ),
             ]
             for _, group in twins.groupby("group")
         ]
     )
-    if not len(sums):
-        return {"pairs": 0}
     pairs, *differences = sums.mean(axis=0)
-    samples = _means(sums, seed, resamples)
+    samples = _means(sums, 0, RESAMPLES)
     return {"pairs": int(sums[:, 0].sum())} | {
         name: _interval(differences[column] / pairs, samples[:, column + 1] / samples[:, 0])
         for column, name in enumerate(("age_difference_years", "gender_disagreement"))

@@ -5,6 +5,7 @@ probabilities of female, (N,) each.
 """
 
 import io
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -15,29 +16,19 @@ from scipy import ndimage
 from agegender.measure import evaluation
 
 GREY = 128
+PATCH_PIXELS, STRIDE_PIXELS = 32, 16  # of an occlusion map
 Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def blur(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
     """Blur by a Gaussian of so many pixels' standard deviation."""
-    return np.stack(
-        [
-            _bytes(ndimage.gaussian_filter(image.astype(np.float32), strength, axes=(0, 1)))
-            for image in images
-        ]
-    )
+    return _bytes(ndimage.gaussian_filter(images.astype(np.float32), strength, axes=(1, 2)))
 
 
 def noise(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
     """Add Gaussian noise of this standard deviation, of 0..255, to each value."""
-    generator = np.random.default_rng(seed)
-    # A picture at a time: what is drawn is four times as large as the picture.
-    return np.stack(
-        [
-            _bytes(image + strength * generator.standard_normal(image.shape, np.float32))
-            for image in images
-        ]
-    )
+    drawn = np.random.default_rng(seed).standard_normal(images.shape, np.float32)
+    return _bytes(images + strength * drawn)
 
 
 def jpeg(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
@@ -109,10 +100,10 @@ def curves(
         age_predicted, gender_probability = predict(pictures)
         table = pd.DataFrame(
             {
-                "age_years": np.asarray(age_years),
-                "gender": np.asarray(gender),
-                "age_predicted": np.ravel(age_predicted),
-                "gender_probability": np.ravel(gender_probability),
+                "age_years": age_years,
+                "gender": gender,
+                "age_predicted": age_predicted,
+                "gender_probability": gender_probability,
             }
         )
         return {"corruption": name, "strength": strength} | evaluation.summary(table, seed=seed)
@@ -123,25 +114,18 @@ def curves(
     return pd.DataFrame(rows)
 
 
-def occlusion_map(
-    predict: Predict, image: np.ndarray, *, patch_pixels: int = 32, stride_pixels: int = 16
-) -> dict[str, np.ndarray]:
+def occlusion_map(predict: Predict, image: np.ndarray) -> dict[str, np.ndarray]:
     """Return what covering each place by a grey patch changes (Zeiler and Fergus 2014).
 
     image: uint8 (S, S, 3). Keys: age_years and gender_probability, (P, P), covered minus not; and
-    centres_pixels (P,), the middle of the patches in either direction. ValueError where the patch
-    is larger than the image.
+    centres_pixels (P,), the middle of the patches in either direction.
     """
-    starts = range(0, image.shape[0] - patch_pixels + 1, stride_pixels)
-    if not starts:
-        raise ValueError(f"Expected an image of {patch_pixels} pixels or more; got {image.shape}.")
+    starts = range(0, image.shape[0] - PATCH_PIXELS + 1, STRIDE_PIXELS)
     covered = np.repeat(image[None], len(starts) ** 2 + 1, axis=0)
-    places = ((top, left) for top in starts for left in starts)
-    for picture, (top, left) in zip(covered[1:], places, strict=True):
-        picture[top : top + patch_pixels, left : left + patch_pixels] = GREY
-    found = zip(("age_years", "gender_probability"), predict(covered), strict=True)
+    for picture, (top, left) in zip(covered[1:], itertools.product(starts, starts), strict=True):
+        picture[top : top + PATCH_PIXELS, left : left + PATCH_PIXELS] = GREY
     maps = {
-        name: (np.ravel(values)[1:] - np.ravel(values)[0]).reshape(len(starts), len(starts))
-        for name, values in found
+        name: (values[1:] - values[0]).reshape(len(starts), len(starts))
+        for name, values in zip(("age_years", "gender_probability"), predict(covered), strict=True)
     }
-    return maps | {"centres_pixels": np.array(starts) + patch_pixels / 2}
+    return maps | {"centres_pixels": np.array(starts) + PATCH_PIXELS / 2}

@@ -10,22 +10,19 @@ from agegender import records
 from agegender.measure import evaluation
 
 MOST_BANDS = 10
+BAND_SIZE = 50  # faces
 ROUNDING = 1e-9  # 0.9 / (1 - 0.9) is a little more than 9
 
 
 def fit_age_intervals(
-    age_true: np.ndarray,
-    age_predicted: np.ndarray,
-    *,
-    coverage: float = 0.9,
-    band_size: int = 50,
+    age_true: np.ndarray, age_predicted: np.ndarray, *, coverage: float = 0.9
 ) -> dict:
     """Return half widths, in years, of age intervals that hold the true age in `coverage` of faces.
 
     Split conformal prediction (Lei et al. 2018), Mondrian (Vovk 2012): by bands of the predicted
     age, so that it holds in each. Ages in years, (N,), of validation faces: coverage is promised
-    for faces like them. As many bands, up to 10, as leave `band_size` faces in each; `edges` lie
-    between them. ValueError where N is too small for the coverage.
+    for faces like them. As many bands, up to 10, as leave 50 faces in each; `edges` lie between
+    them. ValueError where N is too small for the coverage.
     """
     age_predicted = np.asarray(age_predicted, float)
     error = np.abs(age_predicted - np.asarray(age_true, float))
@@ -37,7 +34,7 @@ def fit_age_intervals(
             f"Expected {fewest} faces or more for a coverage of {coverage}; got {count}. "
             "Take more validation faces or a lower coverage."
         )
-    band_size = max(band_size, fewest)
+    band_size = max(BAND_SIZE, fewest)
     for bands in range(min(MOST_BANDS, max(count // band_size, 1)), 0, -1):
         edges = np.quantile(age_predicted, np.arange(1, bands) / bands, method="higher")
         band = np.searchsorted(edges, age_predicted, side="right")
