@@ -62,7 +62,7 @@ def hold(path: Path, *, wait: bool = True, waiting: str = "") -> Iterator[TextIO
         yield lock
 
 
-def make_room(cache: Path, files: dict[Path, int], *, most_gigabytes: float) -> None:
+def make_room(cache: Path, files: dict[Path, int], most_gigabytes: float) -> None:
     """Allocate `files` (path: bytes) under `cache`; sets of activations go until they fit.
 
     What killed processes left goes first, then the least recently used set, even one that another

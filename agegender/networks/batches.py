@@ -172,12 +172,8 @@ class Batches(keras.utils.PyDataset):
         mixing: float = 0.0,
     ):
         super().__init__()
-        self.inputs, self.rows, self.views, self.batch_size = (
-            examples.inputs,
-            rows,
-            views,
-            batch_size,
-        )
+        self.inputs, self.rows = examples.inputs, rows
+        self.views, self.batch_size = views, batch_size
         self.labels = {
             name: examples.gender if name == "gender" else examples.age_years for name in outputs
         }

@@ -16,6 +16,8 @@ import numpy as np
 from agegender import disk
 from agegender.networks import batches
 
+BATCH_SIZE = 64
+
 
 def activations(
     part: keras.Model,
@@ -24,23 +26,23 @@ def activations(
     *,
     cache: Path,
     key: dict,
-    views: int = 2,
-    seed: int = 0,
-    batch_size: int = 64,
-    most_gigabytes: float = math.inf,
+    views: int,
+    most_gigabytes: float,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[np.ndarray]:
     """Return each of `part`'s outputs for several views of the rows, float16 (rows, views, ...).
 
-    pixels: uint8 (M, S, S, 3). View 0 is the picture itself, view 1 its mirror image, the others
-    are random views (RandomView). key: whatever the result depends on, as JSON (backbone, cut, data
-    digest ...); the rows, views and seed are added. The arrays are read-only memory maps of files
-    in `cache`, written under another name and renamed when complete, by one process, for which
-    others wait. The sets of `cache` that were used least recently go where all would be larger than
-    most_gigabytes; OSError (ENOSPC, EDQUOT) where there is no room at all. on_progress gets (rows
-    done, rows in all).
+    pixels: uint8 (M, S, S, 3).
+    cache: folder of the sets of activations, each in read-only memory maps; one process computes a
+        set, for which others wait.
+    key: whatever the result depends on beside rows and views, as JSON: backbone, cut, data digest.
+    views: 0 is the picture itself, 1 its mirror image, the others are random (`RandomView`).
+    most_gigabytes: of all sets; those that were used least recently go.
+    on_progress: gets (rows done, rows in all).
+
+    OSError (ENOSPC, EDQUOT) where there is no room at all.
     """
-    key = key | {"views": views, "seed": seed, "rows": disk.checksum(rows.tobytes())}
+    key = key | {"views": views, "seed": 0, "rows": disk.checksum(rows.tobytes())}
     name = disk.checksum(json.dumps(key, sort_keys=True))[:16]
     folder = cache / name
     arrays = [f"{number}.npy" for number in range(len(part.outputs))]
@@ -58,16 +60,12 @@ def activations(
                 complete = Path(working) / "complete"
                 complete.mkdir()
                 (complete / "key.json").write_text(json.dumps(key | {"faces": len(rows)}))
-                headers = [_header((len(rows), views, *o.shape[1:])) for o in part.outputs]
+                shapes = [(len(rows), views, *output.shape[1:]) for output in part.outputs]
                 paths = [complete / array for array in arrays]
-                sizes = [
-                    len(header) + 2 * len(rows) * views * math.prod(output.shape[1:])
-                    for header, output in zip(headers, part.outputs, strict=True)
-                ]
-                disk.make_room(
-                    cache, dict(zip(paths, sizes, strict=True)), most_gigabytes=most_gigabytes
-                )
-                _write(part, pixels, rows, views, seed, batch_size, paths, headers, on_progress)
+                headers = dict(zip(paths, map(_header, shapes), strict=True))
+                sizes = (len(_header(shape)) + 2 * math.prod(shape) for shape in shapes)
+                disk.make_room(cache, dict(zip(paths, sizes, strict=True)), most_gigabytes)
+                _write(part, pixels, rows, views, headers, on_progress)
                 os.rename(complete, folder)
 
 
@@ -86,21 +84,20 @@ def _write(
     pixels: np.ndarray,
     rows: np.ndarray,
     views: int,
-    seed: int,
-    batch_size: int,
-    paths: list[Path],
-    headers: list[bytes],
+    headers: dict[Path, bytes],
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Write the .npy files piece by piece, not through a map, which would count as memory."""
-    augment = batches.RandomView(seed=seed)
+    """Write .npy files piece by piece, not through a map, which would count as memory.
+
+    headers: how each begins. Room for them has been allocated.
+    """
+    augment = batches.RandomView(seed=0)
     with contextlib.ExitStack() as stack:
-        # Not emptied on opening: the room for them is allocated.
-        files = [stack.enter_context(path.open("r+b")) for path in paths]
-        for file, header in zip(files, headers, strict=True):
+        files = [stack.enter_context(path.open("r+b")) for path in headers]  # Not emptied.
+        for file, header in zip(files, headers.values(), strict=True):
             file.write(header)
-        for start in range(0, len(rows), batch_size):
-            batch = pixels[rows[start : start + batch_size]]
+        for start in range(0, len(rows), BATCH_SIZE):
+            batch = pixels[rows[start : start + BATCH_SIZE]]
             seen = [
                 augment(batch, training=True)
                 if view > 1

@@ -18,7 +18,7 @@ import pandas as pd
 
 from agegender import hyperparameters
 from agegender.measure import evaluation
-from agegender.networks import backend, batches, checkpoint, losses, step
+from agegender.networks import backend, batches, checkpoint, step
 
 # How a history is read everywhere: one row an epoch, these columns (and val_ of the first five).
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
@@ -72,21 +72,16 @@ def fit(
     CheckpointError for a checkpoint that cannot be read or that another training left.
     """
     keras.utils.set_random_seed(seed)
+    inputs = examples.inputs
     if not examples.are_pictures:
         config = dataclasses.replace(config, mixing=0.0)
     if resident is None:
         resident = step.on_device(examples)
-    resident = resident and examples.are_pictures
-    inputs = examples.inputs
-    made = (kept or step.Kept()).step(
-        step.structure(network, inputs, config, resident),
-        lambda: step.make(network, inputs, config, seed, resident),
-    )
-    trained, outputs = made.trained, made.outputs
+    made = (kept or step.Kept()).step(network, inputs, config, seed, resident)
     made.begin(config, epochs * math.ceil(len(examples.train_rows) / config.batch_size))
-    keeper = _Epochs(network, examples, losses.weights(outputs, config), hooks)
+    keeper = _Epochs(network, examples, config, hooks)
     keeper.identity = _identity(network, examples, config, epochs, seed)
-    first_epoch = keeper.go_on(trained)
+    first_epoch = keeper.go_on(made.trained)
 
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
     if resident:
@@ -94,14 +89,14 @@ def fit(
     feed = functools.partial(
         batches.Batches,
         dataclasses.replace(examples, inputs=inputs),
-        outputs=outputs,
+        outputs=sorted(network.output),
         views=views,
         epoch=first_epoch,
         mixing=config.mixing,
     )
-    at_once = step.STEPS_PER_EXECUTION if isinstance(trained, step.ManySteps) else 1
+    at_once = step.STEPS_PER_EXECUTION if isinstance(made.trained, step.ManySteps) else 1
     if first_epoch < epochs:
-        trained.fit(
+        made.trained.fit(
             feed(examples.train_rows, batch_size=at_once * config.batch_size, seed=seed),
             validation_data=feed(examples.validation_rows, batch_size=config.batch_size)
             if keeper.validated
@@ -143,13 +138,14 @@ class _Epochs(keras.callbacks.Callback):
         self,
         network: keras.Model,
         examples: batches.Examples,
-        loss_weights: dict[str, float],
+        config: hyperparameters.Fitting,
         hooks: Hooks,
     ):
         super().__init__()
         self.network, self.examples, self.hooks = network, examples, hooks
         # All that the age adds to the whole loss is what the curves call its loss.
-        self.age_weights = {n: w for n, w in loss_weights.items() if n.startswith("age")}
+        ages = [name for name in sorted(network.output) if name.startswith("age")]
+        self.age_weights = {name: getattr(config, f"{name}_weight", 1.0) for name in ages}
         self.validated = len(examples.validation_rows) > 0
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None

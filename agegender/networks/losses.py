@@ -62,12 +62,6 @@ def for_outputs(
     return {name: mixed(losses[name]) if config.mixing else losses[name] for name in outputs}
 
 
-def weights(outputs: list[str], config: hyperparameters.Fitting) -> dict[str, float]:
-    """Return the weight of each output's loss; a layer that only training sees has 1."""
-    own = {"age": config.age_weight, "gender": config.gender_weight}
-    return {name: own.get(name, 1.0) for name in outputs}
-
-
 def metrics() -> dict[str, list[keras.metrics.Metric]]:
     """Return MAE and accuracy; a mixed picture counts by the label that it has most of."""
 
@@ -83,19 +77,14 @@ def metrics() -> dict[str, list[keras.metrics.Metric]]:
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     """A rate that rises from a hundredth of its peak, then falls by a cosine to a share of it.
 
-    learning_rate, warmup_steps, decay_steps: variables, so that a traced step can be used again.
+    adjustable: the variables `learning_rate`, `warmup_steps` and `decay_steps`, so that a traced
+        step can be used again.
     last_share: 1 keeps the peak.
     """
 
-    def __init__(
-        self,
-        learning_rate: keras.Variable,
-        warmup_steps: keras.Variable,
-        decay_steps: keras.Variable,
-        last_share: float,
-    ):
-        self.peak, self.last_share = learning_rate, last_share
-        self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
+    def __init__(self, adjustable: dict[str, keras.Variable], last_share: float):
+        self.peak, self.last_share = adjustable["learning_rate"], last_share
+        self.warmup_steps, self.decay_steps = adjustable["warmup_steps"], adjustable["decay_steps"]
 
     def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
         """Return the rate of a step, counted from 0."""
@@ -115,14 +104,10 @@ def optimizer(
     The schedule "cosine" ends at a thousandth of the rate; "constant" does not fall. Biases and
     normalization are not decayed. KeyError for an unknown optimizer or schedule.
 
-    adjustable: the variables `learning_rate`, `warmup_steps`, `decay_steps` and `weight_decay`.
+    adjustable: the variables of `WarmUp` and `weight_decay`.
     """
-    rate = WarmUp(
-        adjustable["learning_rate"],
-        adjustable["warmup_steps"],
-        adjustable["decay_steps"],
-        last_share={"cosine": 1e-3, "constant": 1.0}[config.schedule],
-    )
+    last_share = {"cosine": 1e-3, "constant": 1.0}[config.schedule]
+    rate = WarmUp(adjustable, last_share)
     decay = adjustable["weight_decay"]
     made = {
         "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=decay),

@@ -45,11 +45,9 @@ class ManySteps(keras.Model):
         whole = count - count % self.batch_size
         logs = None
         if whole:
-            batches_of = jax.tree.map(
-                lambda a: a[:whole].reshape(-1, self.batch_size, *a.shape[1:]), data
-            )
-            step = super().train_step
-            state, logs = jax.lax.scan(lambda *s: step(*s)[::-1], state, batches_of)
+            step, shape = super().train_step, (-1, self.batch_size)
+            many = jax.tree.map(lambda a: a[:whole].reshape(*shape, *a.shape[1:]), data)
+            state, logs = jax.lax.scan(lambda *s: step(*s)[::-1], state, many)
             logs = jax.tree.map(lambda a: a[-1], logs)
         if whole < count:
             logs, state = super().train_step(state, jax.tree.map(lambda a: a[whole:], data))
@@ -79,13 +77,11 @@ class Step:
     """A network that is compiled for training.
 
     trained: what is fitted; it shares its layers with the network that it was made for.
-    outputs: names of its outputs.
     adjustable: a variable for each field of ADJUSTABLE, and `warmup_steps`, `decay_steps`.
     first_seeds: the random generators' states before the first step.
     """
 
     trained: keras.Model
-    outputs: list[str]
     adjustable: dict[str, keras.Variable]
     first_seeds: list[np.ndarray]
 
@@ -117,7 +113,7 @@ class Kept:
         self.keeps = keras.backend.backend() == "tensorflow"
 
     def network(self, structure: Any, build: Callable[[], keras.Model]) -> keras.Model:
-        """Return a network as `build` makes it, which may be an earlier one with its first weights.
+        """Return what `build` makes, or an earlier network with its first weights.
 
         structure: whatever the network and its first weights depend on, hashable.
         """
@@ -133,11 +129,19 @@ class Kept:
             self.networks[structure] = network, network.get_weights()
         return network
 
-    def step(self, structure: Any, make: Callable[[], Step]) -> Step:
+    def step(
+        self,
+        network: keras.Model,
+        inputs: np.ndarray,
+        config: hyperparameters.Fitting,
+        seed: int,
+        resident: bool,
+    ) -> Step:
         """Return the step that `make` returns, or an earlier one of the same structure."""
+        structure = _structure(network, inputs, config, resident)
         if structure in self.steps:
             return self.steps[structure]
-        step = make()
+        step = make(network, inputs, config, seed, resident)
         if self.keeps:
             self.steps[structure] = step
         return step
@@ -149,7 +153,7 @@ def on_device(examples: batches.Examples) -> bool:
     return examples.are_pictures and backend.has_accelerator() and fits
 
 
-def structure(
+def _structure(
     network: keras.Model, inputs: np.ndarray, config: hyperparameters.Fitting, resident: bool
 ) -> tuple[Any, ...]:
     """Return what two trainings must agree in to share a step."""
@@ -184,9 +188,13 @@ def make(
         name: keras.Variable(0.0, trainable=False, dtype="float32", name=name)
         for name in (*ADJUSTABLE, "warmup_steps", "decay_steps")
     }
-    trained = keras.models.clone_model(
-        network, clone_function=lambda layer: _adjusted(layer, adjustable)
-    )
+
+    def adjust(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, keras.layers.Dropout) and layer.name in DROPOUTS:
+            return AdjustableDropout(adjustable[layer.name], name=layer.name)
+        return layer
+
+    trained = keras.models.clone_model(network, clone_function=adjust)
     if inputs.dtype == np.uint8:
         trained = _with_views(trained, inputs, config, adjustable, seed, resident)
     outputs = sorted(network.output)
@@ -200,14 +208,7 @@ def make(
     )
     _make_variables(trained, network, mixed=config.mixing > 0)
     first_seeds = [np.asarray(variable) for variable in _seeds(trained)]
-    return Step(trained, outputs, adjustable, first_seeds)
-
-
-def _adjusted(layer: keras.Layer, adjustable: dict[str, keras.Variable]) -> keras.Layer:
-    """Return the layer itself, or one whose dropout can be adjusted."""
-    if isinstance(layer, keras.layers.Dropout) and layer.name in DROPOUTS:
-        return AdjustableDropout(adjustable[layer.name], name=layer.name)
-    return layer
+    return Step(trained, adjustable, first_seeds)
 
 
 def _with_views(
@@ -234,10 +235,9 @@ def _with_views(
 
 
 def _make_variables(trained: keras.Model, network: keras.Model, *, mixed: bool) -> None:
-    """Make the variables of optimizer, losses and metrics before the first step.
+    """Make the variables of optimizer, losses and metrics.
 
-    TensorFlow traces a step that makes variables twice: that was two thirds of the time until it
-    ended.
+    TensorFlow traces a step that makes variables twice: two thirds of the time until it ended.
     """
     trained.optimizer.build(trained.trainable_variables)
     answers = {n: keras.ops.zeros((1, *output.shape[1:])) for n, output in network.output.items()}

@@ -362,7 +362,7 @@ def test_activations_are_computed_once_and_match_the_network(toy, small_pretrain
     part = keras.Model(small_pretrained.input, layers)
     rows = np.array([5, 2, 90])
     calls = []
-    arguments = {"cache": tmp_path, "key": {"a": 1}, "views": 3}
+    arguments = {"cache": tmp_path, "key": {"a": 1}, "views": 3, "most_gigabytes": 1}
 
     def activations(**changes):
         progress = {"on_progress": lambda *done: calls.append(done)}
