@@ -32,17 +32,15 @@ class Refused(ValueError):
 class Option:
     """One option.
 
-    read: turns what was typed into a value; ValueError or OSError where it cannot.
+    read: turns what was typed into a value; ValueError, KeyError or OSError where it cannot.
     expected: what `read` takes, in words that end the sentence 'expected ...'.
     flag: it is typed without a value, or as NAME=1 in make.
-    named: `expected` lists all that it can be.
     default: stands for it where nothing is typed.
     """
 
     read: Callable[[str], Any]
     expected: str
     flag: bool = False
-    named: bool = False
     default: str = ""
 
 
@@ -57,12 +55,8 @@ def _number(kind: Callable[[str], float], low: float) -> Option:
 
 
 def _choice(*names: str) -> Option:
-    def read(text: str) -> str:
-        if text not in names:
-            raise ValueError
-        return text
-
-    return Option(read, f"{', '.join(names[:-1])} or {names[-1]}", named=True)
+    read = {name: name for name in names}.__getitem__
+    return Option(read, f"{', '.join(names[:-1])} or {names[-1]}")
 
 
 def _existing(text: str) -> Path:
@@ -98,17 +92,14 @@ def _address(text: str) -> str:
     return text
 
 
-def _yes(text: str) -> bool:
-    return {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}[text]
-
-
 def _registered(text: str) -> str:
     if text not in FAMILIES and not text.startswith("age-gender-"):
         raise ValueError
     return text
 
 
-_FLAG = Option(_yes, "1 or 0", flag=True)
+_YES = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
+_FLAG = Option(_YES.__getitem__, "1 or 0", flag=True)
 _PLACE = Option(lambda text: Path(text).expanduser(), "a path")
 _COUNT = _number(int, 1)
 OPTIONS = {
@@ -124,10 +115,10 @@ OPTIONS = {
     "trial_gpus": _number(float, 0),
     "features_gigabytes": _number(float, 0),
     "mirror": _FLAG,
-    "memory": Option(_yes, "1 or 0"),
+    "memory": Option(_YES.__getitem__, "1 or 0"),
     "generated": _FLAG,
     "faces": _FLAG,
-    "model": Option(_registered, "A or B", named=True),
+    "model": Option(_registered, "A or B"),
     "version": _COUNT,
     "alias": Option(str, "an alias, as champion"),
     "to": _PLACE,
@@ -164,8 +155,8 @@ class Stage:
     @property
     def options(self) -> dict[str, Option]:
         """All options of the stage, by name."""
-        needed = "|".join(self.needs).split("|") if self.needs else []
-        names = [*("data", *SETTINGS) * self.search, *needed, *self.names.split()]
+        needed = "|".join(self.needs).replace("|", " ")
+        names = [*("data", *SETTINGS) * self.search, *f"{needed} {self.names}".split()]
         return {name: OPTIONS[name] for name in names} | self.special
 
 
@@ -273,14 +264,12 @@ def values(stage: Stage, texts: Mapping[str, str], label: Callable[[str], str]) 
         except (ValueError, KeyError, OSError) as error:
             reason = f" ({error.strerror or error})" if isinstance(error, OSError) else ""
             given = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-            expected = _expected(option, label(name).rstrip("= "))
-            raise Refused(f"{label(name)}{given}: {expected}{reason}") from None
+            raise Refused(f"{label(name)}{given}: expected {option.expected}{reason}") from None
     for need in stage.needs:
         names = need.split("|")
         if not any(found.get(name) for name in names):
             needed = " or ".join(label(name).strip() for name in names)
-            expected = _expected(stage.options[names[0]], label(names[0]).rstrip("= "))
-            raise Refused(f"{needed} is needed: {expected}")
+            raise Refused(f"{needed} is needed: expected {stage.options[names[0]].expected}")
     if {"alias", "version"} <= found.keys():
         raise Refused(f"{label('alias').strip()} and {label('version').strip()}: give only one")
     return found
@@ -308,7 +297,3 @@ class _Parser(argparse.ArgumentParser):
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _expected(option: Option, title: str) -> str:
-    return f"{title} is {option.expected}" if option.named else f"expected {option.expected}"

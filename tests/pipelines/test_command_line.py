@@ -64,12 +64,12 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         ("tune", {"MINUTES": "inf"}, "MINUTES=inf: expected a number of 1 or more"),
         ("tune", {"TRIALS": "1.5"}, "TRIALS=1.5: expected a whole number of 1 or more"),
         ("tune", {"SEED": "-1"}, "SEED=-1: expected a whole number of 0 or more"),
-        ("tune", {"PRESET": "lap top"}, "PRESET=lap top: PRESET is laptop, "),
+        ("tune", {"PRESET": "lap top"}, "PRESET=lap top: expected laptop, "),
         ("tune", {"DATA": "/no\nwhere"}, r"DATA=/no\nwhere: expected a folder"),
         ("tune", {"MIRROR": "maybe"}, "MIRROR=maybe: expected 1 or 0"),
-        ("pull", {"MODEL": "Z", "TO": "x"}, "MODEL=Z: MODEL is A or B"),
+        ("pull", {"MODEL": "Z", "TO": "x"}, "MODEL=Z: expected A or B"),
         ("pull", {"MODEL": "A"}, "TO= is needed: expected a path"),
-        ("pull", {"TO": "x"}, "MODEL= is needed: MODEL is A or B"),
+        ("pull", {"TO": "x"}, "MODEL= is needed: expected A or B"),
         ("pull", {"MODEL": "A", "TO": "x", "VERSION": "0"}, "VERSION=0: expected a whole number"),
         (
             "pull",
@@ -79,7 +79,7 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         ("predict", {}, "PHOTO= is needed: expected a file"),
         ("predict", {"PHOTO": "nowhere.jpg"}, "PHOTO=nowhere.jpg: expected a file"),
         ("predict", {"PHOTO": "it's.jpg"}, "PHOTO=it's.jpg: expected a file"),
-        ("release", {"MODEL": "C", "DATA": "/"}, "MODEL=C: MODEL is A, B, A_full or B_full"),
+        ("release", {"MODEL": "C", "DATA": "/"}, "MODEL=C: expected A, B, A_full or B_full"),
         ("reproduce", {"MODEL": "A", "VERSION": "1"}, "DATA= or GENERATED= is needed"),
         (
             "reproduce",
@@ -89,7 +89,7 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         ("ui", {"PORT": "65536"}, "PORT=65536: expected a free port"),
         ("app", {"HOST": "203.0.113.9"}, "HOST=203.0.113.9: expected an address of this machine"),
         ("app", {"HOST": "0.0.0.0"}, "HOST=0.0.0.0: expected an address of this machine"),
-        ("predict", {"PHOTO": "/", "MODEL": "C"}, "MODEL=C: MODEL is A, B or AB"),
+        ("predict", {"PHOTO": "/", "MODEL": "C"}, "MODEL=C: expected A, B or AB"),
     ],
 )
 def test_a_mistake_is_answered_in_the_words_of_make(target, variables, said):
@@ -103,7 +103,7 @@ def test_a_mistake_is_answered_in_the_words_of_make(target, variables, said):
     [
         (["tune", "--minutes", "abc"], "--minutes abc: expected a number of 1 or more"),
         (["pull", "--model", "A"], "--to is needed"),
-        (["ablate", "--model", "Z"], "--model Z: --model is A or B"),
+        (["ablate", "--model", "Z"], "--model Z: expected A or B"),
         (["tune", "--minute", "3"], "--minute"),
         (["tunes"], "tunes"),
         ([], "STAGE"),
