@@ -6,8 +6,8 @@ Each measurement runs in a process of its own, one after another, so that none w
 next and peaks of memory are of the whole process. Medians of repeats, the first (warm-up) left out.
 Trains on the training split and measures in validation; the test is not looked at. Writes
 bench.json and bench.png to reports/bench/ and prints all; with --only, the other figures there stay
-what they were. About 35 minutes on two cores with the
-5,000, and 10 GB of disk for the while in which it measures growth.
+what they were. About 35 minutes on two cores with the 5,000, and 10 GB of disk for the while in
+which it measures growth.
 """
 
 import argparse
@@ -28,14 +28,13 @@ import keras_tuner
 import matplotlib
 import mlflow
 import numpy as np
-from PIL import Image
 
 from agegender import config, disk, hyperparameters
 from agegender.data import pixels, splits
 from agegender.networks import backbones, backend, batches, export, fit, models, notebook
 from agegender.registry import tracking
 from agegender.show import figures
-from tests.bench import levers
+from tests.bench import alternatives, levers
 from tuning import experiment, families, family_search, spaces
 
 ROOT = Path(__file__).parents[2]
@@ -43,33 +42,6 @@ CACHE = ROOT / ".cache"
 # Years and accuracy, in validation: the notebook's A, its B, and what B should reach in 3 minutes.
 TARGETS = {"A": [(7.48, 0.869)], "B": [(8.19, 0.853), (5.5, 0.925)]}
 NOTEBOOK_EPOCHS = {"A": 40, "B": 66}  # as published; the targets are what they came to
-LOSSES = ["mse", "binary_crossentropy"]  # compiled without XLA, which halves the speed of a CPU
-
-
-def timed(call, repeats: int) -> list[float]:
-    """Return the seconds of each call after the first."""
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return seconds[1:]
-
-
-class EpochClock(keras.callbacks.Callback):
-    """Keeps the seconds of each epoch, over several calls of fit."""
-
-    def __init__(self):
-        super().__init__()
-        self.seconds = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Start the clock."""
-        self.started = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Stop it."""
-        self.seconds.append(time.perf_counter() - self.started)
 
 
 def forward_flops(network: keras.Model) -> int:
@@ -85,7 +57,9 @@ def forward_flops(network: keras.Model) -> int:
 def matrix_peak(faces, arguments) -> dict:
     """Float32 matrices of 4096 x 4096 multiplied: what the machine can do at best."""
     matrix = keras.random.normal((4096, 4096))
-    seconds = timed(lambda: np.asarray(keras.ops.matmul(matrix, matrix)[0, 0]), arguments.repeats)
+    seconds = alternatives.timed(
+        lambda: np.asarray(keras.ops.matmul(matrix, matrix)[0, 0]), arguments.repeats
+    )
     return {"gigaflops_per_second": 2 * 4096**3 / statistics.median(seconds) / 1e9}
 
 
@@ -95,18 +69,20 @@ def parts(faces, arguments) -> dict:
     floors = splits.training_floors(faces.manifest)
     examples = batches.Examples(faces.pixels, faces.age_years, faces.gender, rows, rows[:0], floors)
     fed = batches.Batches(examples, rows, ["age", "gender"], 64, seed=0)
-    seconds = {"input": timed(lambda: [fed[n] for n in range(len(fed))], arguments.repeats)}
+    seconds = {
+        "input": alternatives.timed(lambda: [fed[n] for n in range(len(fed))], arguments.repeats)
+    }
     pictures, targets = fed[0]
     inputs = keras.Input(pictures.shape[1:], dtype="uint8")
     views = keras.Model(inputs, batches.RandomView(seed=0)(inputs, training=True))
     steps = len(fed)
-    seconds["augmentation"] = timed(
+    seconds["augmentation"] = alternatives.timed(
         lambda: [views.predict_on_batch(pictures) for _ in range(steps)], arguments.repeats
     )
     found = {}
     first_trial = levers.scratch()
     for name, network in (("notebook_A", notebook.build_scratch()), ("A", first_trial)):
-        network.compile("adam", loss=LOSSES)
+        network.compile("adam", loss=levers.LOSSES)
         images = (pictures / 255).astype("float32")
         both = [targets["age"], targets["gender"]]
 
@@ -114,7 +90,7 @@ def parts(faces, arguments) -> dict:
             for _ in range(steps):
                 network.train_on_batch(images, both)
 
-        seconds[f"network_{name}"] = timed(step, arguments.repeats)
+        seconds[f"network_{name}"] = alternatives.timed(step, arguments.repeats)
         found[f"training_gigaflops_an_image_{name}"] = 3 * forward_flops(network) / 1e9
     images = steps * len(pictures)
     rates = {
@@ -122,93 +98,6 @@ def parts(faces, arguments) -> dict:
         for name, values in seconds.items()
     }
     return found | rates
-
-
-def notebook_way(faces, arguments) -> dict:
-    """The notebook's A, fed by Keras' ImageDataGenerator from decoded pictures in memory."""
-    from keras.src.legacy.preprocessing.image import ImageDataGenerator
-
-    rows = faces.rows("train")[: arguments.faces]
-    flow = ImageDataGenerator(
-        rotation_range=20, width_shift_range=0.1, height_shift_range=0.1, horizontal_flip=True
-    ).flow(
-        faces.pixels[rows].astype("float32") / 255,
-        np.stack([faces.age_years[rows], faces.gender[rows]], axis=1),
-        batch_size=32,
-        seed=0,
-    )
-    clock = EpochClock()
-    network = notebook.build_scratch()
-    network.compile(keras.optimizers.Adam(1e-3), loss=LOSSES, jit_compile=False)
-    network.fit(
-        ((x, (y[:, :1], y[:, 1:])) for x, y in flow),
-        steps_per_epoch=len(flow),
-        epochs=arguments.repeats + 1,
-        callbacks=[clock],
-        verbose=0,
-    )
-    return {"images_per_second": len(rows) / statistics.median(clock.seconds[1:])}
-
-
-def notebook_b(faces, arguments) -> dict:
-    """The forward pass of the notebook's VGG16, which it repeats each epoch; random weights."""
-    network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(128, 128, 3))
-    images = faces.pixels[faces.rows("train")[:32]].astype("float32") / 255
-    seconds = timed(lambda: network.predict_on_batch(images), arguments.repeats)
-    return {"images_per_second": len(images) / statistics.median(seconds)}
-
-
-def plain_tuner(faces, arguments) -> dict:
-    """Keras Tuner as in its guide: files decoded by tf.data each epoch, the notebook's A."""
-    import tensorflow as tf
-
-    rows = faces.rows("train")[: arguments.faces]
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [f"{folder}/{row}.jpg" for row in rows]
-        for path, row in zip(paths, rows, strict=True):
-            Image.fromarray(faces.pixels[row]).save(path, quality=95)
-        augment = keras.Sequential(
-            [
-                keras.layers.RandomFlip("horizontal"),
-                keras.layers.RandomRotation(20 / 360),
-                keras.layers.RandomTranslation(0.1, 0.1),
-            ]
-        )
-
-        def decode(path, labels):
-            picture = tf.io.decode_jpeg(tf.io.read_file(path), 3)
-            return tf.cast(picture, tf.float32) / 255, labels
-
-        labels = (faces.age_years[rows][:, None], faces.gender[rows][:, None])
-        dataset = (
-            tf.data.Dataset.from_tensor_slices((paths, labels))
-            .shuffle(len(paths))
-            .map(decode, tf.data.AUTOTUNE)
-            .batch(32)
-            .map(lambda x, y: (augment(x, training=True), y), tf.data.AUTOTUNE)
-            .prefetch(tf.data.AUTOTUNE)
-        )
-
-        def build(hp):
-            network = notebook.build_scratch()
-            rate = hp.Float("learning_rate", 3e-4, 3e-3, sampling="log")
-            network.compile(keras.optimizers.Adam(rate), loss=LOSSES, jit_compile=False)
-            return network
-
-        tuner = keras_tuner.RandomSearch(
-            build, objective="loss", max_trials=2, seed=1, directory=folder
-        )
-        clock, started = EpochClock(), time.perf_counter()
-        # It copies callbacks for each trial; this one is shared on purpose.
-        EpochClock.__deepcopy__ = lambda self, memo: self
-        tuner.search(dataset, epochs=arguments.repeats + 1, callbacks=[clock], verbose=0)
-        seconds = time.perf_counter() - started
-    epochs = arguments.repeats + 1
-    steady = statistics.median(clock.seconds[1:epochs] + clock.seconds[epochs + 1 :])
-    return {
-        "images_per_second": len(rows) / steady,
-        "overhead_seconds_a_trial": seconds / 2 - epochs * steady,
-    }
 
 
 def ours(faces, arguments) -> dict:
@@ -348,7 +237,11 @@ def prediction(faces, arguments) -> dict:
 def milliseconds(network: keras.Model, count: int) -> float:
     """Return how long a prediction takes for each of `count` images at once."""
     images = export.golden_images(count).astype("float32") / 255
-    return 1000 * statistics.median(timed(lambda: network.predict_on_batch(images), 20)) / count
+    return (
+        1000
+        * statistics.median(alternatives.timed(lambda: network.predict_on_batch(images), 20))
+        / count
+    )
 
 
 def pretrained(faces, arguments) -> dict:
@@ -364,7 +257,7 @@ def pretrained(faces, arguments) -> dict:
 
 
 MEASUREMENTS = (
-    *(matrix_peak, parts, notebook_way, plain_tuner, ours, notebook_b, trial_cost, start_up),
+    *(matrix_peak, parts, *alternatives.MEASUREMENTS, ours, trial_cost, start_up),
     *(prediction, pretrained, *levers.MEASUREMENTS, result_b, result_a),
 )
 
