@@ -93,7 +93,6 @@ def prepare(
     place, state = "generated", ""
     if source:
         generated_faces = 0
-        source = Path(os.path.expanduser(source))  # make passes ~ on as it is
         place = utkface.printable(str(source.resolve()))
         state = sources.fingerprint(source)
     inputs = {"source": place, "seed": seed, "generated_faces": generated_faces}

@@ -169,7 +169,6 @@ def _check_zip(archive: zipfile.ZipFile) -> None:
 def _tar_files(archive: tarfile.TarFile) -> Iterator[SourceFile | None]:
     members = archive.getmembers()
     _check_end(archive, len(members))
-
     # A hard link is one more name of an earlier file. Listed right after it, it is read while that
     # file's bytes are at hand: going back in a compressed tar means to start again.
     contents: dict[str, tarfile.TarInfo | None] = {}
@@ -178,7 +177,11 @@ def _tar_files(archive: tarfile.TarFile) -> Iterator[SourceFile | None]:
         content = contents.get(member.linkname) if member.islnk() else member
         contents[member.name] = content
         listed.append((member.name, content))
-    read = functools.lru_cache(maxsize=1)(functools.partial(_read_member, archive))
+
+    @functools.lru_cache(maxsize=1)
+    def read(member: tarfile.TarInfo) -> bytes:
+        return utkface.read_bytes(functools.partial(archive.extractfile, member))
+
     for path, content in sorted(listed, key=lambda item: item[1].offset if item[1] else 0):
         if content is None:
             yield _rejected(path, Rejection(Reason.UNREADABLE, "a hard link to a missing file"))
@@ -211,20 +214,16 @@ def _tar_kind(member: tarfile.TarInfo) -> int:
     return stat.S_IFIFO if member.isdev() else stat.S_IFREG
 
 
-def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    return utkface.read_bytes(functools.partial(archive.extractfile, member))
-
-
 def _other_kind(path: Path) -> str:
     """Say what a file is that is neither a whole zip nor a whole tar."""
     with path.open("rb") as stream:
         start = stream.read(8)
-    for magic, words in _FIRST_BYTES.items():
-        if start.startswith(magic):
-            return words
-    return (
+    unknown = (
         "neither a folder nor a whole zip or tar: give one of these, and download an archive again "
         "if it was cut short"
+    )
+    return next(
+        (words for magic, words in _FIRST_BYTES.items() if start.startswith(magic)), unknown
     )
 
 
@@ -263,8 +262,7 @@ def _source_file(
 
 
 def _rejected(path: str, rejection: Rejection) -> SourceFile:
-    return SourceFile(utkface.printable(path), functools.partial(_raise, rejection), rejection)
+    def read() -> bytes:
+        raise rejection
 
-
-def _raise(rejection: Rejection) -> typing.NoReturn:
-    raise rejection
+    return SourceFile(utkface.printable(path), read, rejection)

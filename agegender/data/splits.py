@@ -22,6 +22,7 @@ from agegender.measure import evaluation
 # All 40 pairs above it that we looked at were copies; dHash would chain thousands of aligned faces.
 SAME_PHOTOGRAPH_CORRELATION = 0.98
 THUMBNAIL_PIXELS = 24
+BLOCK_ROWS = 1024  # that are compared with all others at once
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2  # of all faces
 SPLITS = ("train", "validation", "test", "excluded")
 TEST_NAMES_FILE = Path(__file__).with_name("utkface_test_names.txt")
@@ -36,14 +37,11 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     return values / max(float(np.linalg.norm(values)), 1e-6)
 
 
-def near_duplicate_groups(
-    thumbnails: np.ndarray, *marks: Sequence, block_rows: int = 1024
-) -> np.ndarray:
+def near_duplicate_groups(thumbnails: np.ndarray, *marks: Sequence) -> np.ndarray:
     """Give each photo a number, int64 (N,), from 0 in the order of the rows; its copies share it.
 
     thumbnails: float32 (N, 576) of `thumbnail`; rows that correlate above 0.98 are copies.
     marks: columns of N values, such as checksums; rows with equal values are copies.
-    block_rows: times N float32 are held in memory at once.
 
     Copies of copies are copies too.
     """
@@ -52,8 +50,8 @@ def near_duplicate_groups(
     for mark in marks:
         _, first, same = np.unique(np.asarray(mark), return_index=True, return_inverse=True)
         pairs.append((np.arange(count), first[same]))
-    for start in range(0, count, block_rows):
-        correlation = thumbnails[start : start + block_rows] @ thumbnails[start:].T
+    for start in range(0, count, BLOCK_ROWS):
+        correlation = thumbnails[start : start + BLOCK_ROWS] @ thumbnails[start:].T
         left, right = np.nonzero(correlation > SAME_PHOTOGRAPH_CORRELATION)
         pairs.append((left + start, right + start))
     left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))

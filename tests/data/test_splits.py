@@ -32,7 +32,7 @@ def smooth(generator) -> np.ndarray:
     return np.asarray(small.resize((128, 128), PIL.Image.Resampling.BICUBIC))
 
 
-def test_copies_of_a_photograph_form_one_group():
+def test_copies_of_a_photograph_form_one_group(monkeypatch):
     generator = np.random.default_rng(0)
     pictures = [smooth(generator) for _ in range(30)]
     stream = io.BytesIO()
@@ -46,8 +46,8 @@ def test_copies_of_a_photograph_form_one_group():
     checksums = [*map(str, range(33)), "flat", "flat", "other"]
     groups = splits.near_duplicate_groups(thumbnails, checksums)
     assert groups.tolist() == [*range(30), 0, 1, 2, 30, 30, 31]
-    blocks = splits.near_duplicate_groups(thumbnails, checksums, block_rows=7)
-    assert np.array_equal(blocks, groups)
+    monkeypatch.setattr(splits, "BLOCK_ROWS", 7)
+    assert np.array_equal(splits.near_duplicate_groups(thumbnails, checksums), groups)
 
 
 def test_groups_reach_over_a_common_neighbour():
