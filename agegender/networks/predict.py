@@ -7,12 +7,11 @@ import pandas as pd
 from agegender import records
 from agegender.data import pixels as data_pixels
 
+BATCH_SIZE = 256
+
 
 def predict(
-    network: keras.Model,
-    pixels: np.ndarray,
-    rows: np.ndarray | None = None,
-    batch_size: int = 256,
+    network: keras.Model, pixels: np.ndarray, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return age in years and probability of gender 1, float64 (len(rows),), of uint8 pixels.
 
@@ -20,8 +19,8 @@ def predict(
     """
     rows = np.arange(len(pixels)) if rows is None else rows
     parts = [
-        network.predict_on_batch(pixels[rows[start : start + batch_size]].astype("float32") / 255)
-        for start in range(0, len(rows), batch_size)
+        network.predict_on_batch(pixels[rows[start : start + BATCH_SIZE]].astype("float32") / 255)
+        for start in range(0, len(rows), BATCH_SIZE)
     ]
     age, gender = (np.concatenate(part)[:, 0].astype(float) for part in zip(*parts, strict=True))
     return age, gender

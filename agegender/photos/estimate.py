@@ -159,7 +159,7 @@ def _outputs(network: keras.Model, faces: np.ndarray) -> tuple[np.ndarray, np.nd
     # Padded to a power of two, since a backend compiles for each number of faces.
     padded = np.zeros((1 << max(len(faces) - 1, 0).bit_length(), *faces.shape[1:]), faces.dtype)
     padded[: len(faces)] = faces
-    age, female = networks_predict.predict(network, padded, np.arange(len(padded)))
+    age, female = networks_predict.predict(network, padded)
     return age[: len(faces)], female[: len(faces)]
 
 

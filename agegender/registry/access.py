@@ -154,17 +154,16 @@ def _check_database(uri: str, variable: str) -> None:
             f"{variable} to another."
         ) from error
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+        first_line = str(getattr(error, "orig", None) or error).partition("\n")[0]
         told = explain(error, uri, variable)
-        raise ValueError(
-            told or f"{variable}={shown(uri)}: {EXPECTED}; {_first_line(error)}"
-        ) from error
-    if tables and not revision and "experiments" not in tables:
-        raise ValueError(
-            f"{shown(uri)} is a database of something else: set {variable} to another."
-        )
-    steps = script.ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+        raise ValueError(told or f"{variable}={shown(uri)}: {EXPECTED}; {first_line}") from error
     if not revision:
+        if tables and "experiments" not in tables:
+            raise ValueError(
+                f"{shown(uri)} is a database of something else: set {variable} to another."
+            )
         return
+    steps = script.ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
     if revision == steps.get_current_head():
         if not utils.Base.metadata.tables.keys() <= tables:
             raise ValueError(TROUBLES[NO_TABLE].format(store=f"The store {shown(uri)}"))
@@ -197,7 +196,3 @@ def explain(error: BaseException | None, uri: str = "", variable: str = TRACKING
                     return line[0].upper() + line[1:]
         error = error.__cause__ or error.__context__
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(getattr(error, "orig", None) or error).partition("\n")[0]

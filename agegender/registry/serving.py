@@ -117,28 +117,27 @@ def to_pixels(
         raise ValueError(f"Expected a picture's bytes in base64; got {type(face).__name__}.")
     else:
         array = np.asarray(face)
-        whole = np.issubdtype(array.dtype, np.integer)
-        if array.ndim != 3 or array.shape[2] != 3 or not (whole or array.dtype.kind == "f"):
+        top = 1 if array.dtype.kind == "f" else 255
+        numbers = array.dtype.kind in "fiu" and 0 < array.size <= 3 * MOST_PIXELS
+        if not numbers or array.ndim != 3 or array.shape[2] != 3:
             raise ValueError(
-                "Expected a path, base64 or an array (S, S, 3) of numbers; got "
-                f"{type(face).__name__} of shape {array.shape} and type {array.dtype}."
-            )
-        if not 0 < array.shape[0] * array.shape[1] <= MOST_PIXELS:
-            raise ValueError(
-                f"Expected at least one pixel and at most {MOST_PIXELS:,}; got {array.shape[:2]}."
+                "Expected a path, base64 or an array (S, S, 3) of numbers, with at least one pixel "
+                f"and at most {MOST_PIXELS:,}; got {type(face).__name__} of shape {array.shape} "
+                f"and type {array.dtype}."
             )
         # NaN is out of range too.
-        if not (array.min() >= 0 and array.max() <= (255 if whole else 1)):
+        if not (array.min() >= 0 and array.max() <= top):
             raise ValueError(
                 "Expected integers 0..255 or floats 0..1; got "
                 f"{array.dtype} from {array.min()} to {array.max()}."
             )
         if array.shape[:2] == (size_pixels, size_pixels):
-            return (array / 255 if whole else array).astype(np.float32)
-        image = PIL.Image.fromarray((array if whole else np.round(array * 255)).astype(np.uint8))
-    resample = PIL.Image.Resampling.BILINEAR
-    fitted = PIL.ImageOps.fit(image, (size_pixels, size_pixels), resample)
-    return np.asarray(fitted, np.float32) / 255
+            return (array / top).astype(np.float32)
+        image = PIL.Image.fromarray(np.round(array * (255 / top)).astype(np.uint8))
+    size = (size_pixels, size_pixels)
+    return (
+        np.asarray(PIL.ImageOps.fit(image, size, PIL.Image.Resampling.BILINEAR), np.float32) / 255
+    )
 
 
 def _open(text: str, served: bool) -> PIL.Image.Image:
