@@ -65,6 +65,4 @@ def restore(
 
 
 def _state(trained: keras.Model) -> list[keras.Variable]:
-    # All but the pixels that stay on a device.
-    variables = [variable for variable in trained.variables if variable.dtype != "uint8"]
-    return [*variables, *trained.optimizer.variables]
+    return [*trained.variables, *trained.optimizer.variables]
