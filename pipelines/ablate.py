@@ -1,7 +1,6 @@
 """What single choices behind the defaults are worth: `make ablate MODEL=A DATA=train_val`.
 
-Trains the defaults, and the defaults with each of config.ABLATIONS undone. Prints means and
-standard deviations in validation; MLflow has them too. MINUTES ends it; the same command goes on.
+MINUTES ends it; the same command goes on.
 """
 
 from pipelines.work import Work
@@ -9,7 +8,7 @@ from tuning import retrain
 
 
 def ablate(work: Work, *, model: str, seeds: int = 2, epochs: int | None = None) -> None:
-    """Train and compare the defaults of one network and their variants."""
+    """Train and compare a network's defaults, and these with each of config.ABLATIONS undone."""
     folder = work.folder / f"ablation-{model}"
     folder.mkdir(exist_ok=True)
     retrain.compare(

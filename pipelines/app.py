@@ -1,9 +1,4 @@
-"""A page to try the models on a photo or the camera, and JSON for programs: `make app`.
-
-On this machine only, unless HOST= names one of its addresses; nothing is stored. The registry's
-champions answer, the released models where it has none. Ends with Ctrl-C; exit status 2 where there
-is no model or the port is taken.
-"""
+"""A page to try the models on a photo or the camera, and JSON for programs: `make app`."""
 
 import contextlib
 import secrets
@@ -20,10 +15,11 @@ MOST_CONNECTIONS = 16  # More of them get 503: photos of 1 GiB in memory at the 
 
 
 def serve(*, port: int, host: str = "127.0.0.1", generated: bool = False) -> None:
-    """Load the models, serve `service.application` until interrupted.
+    """Load the champions, or the released models, and serve `service.application` until Ctrl-C.
 
-    port: 0 takes a free one; host: an address of this machine. What others can reach asks for a
-    token, which is the first part of each path; generated: by models of drawn faces.
+    port: 0 takes a free one.
+    host: an address of this machine. What others can reach asks for a token in each path.
+    generated: by models of drawn faces.
     """
     with socket.create_server((host, port)) as listener:
         print("Loading the models ...", flush=True)

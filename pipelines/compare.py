@@ -1,7 +1,6 @@
 """Compare the best settings of a finished search over several seeds: `make compare`.
 
-Takes the variables of the search. Prints means and standard deviations in validation, and which
-settings show no clear difference; MLflow has them too. MINUTES ends it; the same command goes on.
+Takes the variables of the search. MINUTES ends it; the same command goes on.
 """
 
 from pipelines.work import Work

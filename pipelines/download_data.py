@@ -1,7 +1,6 @@
 """Download the real faces into data/: `make data`, 15 and 107 MB, some minutes.
 
-Afterwards `make tune DATA=data/train_val` (5,000 faces) or `make tune DATA=data/UTKFace.tar.gz`
-(all 23,708). The same command continues an interrupted download.
+The same command continues an interrupted download.
 """
 
 import os

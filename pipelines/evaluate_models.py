@@ -1,8 +1,4 @@
-"""Score both candidates on the locked test, once: `make evaluate`. Each look is in the ledger.
-
-Leaves with each candidate, and in its MLflow run, the predictions of every test and validation
-face, metrics with intervals, groups of faces, robustness, age intervals and the figures.
-"""
+"""Score both candidates on the locked test, once: `make evaluate`. Each look is in the ledger."""
 
 from agegender.registry import candidates
 from pipelines.work import Work

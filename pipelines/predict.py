@@ -1,10 +1,4 @@
-"""Ages and genders of the faces in photos: `make predict PHOTO=photo.jpg`.
-
-A PHOTO is a file, a folder with all below it, a pattern, or several of these in one quoted text.
-The registry's champions answer, the released models where it has none. Prints a table and writes
-predictions.json, predictions.csv and each photo that shows a face, with its faces marked. Exit
-status 2 where no photo could be read, or nothing could be written.
-"""
+"""Ages and genders of the faces in photos: `make predict PHOTO=photo.jpg`, see agegender/photos."""
 
 import collections
 import time
@@ -25,8 +19,9 @@ def predict(
 ) -> int:
     """Predict, print, write to the folder `out`; return the exit status, 2 where nothing was read.
 
-    photo: files and folders; model: A, B or AB, else B, or A where there is no B; generated: by
-    models of drawn faces.
+    photo: files and folders, with all below them.
+    model: A, B or AB; else B, or A where there is no B.
+    generated: by models of drawn faces.
     """
     paths = output.list_photos(photo)
     if not paths:

@@ -1,7 +1,4 @@
-"""Decode, group and split the faces, and say what was kept and why not: `make prepare`.
-
-It takes about 4 s for the 5,000, 20 s for all of UTKFace, and no time when called again.
-"""
+"""Decode, group and split the faces, and say what was kept and why not: `make prepare`."""
 
 from pathlib import Path
 

@@ -1,7 +1,6 @@
 """Register both candidates, judge them and export the champions: `make promote`.
 
-The first version of a family becomes champion; a later one comes in as challenger and takes its
-place only through the gate of `agegender.registry.promotion`. A second call changes nothing.
+The first version of a family becomes champion; a later one must pass `registry.promotion`'s gate.
 """
 
 import textwrap

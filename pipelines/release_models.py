@@ -1,8 +1,7 @@
 """Train a model for models/ with settings fixed before: `make release MODEL=A DATA=train_val`.
 
-Trains on training and validation faces, looks once at the locked test and writes the model, its
-card, its record and its predictions to models/, unless the one that is there is as good: the gate
-of the registry decides. A and B take the 5,000, the others all of UTKFace. Hours on two cores.
+Trains on training and validation faces and looks once at the locked test. The gate of the registry
+decides whether the model replaces the one in models/. Hours on two cores.
 """
 
 from agegender import config, records

@@ -1,8 +1,7 @@
 """Train a registered version again and judge the result: `make reproduce MODEL=A VERSION=3`.
 
-Takes as long as its last training did. On the same backend and kind of machine its own seed gives
-the same numbers; where it does not, four further seeds are trained, to say how much they differ.
-Exit status 0: reproduced, 1: not, 2: cannot be told, with the reason. The test is not looked at.
+On the same backend and kind of machine its own seed gives the same numbers; where it does not, four
+further seeds are trained, to say how much they differ. The test is not looked at.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ def reproduce(
     seeds: int | None = None,
     generated: bool = False,
 ) -> int:
-    """Reproduce one version; return the exit status.
+    """Return 0 where a version is reproduced, else 1; ValueError where that cannot be told.
 
     data: the pictures that it was trained on; seeds: so many further ones in any case.
     """

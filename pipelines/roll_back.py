@@ -1,7 +1,6 @@
-"""Give the previous champion its place back: `make rollback MODEL=B`.
+"""Give the previous champion its place back: `make rollback MODEL=B`; a second call undoes it.
 
-Swaps the aliases champion and previous, so that a second call undoes the first. The file in
-exports/ follows with the next `make promote` or `make pull`.
+The file in exports/ follows with the next `make promote` or `make pull`.
 """
 
 from pathlib import Path

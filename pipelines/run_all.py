@@ -1,6 +1,5 @@
 """The whole job, `make tune`: faces, two searches, two candidates, the test, the registry, exports.
 
-About 15 minutes on two cores, 5 with drawn faces (MINUTES=). Ends with what both models reach.
 A second call with the same arguments goes on where the first was stopped, or shows its result.
 """
 

@@ -1,9 +1,4 @@
-"""Show runs and models in the browser, on this machine only: `make ui [PORT=5000]`.
-
-Prints, for each family that was searched, the address of its trials, the best first, in the columns
-that differ, as soon as MLflow's server answers; what that says is in .cache/ui.log. Ends with
-Ctrl-C.
-"""
+"""Show runs and models in the browser, on this machine only: `make ui [PORT=5000]`."""
 
 from pathlib import Path
 

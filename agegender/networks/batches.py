@@ -111,11 +111,6 @@ class Examples:
     validation_rows: np.ndarray
     floors: evaluation.Floors
 
-    @property
-    def are_pictures(self) -> bool:
-        """Whether the inputs are pictures, and not activations."""
-        return self.inputs.dtype == np.uint8
-
 
 class Batches(keras.utils.PyDataset):
     """Batches of an array that may be a memory map, with labels for each of a network's outputs.

@@ -70,7 +70,7 @@ def fit(
     """
     keras.utils.set_random_seed(seed)
     inputs = examples.inputs
-    if not examples.are_pictures:
+    if inputs.dtype != np.uint8:  # Activations cannot be mixed.
         config = dataclasses.replace(config, mixing=0.0)
     made = (kept or step.Kept()).step(network, inputs, config, seed)
     made.begin(config, epochs * math.ceil(len(examples.train_rows) / config.batch_size))
