@@ -12,9 +12,7 @@ HEAD = ("trunk_dropout", "age_dropout", "gender_dropout", "age_units", "gender_u
 TRUNK = ("internal_size_pixels", "stem_filters", "stem_kernel_pixels", "width", "stages")
 TRUNK += ("blocks_per_stage", "extra_block_stage", "kernel_pixels", "residual", "normalization")
 TRUNK += ("activation", "pooling")
-
-
-# Of what an oracle adds to a trial's values for itself, the names begin so.
+# Names that an oracle adds to a trial's values, for its own use, begin so.
 OF_ORACLE = "tuner/"
 
 

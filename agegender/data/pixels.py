@@ -247,8 +247,8 @@ def _decode(
             said, left = now, (now - started) / done * (len(files) - done)
             _say(f"decoded {done:,} of {len(files):,} pictures, about {left:.0f} s left")
     table = pd.DataFrame(faces, columns=["name", *utkface.Labels._fields, "checksum", "path"])
-    # Of the sound files of one name the first path counts; an archive may hold one path several
-    # times, and the last counts, as when it is unpacked.
+    # Of several sound files of one name the first path counts; of one path that an archive holds
+    # several times, the last file, as when it is unpacked.
     table = table[::-1].sort_values(["name", "path"], kind="stable")
     spare = table.duplicated("name")
     reason = str(Reason.DUPLICATE_NAME)

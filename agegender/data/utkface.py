@@ -80,8 +80,8 @@ class Labels(typing.NamedTuple):
 def parse_name(name: str) -> Labels:
     """Read the labels from a file name; raises Rejection.
 
-    Names without a race field are refused: of one of the three in UTKFace it is known that its
-    second number is not the gender everywhere.
+    Names without a race field are refused: UTKFace has three, and in at least one of them the
+    second number is not the gender.
     """
     match = _match(name)
     if match[3] is None:
@@ -179,7 +179,7 @@ def _decode(data: bytes, allowed: Collection[str], most_pixels: int) -> PIL.Imag
     except Rejection:
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged
-    # data; whatever it was, this one file is put aside with the words of the decoder.
+    # data; this one file is put aside, with the words of the decoder.
     except Exception as error:
         raise Rejection(Reason.DAMAGED, one_line(error)) from error
 

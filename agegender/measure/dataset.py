@@ -64,7 +64,7 @@ def conflicting_groups(manifest: pd.DataFrame) -> list[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What is told of prepared faces. Shares are 0..1, ages in years.
+    """Facts about prepared faces. Shares are 0..1, ages in years.
 
     least_female, most_female: decade of the labelled age and its share.
     twins, twin_groups: near-duplicates and their groups; conflicts: groups with several labels.
@@ -92,7 +92,7 @@ class Description:
 
 
 def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
-    """Return what a page tells of prepared faces; measured: of `quality`."""
+    """Return the facts about prepared faces; measured: of `quality`."""
     decades = np.minimum(manifest["age_years"] // 10, evaluation.OLDEST_DECADE)
     female = manifest.groupby(decades)["gender"].mean()
     female.index = ["80 and more" if d == 8 else f"{10 * d} to {10 * d + 9}" for d in female.index]

@@ -67,7 +67,7 @@ def evaluate(
     Intervals: 95 % percentile bootstrap over faces, the same resamples for all metrics; that of
     gender_ece reaches as far down as up, since resampling inflates it. So does any sample: even a
     calibrated predictor has an error above 0. Arrays are (N,). ValueError where they differ in
-    length, hold what is no number, or hold one gender only.
+    length, are not finite, or hold one gender only.
     """
     given = (age_true, age_predicted, gender_true, gender_probability)
     arrays = [np.asarray(array, float) for array in given]

@@ -70,8 +70,8 @@ def _bytes(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-# Each takes images uint8 (N, S, S, 3), a strength and a seed and returns images; its strengths grow
-# worse. The units are in the words that describe them.
+# Each function takes images uint8 (N, S, S, 3), a strength and a seed, and returns images; then its
+# strengths, from mild to severe, and their unit.
 CORRUPTIONS = {
     "blur": (blur, (1, 2, 3, 4), "standard deviation (pixels)"),
     "noise": (noise, (10, 20, 40, 60), "standard deviation (of 255)"),

@@ -26,7 +26,7 @@ def save(
 ) -> None:
     """Write weights, optimizer, random states, history and best weights, in one step.
 
-    identity: whatever makes this training another than others; it must be fit for JSON.
+    identity: all that distinguishes this training from others, as JSON.
     """
     arrays = {f"state_{n}": np.asarray(v) for n, v in enumerate(_state(trained))}
     arrays |= {f"best_{n}": value for n, value in enumerate(best_weights or [])}

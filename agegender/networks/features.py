@@ -35,7 +35,7 @@ def activations(
     pixels: uint8 (M, S, S, 3).
     cache: folder of the sets of activations, each in read-only memory maps; one process computes a
         set, for which others wait.
-    key: whatever the result depends on beside rows and views, as JSON: backbone, cut, data digest.
+    key: what the result depends on besides rows and views, as JSON: backbone, cut, data digest.
     views: 0 is the picture itself, 1 its mirror image, the others are random (`RandomView`).
     most_gigabytes: of all sets; those that were used least recently go.
     on_progress: gets (rows done, rows in all).

@@ -29,9 +29,11 @@ MARK = b"Marked by agegender"
 class Answered:
     """A photo and its answers.
 
-    photo: its path, with unprintable characters escaped; reason, detail: why it was not read;
-    faces: how many were found; marked: the file name of the picture that marks them, where there
-    are any; answers: the rows of `estimate.answer`.
+    photo: its path, with unprintable characters escaped.
+    reason, detail: why it was not read.
+    faces: how many were found.
+    marked: the file name of the picture that marks them, where there are any.
+    answers: the rows of `estimate.answer`.
     """
 
     photo: str
@@ -46,7 +48,7 @@ def list_photos(sources: Iterable[Path]) -> list[Path]:
     """Return the files named and, sorted, those in folders named and below, but no hidden ones.
 
     What an earlier run wrote is left out. A folder below that cannot be listed, or a link to one,
-    is returned itself: `estimate.read_photo` tells the reason.
+    is returned itself: `estimate.read_photo` gives the reason.
     """
     paths: list[Path] = []
 

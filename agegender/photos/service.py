@@ -13,8 +13,8 @@ answers: for each photo in turn, what README.md lists for each face and model.
 The page: GET / is page.html, GET /about says what its models are and has examples, and
 POST /answer?model=B takes a photo's bytes and gives what `answer` returns.
 
-What is no good gets 400, 413 (too large) or 415 (another content) with {"error": REASON}, and
-nothing of it is answered.
+A request that cannot be answered in full gets 400, 413 (too large) or 415 (another content type)
+with {"error": REASON}.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from starlette.requests import ClientDisconnect
 from agegender.data import generated_faces, utkface
 from agegender.photos import detection, estimate, output
 
-# Another site's name may be made to lead to this machine; its pages' requests carry that name.
+# Another site can make its name lead to this machine (DNS rebinding); its requests carry that name.
 HOSTS = ("127.0.0.1", "localhost")
 MOST_BODY_BYTES = 32 * 2**20  # of a POST to /predict
 # Drawn faces that the detector finds: the seeds that they are drawn from.
@@ -49,7 +49,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# What a person is told of a photo that cannot be read.
+# What the page says about a photo that cannot be read.
 NO_PICTURE = "This is not a picture. Try JPEG, PNG or HEIC."
 REASONS = {
     utkface.Reason.EMPTY: "This file is empty.",
@@ -159,7 +159,7 @@ def _chosen(models: dict[str, estimate.Model], name: str | None) -> dict[str, es
 
 
 def _read_request(body: bytes) -> Request:
-    """Check the JSON of a POST to /predict; ValueError, with the reason, where it is no good."""
+    """Check the JSON of a POST to /predict; ValueError with the reason where it is invalid."""
     try:
         return Request.model_validate_json(body)
     except pydantic.ValidationError as error:
@@ -169,7 +169,7 @@ def _read_request(body: bytes) -> Request:
 
 
 def _photos(images: list[str]) -> Iterator[PIL.Image.Image]:
-    """Yield one decoded photo at a time; ValueError, with its number, where one is no good."""
+    """Yield one decoded photo at a time; ValueError with its number where one is invalid."""
     for number, image in enumerate(images):
         try:
             yield estimate.open_photo(base64.b64decode(image, validate=True))
@@ -182,7 +182,7 @@ def _photos(images: list[str]) -> Iterator[PIL.Image.Image]:
 def _predictions(
     detector: detection.Detector, models: dict[str, estimate.Model], body: bytes
 ) -> dict[str, list[list[dict]]]:
-    """Return the answer to a POST to /predict; ValueError, with the reason, where it is no good."""
+    """Return the answer to a POST to /predict; ValueError with the reason where it is invalid."""
     asked = _read_request(body)
     chosen = _chosen(models, asked.model)
     tables = estimate.answer(detector if asked.crop else None, chosen, _photos(asked.images))
@@ -240,7 +240,7 @@ def _refusal(status: int, reason: str) -> JSONResponse:
 
 
 async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
-    """Answer a request that broke off, or that holds what is no good."""
+    """Answer a request that broke off or is invalid."""
     if isinstance(error, ClientDisconnect):
         return _refusal(400, "The request did not arrive whole.")
     if not isinstance(error, utkface.Rejection):

@@ -1,4 +1,4 @@
-"""Whether a store can be used: its address, its server or database, and in a line what is wrong.
+"""Whether a store can be used, and in one line what is wrong with its address or its server.
 
 Every target opens its store through `address` and `check`, and `explain` says what fails later. At
 the top it imports the standard library alone: a mistake is answered before MLflow is loaded.
@@ -21,7 +21,7 @@ EXPECTED = (
 # MLflow takes '?' and '#' in a path for parts of a URI, and decodes %20, which is another folder.
 SPECIAL = r"[?#]|%[0-9A-Fa-f]{2}"
 NO_TABLE = r"no such (table|column)|UndefinedTable"
-# What libraries say, and what to tell instead; {store} is the address without its password.
+# What libraries say, and what users read instead; {store} is the address without its password.
 TROUBLES = {
     r"malformed|not a database": "{store} is damaged, or no database: restore it from a copy, or "
     "move it away and begin anew.",

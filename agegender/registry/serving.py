@@ -1,8 +1,8 @@
 """The pyfunc of a registered model: faces in, a table of ages and genders out.
 
 MLflow stores this file with the model ("models from code") and runs it where the model is loaded,
-so it imports nothing of this project. Behind a server what comes is a stranger's: there it reads no
-files, and takes no more faces at once than the limit.
+so it imports nothing of this project. A model server's requests come from strangers: there it reads
+no files and takes a limited number of faces.
 """
 
 import base64
@@ -60,9 +60,8 @@ class AgeGender(PythonModel):
     def predict(self, context, model_input: pd.DataFrame, params=None):
         """Return a DataFrame: age_years, gender_probability_female, gender ("male", "female").
 
-        model_input: a list or array of faces, or a DataFrame with them in its column "image", or
-        its only one without a name, whose index is kept. NoFaceError, a ValueError, where something
-        is no face picture.
+        model_input: a list or array of faces, or a DataFrame with them in its column "image", or in
+        its only one, without a name; its index is kept. NoFaceError where one is no picture.
         """
         try:
             return self._answer(model_input, served=os.environ.get(SERVED) == "true")
