@@ -9,9 +9,9 @@ from typing import Any, Self
 
 VIEW_STRENGTHS = ("rotation", "zoom", "shift", "brightness", "contrast", "erasing")
 HEAD = ("trunk_dropout", "age_dropout", "gender_dropout", "age_units", "gender_units", "age_head")
-TRUNK = ("internal_size_pixels", "stem_filters", "stem_kernel_pixels", "width", "stages")
-TRUNK += ("blocks_per_stage", "extra_block_stage", "kernel_pixels", "residual", "normalization")
-TRUNK += ("activation", "pooling")
+TRUNK: tuple[str, ...] = ("internal_size_pixels", "stem_filters", "stem_kernel_pixels", "width")
+TRUNK += ("stages", "blocks_per_stage", "extra_block_stage", "kernel_pixels", "residual")
+TRUNK += ("normalization", "activation", "pooling")
 # Names that an oracle adds to a trial's values, for its own use, begin so.
 OF_ORACLE = "tuner/"
 

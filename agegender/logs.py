@@ -48,7 +48,7 @@ class _FilteredImport(importlib.abc.MetaPathFinder):
                 with _filtered():
                     execute(module)
 
-            spec.loader.exec_module = exec_module
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 

@@ -37,14 +37,14 @@ class Evidence:
     """What was measured of a candidate besides its metrics; None where it was not.
 
     intervals: of `uncertainty.fit_age_intervals`, and under "test" their coverage of the test.
-    abstention: of `uncertainty.fit_abstention`.
+    abstention: the dict of `uncertainty.fit_abstention`.
     label_noise: of `evaluation.label_noise`.
     slices, robustness: the rows of `evaluation.slices` and of `robustness.curves`.
     mirror, mirror_validation: `evaluation.compare` of averaging with the mirror image and not.
     """
 
     intervals: dict[str, Any] | None = None
-    abstention: dict[str, Any] | None = None
+    abstention: Any = None
     label_noise: dict[str, Any] | None = None
     slices: list[dict[str, Any]] | None = None
     robustness: list[dict[str, Any]] | None = None
@@ -75,8 +75,8 @@ class Candidate:
     budget: what bounded the search that it comes from.
     history, faces: of a release, the epochs of its shorter training without the validation faces,
         and how many faces it learned from.
-    test: the metrics of `evaluation.evaluate`, and "score"; None before the evaluation, as is
-        evidence.
+    test: a dict of the metrics of `evaluation.evaluate`, and "score"; None before the evaluation,
+        as is evidence.
     against_frozen_features: `evaluation.compare` with the network before its fine-tuning.
     """
 
@@ -93,7 +93,7 @@ class Candidate:
     budget: list[float | None] | None = None
     history: list[dict[str, Any]] | None = None
     faces: int | None = None
-    test: dict[str, Any] | None = None
+    test: Any = None
     evidence: Evidence | None = None
     against_frozen_features: dict[str, Any] | None = None
 

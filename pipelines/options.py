@@ -131,8 +131,8 @@ OPTIONS = {
     "seeds": _COUNT,
     "epochs": _COUNT,
 }
-SETTINGS = ("seed", "preset", "minutes", "trials", "algorithm", "tier", "mirror", "memory")
-SETTINGS += ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
+SETTINGS: tuple[str, ...] = ("seed", "preset", "minutes", "trials", "algorithm", "tier", "mirror")
+SETTINGS += ("memory", "workers", "trial_cpus", "trial_gpus", "features_gigabytes")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from agegender.registry import access, tracking
 from tuning import experiment, journal
 
 # Settings that do not change the list of trials; nor does how many of them are run.
-IRRELEVANT = ("minutes", "closing_seconds", "robustness_faces", "silent_minutes")
+IRRELEVANT: tuple[str, ...] = ("minutes", "closing_seconds", "robustness_faces", "silent_minutes")
 IRRELEVANT += ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
 
 

@@ -26,6 +26,7 @@ from agegender.registry import provenance, tracking
 from tuning import journal, mailbox, workers
 
 ROOT = Path(__file__).parents[1]
+NOT_SENT: tuple[str, ...]
 NOT_SENT = (".git", ".venv", ".cache", "data", "exports", "mlruns", "predictions", "reports")
 NOT_SENT += ("tests", "models/*.*")  # but models/backbones
 POLL_SECONDS = 1.0
@@ -63,7 +64,9 @@ class Tasks:
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
-        actor = ray.remote(num_cpus=0, scheduling_strategy=here)(mailbox.Mailbox)
+        # Ray's own annotation knows strategies by name alone.
+        place = ray.remote(num_cpus=0, scheduling_strategy=here)  # type: ignore[call-overload]
+        actor = place(mailbox.Mailbox)
         self.mailbox = actor.remote()
         # A worker serves one trial: what it leaks or holds of a GPU's memory goes with it.
         self.task = ray.remote(

@@ -287,12 +287,13 @@ def _replay(
     for count in range(len(results) + 1):
         for trial in trials:
             if trial.asked_after == count:
-                values, tells[trial.number] = next(asks, None) or (None, None)
-                if values != trial.values:
+                values, tell = next(asks, None) or (None, None)
+                if tell is None or values != trial.values:
                     raise journal.SearchError(
                         f"{path} was written by another search: trial {trial.number} had "
                         f"{trial.values}, this search would try {values}. Move it away."
                     )
+                tells[trial.number] = tell
         if count < len(results):
             tells.pop(results[count].number)(_score(results[count]))
     _check_failures(results)

@@ -151,7 +151,7 @@ def _check_zip(archive: zipfile.ZipFile) -> None:
     zipfile believes the size of the directory, and ignores whatever lies before the first file.
     """
     members = archive.infolist()
-    stream: typing.IO[bytes] = archive.fp
+    stream: typing.Any = archive.fp
     size_bytes = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size_bytes - 22 - 2**16))
     tail = stream.read()
@@ -196,7 +196,7 @@ def _check_end(archive: tarfile.TarFile, count: int) -> None:
 
     tarfile takes the first block that it cannot read for the end and says nothing.
     """
-    stream: typing.IO[bytes] = archive.fileobj
+    stream: typing.Any = archive.fileobj
     stream.seek(archive.offset)
     block = stream.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or any(block):

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ SMALL_SLICE = 30  # faces; with fewer, a slice is shown and not ranked
 CALIBRATION_BINS = 15
 RESAMPLED_ROWS = 200_000  # so many at once: a few megabytes, and no loop over small slices
 OLDEST_DECADE = 8
-METRICS = ("mae", "rmse", "bias", "cs5")
+METRICS: tuple[str, ...] = ("mae", "rmse", "bias", "cs5")
 METRICS += ("gender_accuracy", "gender_f1", "gender_auc", "gender_ece")
 RACES = ("White", "Black", "Asian", "Indian", "other")  # UTKFace's 0..4
 
@@ -58,7 +58,7 @@ def evaluate(
     *,
     seed: int,
     resamples: int = RESAMPLES,
-) -> dict[str, dict[str, float] | int]:
+) -> dict[str, Any]:
     """Return n and, each as {"value", "low", "high"}, the metrics of both tasks.
 
     mae, rmse and bias (predicted minus true) in years, cs5 (share within 5 years),
@@ -227,7 +227,7 @@ def shared_errors(predictions: pd.DataFrame, others: pd.DataFrame) -> dict[str, 
     errors = [records.age_error(table) for table in (predictions, others)]
     wrong, other_wrong = (~records.gender_right(table) for table in (predictions, others))
     return {
-        "correlation": float(np.corrcoef(*errors)[0, 1]),
+        "correlation": float(np.corrcoef(errors)[0, 1]),
         "wrong": int(wrong.sum()),
         "wrong_both": int((wrong & other_wrong).sum()),
     }

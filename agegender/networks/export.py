@@ -48,13 +48,12 @@ _NEWER_SETTINGS = {
 }
 
 
-def golden_images(count: int = 8) -> np.ndarray:
-    """Return made-up pictures, uint8 (count, 128, 128, 3), always the same ones.
+def golden_images(count: int = 8, seed: int = 0) -> np.ndarray:
+    """Return made-up pictures, uint8 (count, 128, 128, 3): slopes of colour, an ellipse and noise.
 
-    Slopes of colour, an ellipse and noise: they are in every exported file, where no real face may
-    be.
+    Drawn, because they travel with every exported file and no real face may. Same seed, same bytes.
     """
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     size = inspection.IMAGE_SIZE_PIXELS
     row, column = np.arange(size)[:, None, None], np.arange(size)[None, :, None]
     images = np.empty((count, size, size, 3), "uint8")
@@ -117,10 +116,10 @@ def export_h5(network: keras.Model, path: Path, *, fresh_process: bool = True) -
             copy.save(temporary)
         with h5py.File(temporary, "a") as file:
             file.attrs["model_config"] = portable
-            golden = file.create_group("golden")
-            golden.attrs["backend"] = keras.backend.backend()
-            golden.create_dataset("images", data=images, compression="gzip")
-            golden["age"], golden["gender"] = age, gender
+            group = file.create_group("golden")
+            group.attrs["backend"] = keras.backend.backend()
+            group.create_dataset("images", data=images, compression="gzip")
+            group["age"], group["gender"] = age, gender
         if fresh_process:
             _verify_in_fresh_process(temporary)
         else:
@@ -186,19 +185,12 @@ def compare_with_golden(network: keras.Model, path: Path) -> dict[str, str | flo
         raise inspection.ExportError(
             f"The outputs must have the shape (N, 1) each; {path} has {shapes}."
         )
-    try:
-        with h5py.File(path) as file:
-            written_by = file["golden"].attrs["backend"]
-            images, *golden = (file["golden"][name][:] for name in ("images", *inspection.OUTPUTS))
-    except KeyError as error:
-        raise inspection.ExportError(
-            f"{path} has no golden predictions; export it with export_h5."
-        ) from error
+    written_by, images, *expected = golden(path)
     age, gender = _predict(network, images)
     if not (np.isfinite(age).all() and (gender >= 0).all() and (gender <= 1).all()):
         raise inspection.ExportError(f"{path} predicts ages or probabilities that cannot be.")
     differences = [
-        float(np.abs(new - old).max()) for new, old in zip((age, gender), golden, strict=True)
+        float(np.abs(new - old).max()) for new, old in zip((age, gender), expected, strict=True)
     ]
     backend = keras.backend.backend()
     tolerances = SAME_BACKEND_TOLERANCE if written_by == backend else OTHER_BACKEND_TOLERANCE
@@ -210,6 +202,21 @@ def compare_with_golden(network: keras.Model, path: Path) -> dict[str, str | flo
         )
     found = dict(zip(("age_years", "gender_probability"), differences, strict=True))
     return {"written_by": written_by, "backend": backend} | found
+
+
+def golden(path: Path) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the golden predictions of a .h5: the backend that made them, images, age and gender.
+
+    Images uint8 (K, 128, 128, 3), age in years and gender (K, 1). ExportError where there are none.
+    """
+    try:
+        with h5py.File(path) as file:
+            kept = file["golden"]
+            return kept.attrs["backend"], *(kept[n][:] for n in ("images", *inspection.OUTPUTS))
+    except KeyError as error:
+        raise inspection.ExportError(
+            f"{path} has no golden predictions; export it with export_h5."
+        ) from error
 
 
 def _predict(network: keras.Model, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

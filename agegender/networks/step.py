@@ -19,11 +19,11 @@ from agegender.networks import batches, losses
 MOST_KEPT = 8
 DROPOUTS = ("trunk_dropout", "age_dropout", "gender_dropout")
 # Fields of a configuration that a traced step reads from a variable.
-ADJUSTABLE = ("learning_rate", "weight_decay", "age_weight", "gender_weight")
+ADJUSTABLE: tuple[str, ...] = ("learning_rate", "weight_decay", "age_weight", "gender_weight")
 ADJUSTABLE += ("age_deviation_years", *DROPOUTS, *hyperparameters.VIEW_STRENGTHS)
 # Fields that have no part in a step, beside those of the layers, which the network itself shows.
-OUTSIDE = ("warmup", "augmentation_strength", "head_learning_rate", "head_weight_decay")
-OUTSIDE += ("head_batch_size",)
+OUTSIDE: tuple[str, ...] = ("warmup", "augmentation_strength", "head_learning_rate")
+OUTSIDE += ("head_weight_decay", "head_batch_size")
 
 
 class AdjustableDropout(keras.layers.Layer):

@@ -142,7 +142,7 @@ def find_faces(detector: Detector, photo: PIL.Image.Image) -> list[Face]:
     return sorted(found, key=lambda face: face.box[0] - face.box[2])
 
 
-def _propose(pnet, canvas):
+def _propose(pnet: keras.Model, canvas: PIL.Image.Image) -> np.ndarray:
     """Return square boxes (N, 4), pixels of the canvas, that may hold faces."""
     all_boxes, all_scores = [np.empty((0, 4))], [np.empty(0)]
     scale = CELL_PIXELS / SMALLEST_FACE_PIXELS
@@ -161,12 +161,14 @@ def _propose(pnet, canvas):
     return _square(boxes[_distinct(boxes, np.concatenate(all_scores), 0.7)])
 
 
-def _run(network, images):
+def _run(network: keras.Model, images: np.ndarray) -> list[np.ndarray]:
     """Return a network's outputs for uint8 pictures as arrays."""
     return network.predict_on_batch((images.astype("float32") - 127.5) / 128)
 
 
-def _look(network, canvas, boxes, size):
+def _look(
+    network: keras.Model, canvas: PIL.Image.Image, boxes: np.ndarray, size: int
+) -> tuple[np.ndarray, ...]:
     """Return a network's outputs for the contents of the boxes; the last is the face's score."""
     patches = np.zeros((-(-max(len(boxes), 1) // BATCH_SIZE) * BATCH_SIZE, size, size, 3), "uint8")
     for patch, box in zip(patches, boxes, strict=False):
@@ -180,19 +182,21 @@ def _look(network, canvas, boxes, size):
     return *others, scores[:, 1]
 
 
-def _moved(boxes, offsets):
+def _moved(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return boxes (N, 4) whose sides are moved by fractions of the boxes' width and height."""
     return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
 
 
-def _square(boxes):
+def _square(boxes: np.ndarray) -> np.ndarray:
     """Return squares around the boxes' centres, as long as the boxes' longer sides."""
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
     return np.hstack([middle - half, middle + half])
 
 
-def _distinct(boxes, scores, most_overlap, of_smaller=False):
+def _distinct(
+    boxes: np.ndarray, scores: np.ndarray, most_overlap: float, of_smaller: bool = False
+) -> np.ndarray:
     """Return the indices, best first, of the boxes that overlap no better one by more than that.
 
     Overlap: the shared area, divided by the union's or, with of_smaller, by the smaller box's.

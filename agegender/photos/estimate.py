@@ -39,7 +39,7 @@ FACES_UNTRACED = 8
 _called: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 DOUBTFUL_SCORE = 0.9  # A detection below may be a collar or a pattern.
 FACE_COLUMNS = ("face", "left", "top", "right", "bottom", "score", "doubtful")
-COLUMNS = (*FACE_COLUMNS, "model", "age_years", "age_low", "age_high", "gender")
+COLUMNS: tuple[str, ...] = (*FACE_COLUMNS, "model", "age_years", "age_low", "age_high", "gender")
 COLUMNS += ("gender_probability", "gender_sure")
 
 

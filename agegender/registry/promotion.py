@@ -287,7 +287,8 @@ def roll_back(model_name: str) -> tuple[int, int]:
     itself. ValueError where there is no previous champion.
     """
     aliases = versions.aliases(model_name)
-    champion, previous = aliases.get("champion"), aliases.get("previous")
+    previous = aliases.get("previous")
+    champion: int | str | None = aliases.get("champion")
     if previous is not None and previous == champion:
         # A roll-back was killed between its two aliases: the champion says what it replaced.
         champion = versions.get(model_name, previous).get("rollback.from")

@@ -155,7 +155,7 @@ def _open(text: str, served: bool) -> PIL.Image.Image:
             what = "no picture in base64" if served else "neither a file nor a picture in base64"
             raise ValueError(f"{short!r} is {what}.") from None
     try:
-        image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+        image: PIL.Image.Image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size  # The header's; nothing is decoded yet.
         if width * height > MOST_PIXELS:
             raise ValueError(f"it has {width} x {height} pixels, expected at most {MOST_PIXELS:,}")

@@ -82,11 +82,11 @@ def champion(database: Path, model_name: str) -> Champion | None:
         if found is None:
             return None
         version, artifacts, run_artifacts = found
-        tags = reader.execute(
+        kept = reader.execute(
             "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?",
             (model_name, version),
         )
-        tags = dict(tags) | {"version": str(version)}
+        tags = dict(kept) | {"version": str(version)}
         h5 = Path(artifacts, h5_path(model_name, tags))
         return Champion(tags, h5, Path(run_artifacts or artifacts, records.EVIDENCE))
 
