@@ -128,16 +128,19 @@ def reliability(gender_true: np.ndarray, gender_probability: np.ndarray) -> pd.D
         {"female": records.is_female(gender_true), "probability": gender_probability}
     )
     groups = table.groupby(probability_bins(gender_probability))
-    bins = groups.agg(
-        n=("female", "size"), probability=("probability", "mean"), share=("female", "mean")
-    )
-    bounds = [
-        stats.binomtest(round(row.share * row.n), row.n).proportion_ci(CONFIDENCE, "wilson")
-        for row in bins.itertuples()
-    ]
-    return bins.assign(
-        share_low=[bound.low for bound in bounds], share_high=[bound.high for bound in bounds]
-    )
+    bins = groups.agg(n=("female", "size"), probability=("probability", "mean"))
+    shares = pd.DataFrame([share(group) for _, group in groups["female"]], bins.index)
+    return bins.assign(share=shares["value"], share_low=shares["low"], share_high=shares["high"])
+
+
+def share(hits: np.ndarray | pd.Series, method: str = "wilson") -> dict[str, float]:
+    """Return value, low, high of the share of True in hits, (N,), with its 95 % interval.
+
+    method: "wilson" (1927) or "exact" (Clopper and Pearson 1934).
+    """
+    found = stats.binomtest(int(hits.sum()), len(hits))
+    low, high = found.proportion_ci(CONFIDENCE, method)
+    return {"value": float(found.statistic), "low": float(low), "high": float(high)}
 
 
 def _auc(weights: np.ndarray, female: np.ndarray, starts: np.ndarray) -> float:
@@ -272,16 +275,13 @@ def slices(predictions: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 def summary(predictions: pd.DataFrame, *, seed: int) -> dict[str, float | int]:
     """Return n, mae and bias (years) and gender_accuracy of faces, each with _low and _high.
 
-    95 % intervals: percentile bootstrap for years, Wilson's (1927) for the accuracy.
+    95 % intervals: percentile bootstrap for years, `share`'s for the accuracy.
     """
     error = records.age_error(predictions)
     errors = np.stack([np.abs(error), error], axis=1)
     samples = _means(errors, seed, RESAMPLES)
     mae, bias = (_interval(errors[:, kind].mean(), samples[:, kind]) for kind in (0, 1))
-    right = records.gender_right(predictions)
-    share = stats.binomtest(int(right.sum()), len(right))
-    low, high = share.proportion_ci(CONFIDENCE, "wilson")
-    accuracy = {"value": share.statistic, "low": float(low), "high": float(high)}
+    accuracy = share(records.gender_right(predictions))
     return flatten({"n": len(error), "mae": mae, "bias": bias, "gender_accuracy": accuracy})
 
 

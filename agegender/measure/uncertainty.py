@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from agegender import records
 from agegender.measure import evaluation
@@ -66,20 +65,12 @@ def interval_coverage(
 ) -> dict[str, float | int]:
     """Return the share of faces whose age, years (N,), lies in its interval: value, low, high.
 
-    The interval of the share is the exact binomial one, 95 % (Clopper and Pearson 1934). Also n and
-    mean_width_years of the age intervals.
+    Also n and mean_width_years of the age intervals.
     """
     low, high = age_intervals(calibration, age_predicted)
     age_true = np.asarray(age_true, float)
-    inside = stats.binomtest(int(((low <= age_true) & (age_true <= high)).sum()), len(age_true))
-    bounds = inside.proportion_ci(evaluation.CONFIDENCE)
-    return {
-        "value": float(inside.statistic),
-        "low": float(bounds.low),
-        "high": float(bounds.high),
-        "n": len(age_true),
-        "mean_width_years": float((high - low).mean()),
-    }
+    inside = evaluation.share((low <= age_true) & (age_true <= high), "exact")
+    return inside | {"n": len(age_true), "mean_width_years": float((high - low).mean())}
 
 
 def fit_abstention(
