@@ -1,7 +1,6 @@
 """Faces decoded once: a folder with their manifest and uint8 pixels, memory-mapped by all users."""
 
 import dataclasses
-import datetime
 import json
 import os
 import re
@@ -205,7 +204,6 @@ def _write_record(
             "conflicting_groups": grouped["group"][splits.conflicting(grouped)].nunique(),
         },
         "checksums": checksums,
-        "prepared_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     # No fsync of a gigabyte: after a power cut the checksums tell, and it is prepared again.
     (prepared / RECORD).write_text(json.dumps(record, indent=1) + "\n")
