@@ -10,7 +10,6 @@ import numpy as np
 from agegender.measure import evaluation
 
 
-@keras.saving.register_keras_serializable("agegender")
 class RandomView(keras.layers.Layer):
     """uint8 pictures (N, S, S, 3) to float in [0, 1]; in training, each seen from a random view.
 

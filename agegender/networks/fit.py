@@ -74,8 +74,8 @@ def fit(
         config = dataclasses.replace(config, mixing=0.0)
     made = (kept or step.Kept()).step(network, inputs, config, seed)
     made.begin(config, epochs * math.ceil(len(examples.train_rows) / config.batch_size))
-    keeper = _Epochs(network, examples, config, hooks)
-    keeper.identity = _identity(network, examples, config, epochs, seed)
+    identity = _identity(network, examples, config, epochs, seed)
+    keeper = _Epochs(network, examples, config, hooks, identity)
     first_epoch = keeper.go_on(made.trained)
 
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
@@ -123,17 +123,17 @@ def _identity(
 class _Epochs(keras.callbacks.Callback):
     """At an epoch's end: its row, the best weights so far, the checkpoint, the hook."""
 
-    identity: checkpoint.Identity
-
     def __init__(
         self,
         network: keras.Model,
         examples: batches.Examples,
         config: hyperparameters.Fitting,
         hooks: Hooks,
+        identity: checkpoint.Identity,
     ):
         super().__init__()
-        self.network, self.examples, self.hooks = network, examples, hooks
+        self.network, self.examples = network, examples
+        self.hooks, self.identity = hooks, identity
         # All that the age adds to the whole loss is what the curves call its loss.
         ages = [name for name in sorted(network.output) if name.startswith("age")]
         self.age_weights = {name: getattr(config, f"{name}_weight", 1.0) for name in ages}

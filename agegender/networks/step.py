@@ -102,11 +102,7 @@ class Kept:
         return network
 
     def step(
-        self,
-        network: keras.Model,
-        inputs: np.ndarray,
-        config: hyperparameters.Fitting,
-        seed: int,
+        self, network: keras.Model, inputs: np.ndarray, config: hyperparameters.Fitting, seed: int
     ) -> Step:
         """Return the step that `make` returns, or an earlier one of the same structure."""
         structure = _structure(network, inputs, config)
