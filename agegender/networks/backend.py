@@ -28,6 +28,11 @@ def prepare() -> str:
     return device
 
 
+def has_accelerator() -> bool:
+    """Say whether Keras computes on something else than the CPU."""
+    return not keras.distribution.list_devices()[0].lower().startswith("cpu")
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed, where it is glibc.
 

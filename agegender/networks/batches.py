@@ -91,6 +91,32 @@ class RandomView(keras.layers.Layer):
         return input_shape
 
 
+class ResidentPictures(keras.layers.Layer):
+    """Rows (N, 1) to the pictures uint8 (N, S, S, 3) of a set that stays on the device.
+
+    Rows float32 (N, 3) are those of two pictures and the share of the first in their mean.
+    """
+
+    def __init__(self, pictures: np.ndarray):
+        # Not cast to a GPU's bfloat16, which has no row above 256 exactly.
+        super().__init__(trainable=False, autocast=False)
+        self.pictures = self.add_weight(
+            pictures.shape, lambda shape, dtype: pictures, "uint8", trainable=False
+        )
+
+    def call(self, rows: keras.KerasTensor) -> keras.KerasTensor:
+        """Return the pictures of these rows, mixed where they come in twos."""
+
+        def pictures(column: int) -> keras.KerasTensor:
+            return keras.ops.take(self.pictures, keras.ops.cast(rows[:, column], "int32"), axis=0)
+
+        if rows.shape[1] == 1:
+            return pictures(0)
+        share = rows[:, 2][:, None, None, None]
+        first, second = (keras.ops.cast(pictures(k), "float32") for k in (0, 1))
+        return keras.ops.cast(keras.ops.round(share * first + (1 - share) * second), "uint8")
+
+
 @dataclasses.dataclass(frozen=True)
 class Examples:
     """What a network is fitted to.
@@ -182,8 +208,12 @@ class Batches(keras.utils.PyDataset):
             name: np.stack([values[rows], values[partners], share], axis=1)
             for name, values in self.labels.items()
         }
-        if self.seed is not None:
-            own = share[:, None, None, None]
-            mixed = own * inputs + (1 - own) * self.inputs[partners]
-            inputs = np.rint(mixed).astype("uint8")
-        return inputs, labels
+        return self._mixed(inputs, partners, share), labels
+
+    def _mixed(self, inputs: np.ndarray, partners: np.ndarray, share: np.ndarray) -> np.ndarray:
+        if inputs.ndim == 2:  # Rows of pictures that stay on the device, which mixes them.
+            return np.column_stack([inputs, self.inputs[partners], share]).astype("float32")
+        if self.seed is None:
+            return inputs
+        own = share[:, None, None, None]
+        return np.rint(own * inputs + (1 - own) * self.inputs[partners]).astype("uint8")

@@ -65,4 +65,6 @@ def restore(
 
 
 def _state(trained: keras.Model) -> list[keras.Variable]:
-    return [*trained.variables, *trained.optimizer.variables]
+    # All but the pixels that stay on a device.
+    variables = [variable for variable in trained.variables if variable.dtype != "uint8"]
+    return [*variables, *trained.optimizer.variables]

@@ -55,6 +55,7 @@ def fit(
     epochs: int,
     seed: int = 0,
     hooks: Hooks = NO_HOOKS,
+    resident: bool | None = None,
     kept: step.Kept | None = None,
 ) -> pd.DataFrame:
     """Train in place and leave the weights of the epoch with the lowest val_score.
@@ -63,6 +64,8 @@ def fit(
     hooks: where the checkpoint's file is there, training goes on from it, to the same end as
         without the interruption, to the bit on the same machine; on_epoch gets the earlier rows
         again.
+    resident: keep all pixels on the device and send it their rows alone, several steps at a time;
+        None: where there is an accelerator and they take up to RESIDENT_GIGABYTES.
     kept: the steps of earlier trainings of this network; the result is the same without them.
 
     Return the history, one row an epoch. TrainingDivergedError where a loss is no longer finite;
@@ -70,28 +73,34 @@ def fit(
     """
     keras.utils.set_random_seed(seed)
     inputs = examples.inputs
-    if inputs.dtype != np.uint8:  # Activations cannot be mixed.
-        config = dataclasses.replace(config, mixing=0.0)
-    made = (kept or step.Kept()).step(network, inputs, config, seed)
+    if resident is None:
+        resident = step.on_device(examples)
+    if inputs.dtype != np.uint8:  # Activations cannot be mixed, and are not kept on the device.
+        config, resident = dataclasses.replace(config, mixing=0.0), False
+    made = (kept or step.Kept()).step(network, inputs, config, seed, resident)
     made.begin(config, epochs * math.ceil(len(examples.train_rows) / config.batch_size))
     identity = _identity(network, examples, config, epochs, seed)
     keeper = _Epochs(network, examples, config, hooks, identity)
     first_epoch = keeper.go_on(made.trained)
 
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
+    if resident:
+        inputs = np.arange(len(inputs), dtype="int32")[:, None]
     feed = functools.partial(
         batches.Batches,
-        examples,
+        dataclasses.replace(examples, inputs=inputs),
         outputs=sorted(network.output),
-        batch_size=config.batch_size,
         views=views,
         epoch=first_epoch,
         mixing=config.mixing,
     )
+    at_once = step.STEPS_PER_EXECUTION if isinstance(made.trained, step.ManySteps) else 1
     if first_epoch < epochs:
         made.trained.fit(
-            feed(examples.train_rows, seed=seed),
-            validation_data=feed(examples.validation_rows) if keeper.validated else None,
+            feed(examples.train_rows, batch_size=at_once * config.batch_size, seed=seed),
+            validation_data=feed(examples.validation_rows, batch_size=config.batch_size)
+            if keeper.validated
+            else None,
             initial_epoch=first_epoch,
             epochs=epochs,
             shuffle=False,

@@ -13,8 +13,11 @@ import keras
 import numpy as np
 
 from agegender import hyperparameters
-from agegender.networks import batches, losses
+from agegender.networks import backend, batches, losses
 
+# What an accelerator keeps of a set's pixels, and how many steps it is sent at once.
+RESIDENT_GIGABYTES = 8.0
+STEPS_PER_EXECUTION = 16
 # A process keeps the networks and steps of so many structures.
 MOST_KEPT = 8
 DROPOUTS = ("trunk_dropout", "age_dropout", "gender_dropout")
@@ -24,6 +27,31 @@ ADJUSTABLE += ("age_deviation_years", *DROPOUTS, *hyperparameters.VIEW_STRENGTHS
 # Fields that have no part in a step, beside those of the layers, which the network itself shows.
 OUTSIDE: tuple[str, ...] = ("warmup", "augmentation_strength", "head_learning_rate")
 OUTSIDE += ("head_weight_decay", "head_batch_size")
+
+
+class ManySteps(keras.Model):
+    """With JAX: a network for which what it is fed at once is several batches, a step for each.
+
+    One dispatch for all of them (lax.scan); Keras' own `steps_per_execution` dispatches each.
+    """
+
+    batch_size: int
+
+    def train_step(self, state: Any, data: Any) -> tuple[Any, Any]:
+        """Return the last step's logs and the state after it; the last batch may be smaller."""
+        import jax  # Keras has no step that is scanned.
+
+        count = data[0].shape[0]
+        whole = count - count % self.batch_size
+        logs = None
+        if whole:
+            step, shape = super().train_step, (-1, self.batch_size)
+            many = jax.tree.map(lambda a: a[:whole].reshape(*shape, *a.shape[1:]), data)
+            state, logs = jax.lax.scan(lambda *s: step(*s)[::-1], state, many)
+            logs = jax.tree.map(lambda a: a[-1], logs)
+        if whole < count:
+            logs, state = super().train_step(state, jax.tree.map(lambda a: a[whole:], data))
+        return logs, state
 
 
 class AdjustableDropout(keras.layers.Layer):
@@ -102,20 +130,31 @@ class Kept:
         return network
 
     def step(
-        self, network: keras.Model, inputs: np.ndarray, config: hyperparameters.Fitting, seed: int
+        self,
+        network: keras.Model,
+        inputs: np.ndarray,
+        config: hyperparameters.Fitting,
+        seed: int,
+        resident: bool,
     ) -> Step:
         """Return the step that `make` returns, or an earlier one of the same structure."""
-        structure = _structure(network, inputs, config)
+        structure = _structure(network, inputs, config, resident)
         if structure in self.steps:
             return self.steps[structure]
-        step = make(network, inputs, config, seed)
+        step = make(network, inputs, config, seed, resident)
         if self.keeps:
             self.steps[structure] = step
         return step
 
 
+def on_device(examples: batches.Examples) -> bool:
+    """Say whether there is an accelerator on which the examples' pictures find room."""
+    fits = examples.inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
+    return examples.inputs.dtype == np.uint8 and backend.has_accelerator() and fits
+
+
 def _structure(
-    network: keras.Model, inputs: np.ndarray, config: hyperparameters.Fitting
+    network: keras.Model, inputs: np.ndarray, config: hyperparameters.Fitting, resident: bool
 ) -> tuple[Any, ...]:
     """Return what two trainings must agree in to share a step."""
     fields = {
@@ -128,17 +167,22 @@ def _structure(
         id(network.get_layer("gender")),  # Networks that are kept differ in it.
         network.input.name,
         tuple(layer.trainable for layer in network.layers),
-        (inputs.dtype.str, inputs.ndim),
+        (inputs.dtype.str, inputs.ndim, len(inputs) if resident else 0),
         tuple(fields.items()),
+        resident,
     )
 
 
 def make(
-    network: keras.Model, inputs: np.ndarray, config: hyperparameters.Fitting, seed: int
+    network: keras.Model,
+    inputs: np.ndarray,
+    config: hyperparameters.Fitting,
+    seed: int,
+    resident: bool,
 ) -> Step:
     """Put random views before a network that takes pictures, and give it losses and an optimizer.
 
-    network: as `models.for_training` returns it.
+    network: as `models.for_training` returns it. resident: whether it keeps the inputs.
     """
     adjustable = {
         name: keras.Variable(0.0, trainable=False, dtype="float32", name=name)
@@ -152,22 +196,42 @@ def make(
 
     trained = keras.models.clone_model(network, clone_function=adjust)
     if inputs.dtype == np.uint8:
-        strengths = {name: adjustable[name] for name in hyperparameters.VIEW_STRENGTHS}
-        if not config.erasing:
-            strengths["erasing"] = 0.0
-        pictures = keras.Input(inputs.shape[1:], dtype="uint8")
-        view = batches.RandomView(seed=seed, **strengths)
-        trained = keras.Model(pictures, trained(view(pictures)))
+        trained = _with_views(trained, inputs, config, adjustable, seed, resident)
     outputs = sorted(network.output)
+    several = resident and not isinstance(trained, ManySteps)
     trained.compile(
         losses.optimizer(config, adjustable),
         loss=losses.for_outputs(outputs, config, adjustable["age_deviation_years"]),
         loss_weights={name: adjustable.get(f"{name}_weight", 1.0) for name in outputs},
         metrics=losses.metrics(),
+        steps_per_execution=STEPS_PER_EXECUTION if several else 1,
     )
     _make_variables(trained, network, mixed=config.mixing > 0)
     first_seeds = [np.asarray(variable) for variable in _seeds(trained)]
     return Step(trained, adjustable, first_seeds)
+
+
+def _with_views(
+    network: keras.Model,
+    inputs: np.ndarray,
+    config: hyperparameters.Fitting,
+    adjustable: dict[str, keras.Variable],
+    seed: int,
+    resident: bool,
+) -> keras.Model:
+    fed = pixels = keras.Input(inputs.shape[1:], dtype="uint8")
+    if resident:
+        fed = keras.Input((3,)) if config.mixing else keras.Input((1,), dtype="int32")
+        pixels = batches.ResidentPictures(inputs)(fed)
+    strengths: dict[str, Any] = {name: adjustable[name] for name in hyperparameters.VIEW_STRENGTHS}
+    if not config.erasing:
+        strengths["erasing"] = 0.0
+    viewed = network(batches.RandomView(seed=seed, **strengths)(pixels))
+    if not resident or keras.backend.backend() != "jax":
+        return keras.Model(fed, viewed)
+    trained = ManySteps(fed, viewed)
+    trained.batch_size = config.batch_size
+    return trained
 
 
 def _make_variables(trained: keras.Model, network: keras.Model, *, mixed: bool) -> None:

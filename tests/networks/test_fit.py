@@ -21,6 +21,7 @@ from agegender.networks import (
     losses,
     models,
     predict,
+    step,
 )
 
 
@@ -41,7 +42,7 @@ def examples_of(toy, train_rows=range(64), validation_rows=range(64, 96)):
     return batches.Examples(*toy, *rows, evaluation.floors(age_years, gender))
 
 
-def train(toy, seed=0, *, epochs=2, validation_rows=range(64, 96), **changes):
+def train(toy, seed=0, *, epochs=2, validation_rows=range(64, 96), resident=None, **changes):
     """Train a small network; changes: of its hyperparameters, or hooks."""
     keras.utils.set_random_seed(seed)
     hooks = fit.Hooks(
@@ -68,6 +69,7 @@ def train(toy, seed=0, *, epochs=2, validation_rows=range(64, 96), **changes):
         epochs=epochs,
         seed=seed,
         hooks=hooks,
+        resident=resident,
     )
     return network, history
 
@@ -184,6 +186,24 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
             np.testing.assert_array_equal(one, other)
         timing = ["seconds", "images_per_second"]
         pd.testing.assert_frame_equal(history.drop(columns=timing), joined.drop(columns=timing))
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("mixing", [0.0, 0.4])
+def test_pictures_that_stay_on_the_device_train_the_same(toy, tmp_path, monkeypatch, mixing):
+    monkeypatch.setattr(step, "STEPS_PER_EXECUTION", 3)  # of 4 an epoch
+    arguments = {"epochs": 3, "brightness": 0.2, "contrast": 0.3, "erasing": 0.5, "mixing": mixing}
+    network, history = train(toy, **arguments, resident=False)
+    path = tmp_path / "checkpoint.npz"
+    with pytest.raises(Killed):
+        train(toy, **arguments, resident=True, checkpoint=path, on_epoch=kill_after(1))
+    with np.load(path) as file:
+        assert not any(array.shape == toy[0].shape for array in file.values())
+    resident, joined = train(toy, **arguments, resident=True, checkpoint=path)
+    measured = [name for name in history if "second" not in name]
+    np.testing.assert_allclose(joined[measured], history[measured], rtol=1e-4)
+    for kept, sent in zip(resident.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_allclose(kept, sent, rtol=1e-3, atol=1e-5)
 
 
 def test_a_checkpoint_that_is_torn_or_of_another_training_is_named(toy, stopped, tmp_path):

@@ -99,7 +99,7 @@ def test_every_setting_of_the_full_space_builds(seed):
     network = models.build_scratch(**setting.layers)
     assert network.output_names == ["age", "gender"]
     pictures = np.zeros((1, 128, 128, 3), "uint8")
-    made = step.make(models.for_training(network), pictures, setting, seed=0)
+    made = step.make(models.for_training(network), pictures, setting, seed=0, resident=False)
     made.begin(setting, steps=10)
     assert made.trained.optimizer.learning_rate <= setting.learning_rate
     assert 0 <= setting.mixing <= 0.5
