@@ -66,7 +66,7 @@ def conflicting_groups(manifest: pd.DataFrame) -> list[np.ndarray]:
 class Description:
     """Facts about prepared faces. Shares are 0..1, ages in years.
 
-    least_female, most_female: decade of the labelled age and its share.
+    least_female, most_female: decade of the labelled age, its share and its faces.
     twins, twin_groups: near-duplicates and their groups; conflicts: groups with several labels.
     luma: mean brightness; dark, bright: share under 0.2, over 0.8; blurred: share with less than a
         tenth of the median sharpness.
@@ -75,8 +75,8 @@ class Description:
     """
 
     ages: pd.Series
-    least_female: tuple[str, float]
-    most_female: tuple[str, float]
+    least_female: tuple[str, float, int]
+    most_female: tuple[str, float, int]
     twins: int
     twin_groups: int
     conflicts: int
@@ -94,8 +94,8 @@ class Description:
 def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
     """Return the facts about prepared faces; measured: of `quality`."""
     decades = np.minimum(manifest["age_years"] // 10, evaluation.OLDEST_DECADE)
-    female = manifest.groupby(decades)["gender"].mean()
-    female.index = ["80 and more" if d == 8 else f"{10 * d} to {10 * d + 9}" for d in female.index]
+    women = manifest.groupby(decades)["gender"].agg(["mean", "size"])
+    women.index = ["80 and more" if d == 8 else f"{10 * d} to {10 * d + 9}" for d in women.index]
     twins = manifest[manifest.duplicated("group", keep=False)]
     train, test = (manifest[manifest["split"] == name] for name in ("train", "test"))
     masks = evaluation.slice_masks(test)
@@ -103,8 +103,8 @@ def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
     brightness, sharpness = measured["brightness"], measured["sharpness"]
     return Description(
         ages=manifest["age_years"],
-        least_female=(female.idxmin(), float(female.min())),
-        most_female=(female.idxmax(), float(female.max())),
+        least_female=(women["mean"].idxmin(), *women.loc[women["mean"].idxmin()]),
+        most_female=(women["mean"].idxmax(), *women.loc[women["mean"].idxmax()]),
         twins=len(twins),
         twin_groups=int(twins["group"].nunique()),
         conflicts=len(conflicting_groups(manifest)),

@@ -93,12 +93,13 @@ def _measured(
     """
     held_out, mirror = folder / records.HELD_OUT, {}
     if held_out.exists():
-        # A release: trained on its validation faces, and averaging over the mirror image itself.
+        # A release: trained on its validation faces.
         validation = records.read_predictions(held_out)
     else:
         validation = predict.table(network, faces, "validation")
-        mirror["mirror_validation"] = _mirrored(network, faces, "validation", validation, seed)
-        mirror["mirror"] = _mirrored(network, faces, "test", test, seed)
+        if all(layer.name != "mirror_image" for layer in network.layers):  # Of export.with_mirror.
+            mirror["mirror_validation"] = _mirrored(network, faces, "validation", validation, seed)
+            mirror["mirror"] = _mirrored(network, faces, "test", test, seed)
     against_frozen_features = None
     if candidate.fine_tuning_kept:
         frozen = predict.table(export.load_h5(folder / records.FROZEN), faces, "test")

@@ -22,6 +22,8 @@ from agegender.data import pixels, splits, utkface
 from agegender.measure import evaluation
 from agegender.networks import export, predict
 from agegender.registry import ledger, provenance, tracking, versions
+from agegender.show import intervals
+from agegender.show.intervals import Interval
 
 # The tag of a model in models/: the checksum of the committed test list, none of which it saw.
 RELEASED_WITHOUT = "trained_without"
@@ -106,11 +108,9 @@ def _weigh(
     mae, gender = compared["mae"], compared["gender"]
     better_age = mae["high"] < 0
     better_gender = gender["p"] < gate.significance and gender["only_a"] > gender["only_b"]
-    age_text = f"MAE {mae['value']:+.2f} years [{mae['low']:+.2f}, {mae['high']:+.2f}]"
-    gender_text = (
-        f"gender accuracy {100 * accuracy['value']:+.2f} points "
-        f"[{100 * accuracy['low']:+.2f}, {100 * accuracy['high']:+.2f}], p = {gender['p']:.2g}"
-    )
+    age_text = f"MAE {intervals.digits(Interval.of(mae), ' years', '+')}"
+    points = intervals.digits(Interval.of(accuracy).times(100), " points", "+")
+    gender_text = f"gender accuracy {points}, {intervals.probability(gender['p'])}"
     if not (better_age or better_gender):
         return [], [
             f"no clear gain over the champion in either task, on n = {n}: {age_text}, {gender_text}"
@@ -223,7 +223,7 @@ def _record(
         decision, reasons = "promoted" if compared.promote else "kept", compared.reasons
         found = dataclasses.asdict(compared)
         figures = {
-            f"gate.{name}_difference": "{value:.4g} [{low:.4g}, {high:.4g}]".format(**found[name])
+            f"gate.{name}_difference": intervals.digits(Interval.of(found[name]), sign="+")
             for name in ("mae", "gender_accuracy")
         }
     now, user = _now(), provenance.user()

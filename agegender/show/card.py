@@ -1,14 +1,13 @@
 """The model card: what a version's page in the registry says, in Markdown."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+import itertools
+import operator
+from collections.abc import Mapping
 
 from agegender import records
 from agegender.measure import evaluation, robustness
-from agegender.show import figures, pages
+from agegender.show import pages
+from agegender.show.findings import METRICS, Findings
 from agegender.show.intervals import Interval
 
 TITLES = {"A": "trained from scratch", "B": "built on a pretrained network"}
@@ -18,56 +17,6 @@ FINE_TUNING = {
     "frozen features. This model is that head.",
     "None": "Nothing was fine-tuned: this model is a head on frozen features.",
 }
-METRICS = {
-    "mae": "mean absolute error, years",
-    "rmse": "root mean square error, years",
-    "bias": "bias (predicted - labelled), years",
-    "cs5": "share within 5 years",
-    "gender_accuracy": "gender accuracy",
-    "gender_f1": "gender F1, mean of both",
-    "gender_auc": "gender AUC",
-    "gender_ece": "gender calibration error",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """What was measured of the test faces of one decade, gender or race.
-
-    ranked: there are enough faces for the group to be compared with others.
-    """
-
-    name: str
-    faces: int
-    ranked: bool
-    mae: Interval
-    bias: Interval
-    gender_accuracy: Interval
-
-
-def groups(slices: Sequence[Mapping[str, Any]] | None) -> list[Group]:
-    """Return the groups among the rows of `evaluation.slices`, without the pairs of groups."""
-    return [
-        Group(
-            row["slice"],
-            row["n"],
-            row["ranked"],
-            *(Interval.of(row, name) for name in figures.MEASURES),
-        )
-        for row in slices or []
-        if ", " not in row["slice"]
-    ]
-
-
-def worst(found: Sequence[Group], measure: str) -> list[Group]:
-    """Return the small group that looks worst in a measure, if one does, and the worst ranked one.
-
-    measure: "mae" or "gender_accuracy".
-    """
-    sign = -1 if measure == "gender_accuracy" else 1
-    order = sorted(found, key=lambda group: -sign * getattr(group, measure).value)
-    ranked = [group for group in order if group.ranked][:1]
-    return order[:1] + [group for group in ranked if group is not order[0]]
 
 
 def model_card(
@@ -86,8 +35,9 @@ def model_card(
     backbone: name, licence and pretraining, or None.
     test_looks: how many looks at the test the store notes.
     """
-    test, evidence = candidate.test or {}, candidate.evidence or records.Evidence()
-    found, corrupted = groups(evidence.slices), pd.DataFrame(evidence.robustness or [])
+    evidence = candidate.evidence.to_json() if candidate.evidence else {}
+    found = Findings.of(evaluation.flatten(candidate.test or {}), evidence)
+    by_corruption = itertools.groupby(found.corrupted, operator.itemgetter("corruption"))
     return pages.markdown(
         "card.md.jinja",
         name=f"age-gender-{candidate.family}" + ("" if data_kind == "utkface" else f"-{data_kind}"),
@@ -97,14 +47,11 @@ def model_card(
         backbone=backbone,
         frozen=FINE_TUNING.get(str(candidate.fine_tuning_kept)),
         record=candidate,
-        epochs=candidate.origin.get("epochs_trained", candidate.epochs),
-        metrics={label: test[name] for name, label in METRICS.items() if name in test},
-        evidence=evidence,
+        epochs=candidate.origin.get("epochs_trained"),
+        metrics=METRICS,
+        found=found,
         test_looks=test_looks,
-        groups=found,
-        worst={measure: worst(found, measure) for measure in ("mae", "gender_accuracy")},
-        corrupted=corrupted.groupby("corruption", sort=False) if len(corrupted) else [],
+        corrupted=[(name, list(rows)) for name, rows in by_corruption],
         units={name: f", {unit}" for name, (*_, unit) in robustness.CORRUPTIONS.items()},
         interval=Interval.of,
-        small=evaluation.SMALL_SLICE,
     )

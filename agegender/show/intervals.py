@@ -1,4 +1,4 @@
-"""Numbers for readers: each is shown with the digits that its interval supports."""
+"""Numbers for readers, by one rule: the digits that the interval supports, or three without one."""
 
 import dataclasses
 import math
@@ -25,40 +25,47 @@ class Interval:
             return None
         return cls(*(float(found[key]) for key in keys))
 
+    def times(self, factor: float) -> "Interval":
+        """Return it in another unit, such as a share in percent."""
+        return Interval(factor * self.value, factor * self.low, factor * self.high)
 
-def decimals(interval: Interval, scale: float = 1.0) -> int:
-    """Return the decimals that an interval supports: one digit of its half width, two after a 1.
+    @property
+    def decimals(self) -> int:
+        """The decimals that it supports: one digit of its half width, two after a 1.
 
-    A width of 0 supports all digits that anybody reads: 2 decimals.
+        A width of 0 supports all digits that anybody reads: 2 decimals.
+        """
+        half_width = (self.high - self.low) / 2
+        if not half_width > 0:
+            return 2
+        exponent = math.floor(math.log10(half_width))
+        return max(0, (half_width < 2 * 10**exponent) - exponent)
+
+
+def digits(number: Interval | float | None, unit: str = "", sign: str = "") -> str:
+    """Return "5.6 [5.3, 6.0]", the unit after the value; "not measured" for None.
+
+    sign: "+" shows it of numbers above 0 too, for differences.
     """
-    half_width = scale * (interval.high - interval.low) / 2
-    if not half_width > 0:
-        return 2
-    exponent = math.floor(math.log10(half_width))
-    return max(0, (half_width < 2 * 10**exponent) - exponent)
-
-
-def digits(number: Interval | float | None) -> str:
-    """Return "5.6 [5.3, 6.0]"; without an interval three digits; "not measured" for None."""
     if number is None:
         return "not measured"
-    if not isinstance(number, Interval):
-        whole = isinstance(number, int) or abs(number) >= 1000
-        return f"{number:,.0f}" if whole else f"{number:#.3g}".rstrip(".")
-    places = decimals(number)
-    value, low, high = (f"{x:z.{places}f}" for x in (number.value, number.low, number.high))
-    return f"{value} [{low}, {high}]"
+    if isinstance(number, Interval):
+        form = f"{sign}z.{number.decimals}f"
+        return f"{number.value:{form}}{unit} [{number.low:{form}}, {number.high:{form}}]"
+    whole = isinstance(number, int) or abs(number) >= 1000
+    return (f"{number:,.0f}" if whole else f"{number:#.3g}".rstrip(".")) + unit
+
+
+def value(number: Interval) -> str:
+    """Return a number without its interval, for a table that has no room for it."""
+    return f"{number.value:z.{number.decimals}f}"
 
 
 def percent(share: Interval | float | None) -> str:
-    """Return a share as "92.1 % [90.4, 93.7]"; without an interval as a whole number."""
-    if share is None:
-        return "not measured"
-    if not isinstance(share, Interval):
-        return f"{share:.0%}".replace("%", " %")
-    places = decimals(share, 100)
-    value, low, high = (f"{100 * x:z.{places}f}" for x in (share.value, share.low, share.high))
-    return f"{value} % [{low}, {high}]"
+    """Return a share as "92.1 % [90.4, 93.7]"; without an interval as "92.1 %"."""
+    if isinstance(share, Interval):
+        return digits(share.times(100), " %")
+    return digits(None) if share is None else f"{100 * share:.3g} %"
 
 
 def probability(p: float) -> str:

@@ -49,7 +49,7 @@ _templates = jinja2.Environment(
 )
 _templates.filters |= {
     function.__name__: lambda number, function=function: markupsafe.Markup(function(number))
-    for function in (intervals.digits, intervals.percent, intervals.probability)
+    for function in (intervals.digits, intervals.percent, intervals.probability, intervals.value)
 } | {"code": _code}
 _parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
 

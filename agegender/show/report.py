@@ -3,15 +3,17 @@
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from agegender import records
+from agegender import hyperparameters, records
 from agegender.measure import evaluation
-from agegender.show import architecture, card, figures, pages
+from agegender.show import architecture, card, figures, findings, pages
+from agegender.show.findings import Findings
 from agegender.show.intervals import Interval
 
 # Pictures of faces in a run; a report shows those of real people only where it is asked to.
@@ -75,12 +77,18 @@ class StoredVersion:
 
 @dataclasses.dataclass(frozen=True)
 class SearchFacts:
-    """A search: its trials and, by searched setting, what was tried and what was best."""
+    """A search: its trials and, by searched setting, what was tried and what the version has.
+
+    settings: how many different ones the trials tried.
+    chosen_trial: the one that the version is, trained again; None where it is not known.
+    """
 
     trials: int
     complete: int
+    settings: int
     best_trial: int
     best_score: float
+    chosen_trial: int | None
     algorithm: str
     tried: Mapping[str, tuple[str, str]]
 
@@ -89,23 +97,16 @@ class SearchFacts:
 class ModelFacts:
     """What the report says of one network; what was not measured is None or empty.
 
-    metrics: of the test, by name.
-    held: the share of test faces whose age lies in its interval.
-    mirror: how averaging with the mirror image changes the MAE, years.
     kept: the row of the history with the lowest val_score, its epoch counted from 1.
     frozen: why its backbone is frozen, if it is.
     released: it was trained on the validation faces too.
-    chosen_among: the number of trials; command: what trains it again.
+    chosen_among: the number of settings; command: what trains it again.
     """
 
     family: str
     stored: StoredVersion
-    metrics: Mapping[str, Interval | None]
+    found: Findings
     parameters: int | None
-    evidence: Mapping[str, Any]
-    held: Interval | None
-    mirror: Interval | None
-    groups: list[card.Group]
     blocks: list[architecture.Block]
     predictions: pd.DataFrame
     kept: Mapping[str, float]
@@ -159,7 +160,7 @@ class ReportFacts:
 def model_facts(family: str, stored: StoredVersion) -> ModelFacts:
     """Read what the store kept of a version of network "A" or "B"."""
     run, history, tags = stored.run, stored.history, stored.tags
-    evidence, search = run.json(records.EVIDENCE), _search_facts(stored.search)
+    search = _search_facts(stored.search, run)
     kept: dict[str, float] = {}
     if {"val_score", "val_age_mae", "age_mae"} <= set(history):
         best = history.loc[history["val_score"].idxmin()]
@@ -167,15 +168,16 @@ def model_facts(family: str, stored: StoredVersion) -> ModelFacts:
     release = tags.get("release", "").removeprefix(records.PREFIX)
     again = f"reproduce MODEL={family} VERSION={tags['version']}"
     data = "GENERATED=1" if stored.name.endswith("-generated") else "DATA=..."
+    test = {
+        name.removeprefix("test_"): value
+        for name, value in run.metrics.items()
+        if name.startswith("test_")
+    }
     return ModelFacts(
         family=family,
         stored=stored,
-        metrics={name: Interval.of(run.metrics, f"test_{name}") for name in card.METRICS},
+        found=Findings.of(test, run.json(records.EVIDENCE)),
         parameters=int(run.metrics["parameters"]) if "parameters" in run.metrics else None,
-        evidence=evidence,
-        held=Interval.of(evidence.get("intervals", {}).get("test")),
-        mirror=Interval.of(evidence.get("mirror", {}).get("mae")),
-        groups=card.groups(evidence.get("slices")),
         blocks=architecture.blocks(run.json(records.LAYERS)),
         predictions=run.table(records.PREDICTIONS),
         kept=kept,
@@ -184,28 +186,33 @@ def model_facts(family: str, stored: StoredVersion) -> ModelFacts:
         released=bool(release),
         chosen_among="none: fixed before"
         if release
-        else str(search.trials)
+        else str(search.settings)
         if search
         else "not known",
         command=f"make {f'release MODEL={release}' if release else again} {data}",
     )
 
 
-def _search_facts(search: StoredRun) -> SearchFacts | None:
+def _search_facts(search: StoredRun, run: StoredRun) -> SearchFacts | None:
+    """Read a search, the parent of the run that trained the version."""
     trials = search.table(records.TRIALS)
-    if trials.empty:
+    done = trials[trials["status"] == "COMPLETED"] if len(trials) else trials
+    if done.empty:
         return None
-    done = trials[trials["status"] == "COMPLETED"]
     best = done.loc[done["val_score"].idxmin()]
-    searched = list(trials.columns)[list(trials.columns).index("seconds") + 1 :]
+    columns = list(trials)[list(trials).index("seconds") + 1 :]
+    own = hyperparameters.setting(dict.fromkeys(columns))
+    searched = [name for name in own if name not in search.metrics]
     return SearchFacts(
         trials=len(trials),
         complete=len(done),
+        settings=len(trials[searched].drop_duplicates()),
         best_trial=int(best["trial"]),
         best_score=float(best["val_score"]),
+        chosen_trial=int(run.tags["trial"]) if "trial" in run.tags else None,
         algorithm=search.params.get("algorithm", "not known"),
         tried={
-            name: (_range(done[name]), _short(best[name]))
+            name: (_range(done[name]), _of_text(run.params.get(name)))
             for name in searched
             if done[name].nunique() > 1
         },
@@ -223,6 +230,14 @@ def _short(value: object) -> str:
     if pd.isna(value):
         return "not used"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _of_text(value: str | None) -> str:
+    """Return a setting, which MLflow keeps as text, as `_short` does."""
+    try:
+        return _short(float(value) if value and re.search(r"\.|e-", value) else value)
+    except ValueError:
+        return str(value)
 
 
 def pair_facts(a: ModelFacts, b: ModelFacts) -> PairFacts | None:
@@ -286,8 +301,8 @@ def facts(versions: Mapping[str, StoredVersion], looks: pd.DataFrame, *, kind: s
 
 def _missing(model: ModelFacts) -> list[str]:
     found = {
-        "what the test measured (metrics of its run)": model.metrics["mae"],
-        f"groups, trust and robustness ({records.EVIDENCE})": model.evidence,
+        "what the test measured (metrics of its run)": model.found.metrics["mae"],
+        f"groups, trust and robustness ({records.EVIDENCE})": model.found.groups,
         f"the test face by face ({records.PREDICTIONS})": len(model.predictions),
         f"its layers ({records.LAYERS})": model.blocks,
         "its epochs (metrics of its run)": model.kept,
@@ -319,11 +334,17 @@ def pictures(report: ReportFacts, *, faces: bool) -> dict[str, bytes]:
     tested = {
         model.family: figures.Tested(
             model.predictions,
-            pd.DataFrame(model.evidence["slices"]).loc[lambda t: ~t["slice"].str.contains(", ")],
-            pd.DataFrame(model.evidence["robustness"]),
+            pd.DataFrame(
+                [
+                    row
+                    for row in model.stored.run.json(records.EVIDENCE)["slices"]
+                    if ", " not in row["slice"]
+                ]
+            ),
+            pd.DataFrame(model.found.corrupted),
         )
         for model in report.models
-        if len(model.predictions) and model.groups and model.evidence.get("robustness")
+        if len(model.predictions) and model.found.groups and model.found.corrupted
     }
     if tested:
         drawn |= figures.of_test(tested)
@@ -350,11 +371,9 @@ def markdown(report: ReportFacts, shown: Mapping[str, bytes]) -> str:
         "report.md.jinja",
         facts=report,
         models=report.models,
-        metrics=card.METRICS,
+        metrics=findings.METRICS,
         settings=sorted(names),
         searched=sorted({n for model in report.models if model.search for n in model.search.tried}),
         results={name: caption for name, caption in captions.items() if name in shown},
         pictures=shown,
-        interval=Interval.of,
-        worst=card.worst,
     )

@@ -1,9 +1,18 @@
 """The card says what it must in the space there is, with the numbers that it is given."""
 
 import dataclasses
+import json
+from pathlib import Path
+
+import pytest
 
 from agegender import records
 from agegender.show import card as cards
+from agegender.show import findings, intervals
+from agegender.show.findings import Findings
+from agegender.show.intervals import Interval
+
+MODELS = Path(__file__).parents[2] / "models"
 
 LICENCE = "Trained on UTKFace: non-commercial research use only. " + "Backbone's licence. " * 15
 BACKBONE = {"name": "faceres", "licence": "MIT", "pretraining": "VGGFace2, " + "then others " * 20}
@@ -23,7 +32,7 @@ CANDIDATE = records.Candidate(
     backbone="faceres",
     val={"val_score": 0.31234, "val_age_mae": 5.4321, "val_gender_accuracy": 0.91234},
     fine_tuning_kept=True,
-    test={"n": 4143, "score": 0.333} | {name: interval(0.8765432) for name in cards.METRICS},
+    test={"n": 4143, "score": 0.333} | {name: interval(0.8765432) for name in findings.METRICS},
     evidence=records.Evidence(),
 )
 
@@ -47,7 +56,9 @@ def full_evidence():
     ]
     corruptions = ("blur", "noise", "jpeg", "darkness", "occlusion", "shift")
     curves = [
-        {"corruption": name, "strength": strength, "mae": 12.345, "gender_accuracy": 0.8765}
+        {"corruption": name, "strength": strength}
+        | {"mae": 12.345, "mae_low": 11.8, "mae_high": 12.9}
+        | {"gender_accuracy": 0.8765, "gender_accuracy_low": 0.85, "gender_accuracy_high": 0.9}
         for name in corruptions
         for strength in (0.125, 0.25, 0.5, 0.75)
     ]
@@ -60,8 +71,7 @@ def full_evidence():
         },
         abstention={"accuracy_target": 0.97, "confidence": 0.7654321, "share_accepted": 0.87654},
         label_noise={"pairs": 321, "age_difference_years": interval(3.21)},
-        robustness=[{"corruption": "clean", "strength": 0, "mae": 4.8, "gender_accuracy": 0.9}]
-        + curves,
+        robustness=[curves[0] | {"corruption": "clean", "strength": 0}, *curves],
         mirror={
             "mae": {"value": -0.0765, "low": -0.084, "high": -0.069, "p": 0.01},
             "gender": {"only_a": 3},
@@ -77,12 +87,12 @@ def test_the_fullest_card_fits_a_description_and_holds_every_part():
         "https://susanqq.github.io/UTKFace/",
         "VGGFace2",
         "| gender accuracy | 0.88 [0.79, 0.96] |",
-        "n = 4143 faces of data 0123456789abcdef0123456789abcdef, seed 7, 31 epochs",
-        "In validation: score 0.312, 5.4 years, 0.91",
+        "n = 4143 faces of data 0123456789abcdef0123456789abcdef, seed 7, at most 31 epochs",
+        "In validation: score 0.312, 5.43 years, 91.2 %",
         "| Indian (few) | 29 | 13.7 [11.1, 13.9] |",
-        "3.1 to 22.7 years",
-        "89 % [80, 98], n = 4143",
-        "from a confidence of 0.77, which 88 %",
+        "3.14 to 22.7 years",
+        "on the test: 89 % [80, 98]",
+        "from a confidence of 0.765, which 87.7 %",
         "321 pairs",
         "- blur, standard deviation (pixels): 0.125: 12.3, 0.88; 0.25",
         "-0.076 [-0.084, -0.069]",
@@ -113,6 +123,9 @@ def test_the_card_says_where_fine_tuning_was_discarded():
 
 def test_the_epochs_are_those_that_were_trained():
     assert "seed 7, 19 epochs" in card(origin={"epochs_trained": "19"})
+    # Where that was not kept, it is said that they are a limit; a release trains all of them.
+    assert "seed 7, at most 31 epochs" in card()
+    assert "seed 7, 31 epochs" in card(history=[])
 
 
 def test_a_release_says_whose_its_validation_numbers_are():
@@ -120,15 +133,45 @@ def test_a_release_says_whose_its_validation_numbers_are():
     assert "shorter training" not in card()
 
 
-def test_a_small_group_that_looks_worst_is_named_with_its_faces():
-    named = {name: row for row in full_evidence().slices if (name := row["slice"])}
-    named["Indian"]["mae"] = 99.0
-    groups = cards.groups(named.values())
-    assert [group.name for group in cards.worst(groups, "mae")] == ["Indian", "other"]
-    text = card(evidence=records.Evidence(slices=list(named.values())))
-    assert "Indian looks worst, 99.0 [11.1, 13.9] years, on 29 faces only;" in text
-    assert "other is worst of the groups with 30 faces or more, 13.8 [11.1, 13.9] years" in text
-    # Where no small group is worse, none is named.
-    named["Indian"]["mae"] = 1.0
-    assert [group.name for group in cards.worst(cards.groups(named.values()), "mae")] == ["other"]
-    assert cards.worst([], "mae") == []
+def table_of_groups(text):
+    """The table of slices: number of faces, then both measures as they are shown, by name."""
+    section = text[text.index("## Slices") : text.index("(few):")]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines()]
+    return {row[0]: row[1:] for row in cells[4:] if row}
+
+
+@pytest.mark.parametrize(("indian", "small_is_named"), [(99.0, True), (1.0, False)])
+def test_the_worst_groups_that_are_named_are_those_of_the_table(indian, small_is_named):
+    slices = full_evidence().slices
+    for row in slices:
+        if row["slice"] == "Indian":
+            row |= {"mae": indian, "gender_accuracy": 1 - indian / 100}
+    text = card(evidence=records.Evidence(slices=slices))
+    table = table_of_groups(text)
+    sentences = text[text.index("(few):") :].splitlines()
+    for column, worst, start in ((1, max, "- Error in age:"), (2, min, "- Accuracy in gender:")):
+        (sentence,) = [line for line in sentences if line.startswith(start)]
+        of_all = worst(table, key=lambda name: float(table[name][column].split()[0]))
+        ranked = [name for name in table if not name.endswith(" (few)")]
+        of_ranked = worst(ranked, key=lambda name: float(table[name][column].split()[0]))
+        named = [of_all, of_ranked] if small_is_named else [of_ranked]
+        for name, part in zip(named, sentence.split(";"), strict=True):
+            assert f" {name.removesuffix(' (few)')} " in part
+            assert table[name][column] in part and f"on {table[name][0]} faces" in part
+
+
+def test_without_groups_none_is_worst():
+    assert Findings.of({}, {}).worst("mae") == []
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_released_cards_are_those_of_their_records(path):
+    record = records.Candidate.from_json(json.loads(path.read_text())["record"])
+    text = path.with_suffix(".md").read_text()
+    for name, label in findings.METRICS.items():
+        assert f"| {label} | {intervals.digits(Interval.of(record.test[name]))} |" in text
+    assert f"seed {record.seed}, {record.origin['epochs_trained']} epochs" in text
+    groups = Findings.of({}, record.evidence.to_json()).groups
+    assert {name: row[0] for name, row in table_of_groups(text).items()} == {
+        group.name + " (few)" * (not group.ranked): str(group.faces) for group in groups
+    }

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from agegender.measure import dataset
-from agegender.show import exploration
+from agegender.show import exploration, intervals
 
 
 def page(faces, rejected=(), **changes):
@@ -34,6 +34,13 @@ def test_the_page_tells_what_is_there(labelled_faces):
         *(f"<td>{split}</td>" for split in found.balance.split),
     ):
         assert told in text, told
+    # However few faces a decade has, its share is told with their number.
+    manifest = labelled_faces[0]
+    decades = manifest.groupby((manifest.age_years // 10).clip(upper=8)).gender
+    shares = decades.mean()
+    for name, told in ((shares.idxmin(), found.least_female), (shares.idxmax(), found.most_female)):
+        assert told[1:] == (shares[name], decades.size()[name])
+        assert f"({intervals.percent(told[1])} of {told[2]:.0f}" in text
 
 
 def test_without_rejects_twins_or_young_faces_the_page_says_so(labelled_faces):

@@ -29,7 +29,15 @@ def test_digits_are_those_that_the_interval_supports(number, shown):
 def test_shares_are_shown_in_percent_by_the_same_rule():
     assert intervals.percent(Interval(0.92116, 0.9042, 0.9371)) == "92.1 % [90.4, 93.7]"
     assert intervals.percent(Interval(0.5, 0.3, 0.7)) == "50 % [30, 70]"
-    assert intervals.percent(0.9) == "90 %" and intervals.percent(None) == "not measured"
+    shown = [intervals.percent(share) for share in (1.0, 0.9, 0.12345, 0.0031, 0.0, None)]
+    assert shown == ["100 %", "90 %", "12.3 %", "0.31 %", "0 %", "not measured"]
+
+
+def test_a_difference_shows_its_sign_and_a_value_alone_keeps_its_digits():
+    difference = Interval(0.21, -0.3, 0.72)
+    assert intervals.digits(difference, " years", "+") == "+0.2 years [-0.3, +0.7]"
+    assert intervals.value(difference) == "0.2"
+    assert intervals.digits(difference.times(100)) == "21 [-30, 72]"
 
 
 def test_rounding_keeps_both_ends_apart_from_the_value():
@@ -37,7 +45,7 @@ def test_rounding_keeps_both_ends_apart_from_the_value():
         for half_width in (1.01, 1.9, 2.1, 9.9):
             reach = half_width * 10.0**exponent
             number = Interval(0.5, 0.5 - reach, 0.5 + reach)
-            places = intervals.decimals(number)
+            places = number.decimals
             assert 10.0**-places <= reach or places == 0
             assert places == 0 or 10.0 ** (1 - places) > reach / 2
 

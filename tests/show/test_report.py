@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from agegender.measure import evaluation, robustness
-from agegender.show import card, figures, intervals, pages, report
+from agegender.show import figures, findings, intervals, pages, report
 from agegender.show.intervals import Interval
 from agegender.show.report import StoredRun, StoredVersion
 
@@ -132,7 +132,7 @@ def page(both):
 def test_every_metric_is_that_of_its_model_side_by_side(page):
     table = rows(page[0])
     numbers = {family: measured(family, *how)[0] for family, how in HOW.items()}
-    for name, label in card.METRICS.items():
+    for name, label in findings.METRICS.items():
         shown = [intervals.digits(Interval.of(numbers[family], name)) for family in "AB"]
         assert table[label] == shown, name
     assert table["parameters"] == ["122", "122"] and table["faces"] == ["300", "300"]
@@ -180,10 +180,12 @@ def test_the_worst_groups_are_those_of_the_table_and_small_ones_say_so(page):
 def test_a_release_is_not_said_to_be_searched():
     release = {"release": "age_gender_A_full", "epochs": "36"}
     text = written({"A": stored("A", 8, 0.2, tags=release)})
-    assert rows(text)["chosen among so many trials"] == ["none: fixed before"]
+    assert rows(text)["chosen among so many settings"] == ["none: fixed before"]
     assert "A was released: trained for 36 epochs on training and validation faces" in text
     assert "make release MODEL=A_full" in text and "trials.csv" not in text
-    assert rows(written({"A": stored("A", 8, 0.2)}))["chosen among so many trials"] == ["not known"]
+    assert rows(written({"A": stored("A", 8, 0.2)}))["chosen among so many settings"] == [
+        "not known"
+    ]
 
 
 def test_discarded_fine_tuning_is_said(both):
@@ -241,20 +243,47 @@ def test_real_faces_stay_out_unless_asked_for():
     assert all(caption in text for caption in report.FACES.values())
 
 
-def test_the_search_is_told_as_its_table_has_it():
-    trials = pd.DataFrame({"trial": range(1, 13), "status": "COMPLETED"})
-    trials["val_score"] = np.linspace(0.9, 0.4, 12)
+def search_of(count):
+    trials = pd.DataFrame({"trial": range(1, count + 1), "status": "COMPLETED"})
+    trials["val_score"] = np.linspace(0.9, 0.4, count)
     trials["seconds"], trials["width"] = 9.0, 32
-    trials["learning_rate"] = np.geomspace(1e-4, 1e-2, 12)
-    trials["head"] = [None, "ordinal"] * 3 + ["regression"] * 4 + [None] * 2
-    trials.loc[11, "status"] = "FAILED"
+    trials["learning_rate"] = np.geomspace(1e-4, 1e-2, count)
+    trials["head"] = np.resize(np.array([None, "ordinal", "regression"]), count)
+    # Of a first rung, a metric that no other trial has, and what the oracle adds for itself.
+    trials["epoch_seconds"], trials["tuner/rung"] = 1.5, np.arange(count) % 2
+    trials.loc[count - 1, "status"] = "FAILED"
     files = {"trials.csv": trials.to_csv(index=False).encode()}
-    search = StoredRun(params={"algorithm": "bayesian"}, files=files)
-    text = written({"A": stored("A", 8, 0.2, search=search), "B": stored("B", 3, 0.02)})
-    assert "A: 12 trials, 11 complete, proposed by the algorithm bayesian. Trial 11 is best" in text
-    assert rows(text)["learning_rate"] == ["0.0001 to 0.00658", "0.00658", "", ""]
+    return trials, StoredRun(
+        params={"algorithm": "bayesian"}, metrics={"epoch_seconds": 1.5}, files=files
+    )
+
+
+def test_the_search_is_told_as_its_table_has_it():
+    trials, search = search_of(12)
+    a = stored("A", 8, 0.2, search=search)
+    a = dataclasses.replace(a, run=dataclasses.replace(a.run, tags={"trial": "4"}))
+    found = facts({"A": a}).models[0].search
+    done = trials[trials.status == "COMPLETED"]
+    assert (found.trials, found.complete, found.settings) == (12, len(done), 12)
+    assert done.val_score[done.trial == found.best_trial].item() == done.val_score.min()
+    assert found.best_score == done.val_score.min() and found.chosen_trial == 4
+    # What varied among the complete trials, and what the version has: not the best trial's.
+    text = written({"A": a, "B": stored("B", 3, 0.02)})
+    assert rows(text)["learning_rate"] == ["0.0001 to 0.00658", "0.002", "", ""]
     assert rows(text)["head"] == ["ordinal, regression", "not used", "", ""]
-    assert "width" not in rows(text) and rows(text)["chosen among so many trials"][0] == "12"
+    for name in ("width", "epoch_seconds", "tuner/rung"):
+        assert name not in rows(text)
+    assert rows(text)["chosen among so many settings"][0] == "12"
+    said = re.search(r"<p>A: .*?</p>", text)[0]
+    assert re.findall(r"[\d.]+\b", said) == ["12", "12", "11", "11", "0.445", "4"]
+
+
+def test_settings_that_were_tried_again_count_once():
+    trials, search = search_of(12)
+    again = pd.concat([trials, trials[:3].assign(trial=[13, 14, 15])])
+    search = dataclasses.replace(search, files={"trials.csv": again.to_csv(index=False).encode()})
+    found = facts({"A": stored("A", 8, 0.2, search=search)}).models[0].search
+    assert (found.trials, found.settings, found.chosen_trial) == (15, 12, None)
 
 
 def test_the_ledger_counts_the_looks_at_this_data():
