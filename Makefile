@@ -45,7 +45,7 @@ Look     ui         runs and models in MLflow, in the browser (PORT=)
          ablate     the defaults with one choice undone at a time (MODEL= SEEDS= EPOCHS=)
 Use      predict    ages and genders in photos (PHOTO="a file, a folder or several" OUT= MODEL=)
          app        the same on a page, with the camera (PORT= HOST=)
-         pull       a registered model's .h5, checked (MODEL= TO= ALIAS= VERSION=)
+         pull       a registered model, checked (MODEL= TO= ALIAS= VERSION= FORMAT=onnx ...)
 Share    rollback   the previous champion back (MODEL=)
          reproduce  train a registered version again and judge it (MODEL= VERSION= DATA=)
          release    train a model for models/, hours (MODEL= DATA=)
@@ -64,8 +64,8 @@ help:
 # What a variable holds goes to the program as it was typed: neither make nor a shell reads it.
 typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 typed := $(filter-out PYTHON BACKEND KERAS_BACKEND SHELL MAKE%,$(typed))
-variables := ALGORITHM ALIAS DATA EPOCHS FACES FAMILY FEATURES_GIGABYTES GENERATED HOST MEMORY MINUTES \
-  MIRROR MODEL ONLY OUT PHOTO PORT PRESET SEED SEEDS SETTINGS TIER TO TRIAL_CPUS TRIAL_GPUS TRIALS \
+variables := ALGORITHM ALIAS DATA EPOCHS FACES FAMILY FEATURES_GIGABYTES FORMAT GENERATED HOST MEMORY \
+  MINUTES MIRROR MODEL ONLY OUT PHOTO PORT PRESET SEED SEEDS SETTINGS TIER TO TRIAL_CPUS TRIAL_GPUS TRIALS \
   VERSION WORKERS
 given := $(foreach name,$(variables),$(if $(filter command environment,$(origin $(name))),$(name)))
 # Conda's compilers and some shells set HOST for themselves.

@@ -126,6 +126,7 @@ OPTIONS = {
     "photo": Option(_photos, "a file, a folder, a pattern, or several in one text"),
     "port": Option(_port, "a free port, a whole number from 0 (any) to 65535"),
     "host": Option(_address, "an address of this machine, such as 192.168.1.5"),
+    "format": _choice("h5", "onnx", "litert", "saved_model"),
     "family": _choice(*FAMILIES, "both"),
     "settings": _COUNT,
     "seeds": _COUNT,
@@ -198,7 +199,7 @@ STAGES = {
         special={"model": _choice(*FAMILIES, "AB")},
     ),
     "app": Stage("app:serve", "port host generated", special=_on_port("7860")),
-    "pull": Stage("pull_model:pull", "alias version generated", ("model", "to")),
+    "pull": Stage("pull_model:pull", "alias version generated format", ("model", "to")),
     "rollback": Stage("roll_back:roll_back", "generated", ("model",)),
 }
 # What other targets of the Makefile take.

@@ -1,12 +1,15 @@
-"""Fetch a registered model's .h5, checked before it is handed over: `make pull MODEL=B TO=B.h5`.
+"""Fetch a registered model, checked before it is handed over: `make pull MODEL=B TO=B.h5`.
 
 From the local store or the server in MLFLOW_TRACKING_URI; a registry without a champion gets the
 released models first, as version 1. Checks the SHA-256, inspects the file without executing
-anything, loads it with Keras and compares its golden predictions.
+anything, loads it with Keras and compares its golden predictions. FORMAT=onnx, litert or
+saved_model converts it for use without Keras, and compares these again in that format's runtime.
 """
 
+import tempfile
 from pathlib import Path
 
+from agegender.networks import formats
 from agegender.registry import releases, tracking, versions
 
 
@@ -17,15 +20,23 @@ def pull(
     alias: str = "champion",
     version: int | None = None,
     generated: bool = False,
+    format: str = "h5",
 ) -> None:
     """Pull one version, or the one that an alias names, and say where it is.
 
-    model: A, B or a registered name; to: a file, or a folder that exists.
+    model: A, B or a registered name; to: a file, or a folder that exists; for saved_model a folder.
+    format: "h5" or one of formats.FORMATS.
     """
     name = versions.full_name(model, generated)
     asked = alias if version is None else version
+    if format != "h5":
+        formats.check(format)
     tracking.connect(Path.cwd())
     if not generated:
         releases.register(Path.cwd() / "models", full=True)
-    path = versions.pull(name, asked, to)
+    if format == "h5":
+        path = versions.pull(name, asked, to)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = formats.convert(versions.pull(name, asked, Path(folder)), to, format)
     print(f"{name} ({asked}) is in {path}")

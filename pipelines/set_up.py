@@ -41,7 +41,7 @@ def main(level: str) -> None:
 
 def install(backend: str, dev: str = "") -> None:
     """Install what the lock pins for a backend; begin anew where an earlier set-up was stopped."""
-    extras = ["pipelines", *["dev", "jax", "ray", "server"] * bool(dev)]
+    extras = ["pipelines", *["dev", "formats", "jax", "ray", "server"] * bool(dev)]
     extras.append(build(backend))
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     what = f"{python}, {backend}{', what developers need' * bool(dev)}"

@@ -76,6 +76,11 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
             {"MODEL": "A", "TO": "x", "VERSION": "1", "ALIAS": "champion"},
             "ALIAS= and VERSION=: give only one",
         ),
+        (
+            "pull",
+            {"MODEL": "A", "TO": "x", "FORMAT": "pb"},
+            "FORMAT=pb: FORMAT is h5, onnx, litert or",
+        ),
         ("predict", {}, "PHOTO= is needed: expected a file"),
         ("predict", {"PHOTO": "nowhere.jpg"}, "PHOTO=nowhere.jpg: expected a file"),
         ("predict", {"PHOTO": "it's.jpg"}, "PHOTO=it's.jpg: expected a file"),

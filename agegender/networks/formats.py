@@ -1,0 +1,135 @@
+"""A network in a format that needs no Keras, through Keras' own export.
+
+What is written is verified by the format's own runtime, in a process without Keras, against the
+golden predictions of the .h5. Run as a script, this is that process:
+
+    python agegender/networks/formats.py onnx FILE IMAGES.npy ANSWERS.npz
+"""
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+def _onnx(path: str, images: np.ndarray) -> list[np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: images})
+
+
+def _litert(path: str, images: np.ndarray) -> list[np.ndarray]:
+    from ai_edge_litert import interpreter
+
+    runner = interpreter.Interpreter(path).get_signature_runner()
+    (name,) = runner.get_input_details()
+    answers = [runner(**{name: image[None]}) for image in images]
+    return [np.concatenate([one[output] for one in answers]) for output in sorted(answers[0])]
+
+
+def _saved_model(path: str, images: np.ndarray) -> list[np.ndarray]:
+    import tensorflow
+
+    loaded = tensorflow.saved_model.load(path)  # It owns the weights that the function uses.
+    return [output.numpy() for output in loaded.serve(images)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format of `keras.Model.export`.
+
+    name: there. ending: of the file; "" where it is a folder.
+    needs: the modules that write and read it.
+    predict: what the format's runtime answers, from a path and float32 (N, 128, 128, 3) in [0, 1]:
+        age in years and probability of 1, (N, 1) each.
+    """
+
+    name: str
+    ending: str
+    needs: tuple[str, ...]
+    predict: Callable[[str, np.ndarray], list[np.ndarray]]
+
+
+FORMATS = {
+    "onnx": Format("onnx", ".onnx", ("tf2onnx", "onnxruntime"), _onnx),
+    "litert": Format("litert", ".tflite", ("tensorflow", "ai_edge_litert"), _litert),
+    "saved_model": Format("tf_saved_model", "", ("tensorflow",), _saved_model),
+}
+
+
+def check(name: str) -> None:
+    """Raise ValueError where the packages or the backend of a format are missing."""
+    import keras
+
+    lacking = [module for module in FORMATS[name].needs if not importlib.util.find_spec(module)]
+    if lacking:
+        raise ValueError(
+            f"FORMAT={name} needs {' and '.join(lacking).replace('_', '-')}: install the extra "
+            "'formats' of pyproject.toml, by pip or uv."
+        )
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(f"FORMAT={name} needs the TensorFlow backend: leave out BACKEND=jax.")
+
+
+def convert(h5: Path, to: Path, name: str) -> Path:
+    """Write the network of a .h5 in a format, a key of FORMATS, and return where it is.
+
+    h5: of the contract. to: a file, or a folder that exists; it gets what was written only once
+    that was verified. ValueError as in `check`, where `to` is in use, or where a golden prediction
+    differs by more than `export.OTHER_BACKEND_TOLERANCE`.
+    """
+    from agegender.networks import export
+
+    check(name)
+    form = FORMATS[name]
+    to = to / f"{h5.stem}{form.ending}" if to.is_dir() else to
+    if to.is_dir():
+        raise ValueError(f"{to} exists: move it away, or name another folder.")
+    network = export.load_h5(h5)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".convert-") as folder:
+        written = Path(folder, f"network{form.ending}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of converters that others wrote.
+            network(np.zeros((1, *network.input_shape[1:]), "float32"))  # Keras asks for one call.
+            network.export(str(written), format=form.name, verbose=False)
+        _verify(h5, written, name)
+        os.replace(written, to)
+    return to
+
+
+def _verify(h5: Path, written: Path, name: str) -> None:
+    """Compare what the runtime answers in a process of its own with the golden predictions."""
+    from agegender.networks import export
+
+    _, images, *golden = export.golden(h5)
+    pictures, answers = written.with_name("images.npy"), written.with_name("answers.npz")
+    np.save(pictures, images.astype("float32") / 255)
+    command = [sys.executable, "-P", __file__, name, str(written), str(pictures), str(answers)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(
+            f"The runtime of {name} cannot use the file: {done.stderr[-1000:].strip()}"
+        )
+    found = np.load(answers)
+    differences = [float(np.abs(found[f"arr_{n}"] - golden[n]).max()) for n in range(2)]
+    if not all(np.array(differences) <= export.OTHER_BACKEND_TOLERANCE):
+        raise ValueError(
+            f"In {name} the network differs from its golden predictions by {differences} (years, "
+            f"probability); at most {export.OTHER_BACKEND_TOLERANCE} is allowed."
+        )
+
+
+if __name__ == "__main__":
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    chosen, file, images_path, answers_path = sys.argv[1:]
+    sys.modules["keras"] = None  # type: ignore[assignment] # As where it is not installed.
+    np.savez(answers_path, *FORMATS[chosen].predict(file, np.load(images_path)))
