@@ -33,7 +33,8 @@ def explore(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports
     path = to / f"exploration-{faces.kind}.html"
     path.write_text(html)
     tags = {"data.digest": faces.digest, "data.kind": faces.kind, "role": "exploration"}
-    with tracking.run("exploration", experiment=tracking.PAGES, tags=tags) as run_id:
+    name = f"exploration · {faces.kind} {faces.digest[:8]}"
+    with tracking.run(name, experiment=tracking.PAGES, tags=tags) as run_id:
         for name, figure in drawn.items():
             tracking.log_figure(run_id, figure, f"{name}.png")
         tracking.log_table(run_id, rejected, pixels.REJECTED)

@@ -3,6 +3,7 @@
 A second call with the same arguments goes on where the first was stopped, or shows its result.
 """
 
+import json
 import textwrap
 import time
 
@@ -11,7 +12,7 @@ from agegender.registry import access, ledger, tracking, views
 from agegender.show import summary
 from pipelines import evaluate_models, promote_models, search_models, train_finalists
 from pipelines.work import Work
-from tuning import experiment, families, family_search, journal, standing
+from tuning import families, family_search, journal, standing
 
 
 def run_all(work: Work) -> None:
@@ -61,8 +62,8 @@ def results(work: Work) -> list[str]:
 
 def next_steps(work: Work) -> list[str]:
     """Return what one would type next."""
-    of_faces = experiment.name_of(work.faces)
-    trials = [url for (name, _), url in views.addresses().items() if name == of_faces]
+    found = [work.folder / family / records.SEARCH for family in families.FAMILIES]
+    trials = [views.address(json.loads(path.read_text())["run_id"]) for path in found]
     uri = access.shown(tracking.current_uri())
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     return [

@@ -32,7 +32,8 @@ def report(*, generated: bool = False, faces: bool = False, to: Path = Path("rep
     paths[1].write_bytes(pdf)
     tags = {f"version.{family}": model.tags["version"] for family, model in models.items()}
     tags |= {"data.kind": kind, "role": "report"}
-    with tracking.run("report", experiment=tracking.PAGES, tags=tags) as run_id:
+    of = " and ".join(f"{model.name} {model.tags['version']}" for model in models.values())
+    with tracking.run(f"report · {of}", experiment=tracking.PAGES, tags=tags) as run_id:
         for path in paths:
             tracking.log_file(run_id, path)
     print(f"{paths[0]} and {paths[1]} (run {run_id})")

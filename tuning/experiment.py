@@ -139,15 +139,18 @@ def train_and_log(
     run_id = _interrupted_run(training)
     if checkpoint:
         checkpoint.mkdir(parents=True, exist_ok=True)
-    with tracking.run(
-        training.name,
-        experiment=name_of(faces),
-        run_id=run_id,
-        parent_run_id=training.parent_run_id,
-        tags=run_tags(training.letter, faces, settings, training.role)
-        | {"trial": str(training.number)},
-        params=training.values if training.shown is None else training.shown,
-    ) as run_id:
+    with (
+        tracking.run(
+            training.name,
+            experiment=name_of(faces),
+            run_id=run_id,
+            parent_run_id=training.parent_run_id,
+            tags=run_tags(training.letter, faces, settings, training.role)
+            | {"trial": str(training.number)},
+            params=training.values if training.shown is None else training.shown,
+        ) as run_id,
+        tracking.system_metrics(run_id),
+    ):
         if checkpoint and training.keep_in_store:
             stored_checkpoints.download(run_id, checkpoint)
         started, measured, shared_seconds = time.monotonic(), [], 0.0
@@ -192,7 +195,7 @@ def _log_trained(
     history = trained.history
     metrics = metrics | {"images_per_second": history.images_per_second.median()}
     if "val_score" in history:
-        metrics["best_epoch"] = int(history.val_score.idxmin())
+        metrics["best_epoch"] = int(history.val_score.idxmin()) + 1  # from 1, as the steps
     tracking.log_metrics(run_id, metrics)
     tracking.log_network(run_id, trained.network)
     # Those of trials are drawn when the search has ended.

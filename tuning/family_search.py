@@ -75,7 +75,8 @@ def search_family(
         "the same in all of them is a parameter here alone.",
     ) as parent_run_id:
         experiment.log_dataset(parent_run_id, faces, "search")
-        _save_view(parent_run_id, letter, names)
+        measures = ["val_score", "val_age_mae", "val_gender_accuracy"]
+        views.save(parent_run_id, metrics=measures, params=names)
         report(f"\nSearch of {chosen.title}")
         processes = _processes(faces, settings, cache)
         where = (folder, cache, parent_run_id)
@@ -149,17 +150,6 @@ def known_settings(
     return tuple(known.values())
 
 
-def _save_view(parent_run_id: str, letter: str, names: list[str]) -> None:
-    """Keep a view of the trials with what is searched, for the browser."""
-    views.save(
-        parent_run_id,
-        f"trials-{letter}",
-        condition=f"tags.role = 'trial' and tags.family = '{letter}'",
-        metrics=["val_score", "val_age_mae", "val_gender_accuracy"],
-        params=names,
-    )
-
-
 def _processes(
     faces: pixels.Faces, settings: config.Settings, cache: Path
 ) -> cluster.Tasks | workers.Processes:
@@ -189,7 +179,8 @@ class _Trials:
 
     def name(self, trial: journal.Trial) -> str:
         """Return the name of a trial's run."""
-        return f"{self.letter} {trial.number:03d} · seed {self.settings.seed}"
+        settings = self.settings
+        return f"{self.letter} {trial.number:03d} · {settings.preset} · seed {settings.seed}"
 
     def checkpoint(self, trial: journal.Trial) -> Path:
         """Return the folder of a trial's checkpoint."""
@@ -298,7 +289,10 @@ def trial_table(done: list[journal.Trial]) -> pd.DataFrame:
         | trial.values
         for trial in done
     ]
-    return pd.DataFrame(rows)
+    # What a metric or a setting is shall not depend on which trials have it.
+    metrics = dict.fromkeys(name for trial in done for name in trial.metrics)
+    values = dict.fromkeys(name for trial in done for name in trial.values)
+    return pd.DataFrame(rows, columns=["trial", "status", *metrics, "seconds", *values])
 
 
 def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) -> None:
@@ -320,7 +314,7 @@ def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) 
             curves = figures.learning_curves({f"trial {trial.number}": history})
             tracking.log_figure(trial.run_id, curves, records.CURVES)
     if len(table[table.status == "COMPLETED"]) >= search_page.FEWEST_TRIALS:
-        searched = [name for name in table if any(name in trial.values for trial in done)]
+        searched = [name for name in table if any(name in trial.setting for trial in done)]
         tracking.log_text(run_id, search_page.page(table, searched), "search.html")
     report(progress.Progress("Figures", 1, 1))
 

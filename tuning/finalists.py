@@ -96,7 +96,7 @@ def _carry_out(
             chosen.for_epochs(values[number], plan.epochs, settings.tier),
             plan.epochs,
             settings.seed + fold,
-            f"{letter} {number:03d} again, fold {fold} · seed {settings.seed}",
+            f"{letter} {number:03d} again, fold {fold} · {settings.preset} · seed {settings.seed}",
             role="finalist",
             number=number,
             parent_run_id=parent_run_id,

@@ -69,7 +69,7 @@ def retrain(
     rows, missing = [], []
     for seed, (number, values) in itertools.product(plan.seeds, plan.chosen.items()):
         asked = {"trial": number, "values": values, "seed": seed, "epochs": plan.epochs}
-        name = f"{plan.letter} setting {number:03d} seed {seed}"
+        name = f"{plan.letter} setting {number:03d} · {plan.settings.preset} · seed {seed}"
         row = next((row for row in finished if asked.items() <= row.items()), None)
         if row is None:
             likely_seconds = statistics.median([r["seconds"] for r in finished] or [0])
@@ -197,7 +197,7 @@ def compare(
     title = families.FAMILIES[plan.letter].title
     told = f"{len(plan.chosen)} settings, {len(plan.seeds)} seeds, {plan.epochs} epochs."
     with tracking.run(
-        f"{role} {plan.letter}",
+        f"{role} {plan.letter} · {plan.settings.preset} · seed {plan.settings.seed}",
         experiment=experiment.name_of(faces),
         run_id=json.loads(path.read_text())[-1]["parent_run_id"] if path.exists() else None,
         tags=experiment.run_tags(plan.letter, faces, plan.settings, role)

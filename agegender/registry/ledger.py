@@ -10,7 +10,8 @@ EXPERIMENT = "test-ledger"
 def note(run_id: str, purpose: str, details: dict[str, str]) -> None:
     """Write into the ledger, before the look, that a run's model is scored on the test."""
     tags = {"looked_at": run_id, "purpose": purpose} | details
-    with tracking.run(purpose, experiment=EXPERIMENT, tags=tags):
+    told = (f"{name} {value[:16]}" for name, value in details.items())
+    with tracking.run(" · ".join([purpose, *told]), experiment=EXPERIMENT, tags=tags):
         pass
 
 

@@ -208,7 +208,7 @@ def _record(
     seed: int,
 ) -> None:
     """Compare a version, named by its tags, with the champion and keep what was found."""
-    old, version, figures = versions.get(model_name, champion), tags["version"], {}
+    old, version = versions.get(model_name, champion), tags["version"]
     found: dict[str, Any] = {"promote": False}
     if obstacle := _not_comparable(old, faces):
         decision, reasons = "not comparable", [obstacle]
@@ -222,10 +222,6 @@ def _record(
         compared = decide(test, predictions, gate, seed)
         decision, reasons = "promoted" if compared.promote else "kept", compared.reasons
         found = dataclasses.asdict(compared)
-        figures = {
-            f"gate.{name}_difference": intervals.digits(Interval.of(found[name]), sign="+")
-            for name in ("mae", "gender_accuracy")
-        }
     now, user = _now(), provenance.user()
     record = found | {
         "reasons": reasons,
@@ -248,7 +244,7 @@ def _record(
         # The last one: with it the judgement is complete.
         "gate.against": str(champion),
     }
-    versions.set_tags(model_name, int(version), figures | marks)
+    versions.set_tags(model_name, int(version), marks)
 
 
 def _not_comparable(champion: dict[str, str], faces: pixels.Faces) -> str:

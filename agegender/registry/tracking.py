@@ -27,6 +27,8 @@ from agegender.registry import access, provenance, store
 
 T = TypeVar("T")
 PAGES = "pages"  # the experiment of what is written for readers
+EPOCHS = "epochs/"  # what the names of all series of epochs begin with
+SAMPLING_SECONDS = 10  # of CPU, memory and so on
 # One thread, so that epochs are written in their order. MLflow's own asynchronous logging drops a
 # batch that it could not write, and says so only to a log.
 _writer = futures.ThreadPoolExecutor(1, "epochs")
@@ -145,6 +147,30 @@ def run(
         client.set_terminated(run_id, status)
 
 
+@contextlib.contextmanager
+def system_metrics(run_id: str) -> Iterator[None]:
+    """Let MLflow's own monitor log CPU, memory, disk, network and GPU, at least once.
+
+    The GPU where nvidia-ml-py is installed, as with CUDA.
+    """
+    from mlflow.system_metrics import system_metrics_monitor  # Needs psutil, the pipelines have it.
+
+    monitor = system_metrics_monitor.SystemMetricsMonitor(
+        run_id, sampling_interval=SAMPLING_SECONDS, resume_logging=True
+    )
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+        for each in monitor.monitors:
+            each.clear_metrics()
+        monitor.collect_metrics()  # Of the time since the last sample.
+        with contextlib.suppress(mlflow.MlflowException):
+            monitor.publish_metrics(monitor.aggregate_metrics())
+            monitor.mlflow_logger.flush()
+
+
 def find_child(parent_run_id: str, name: str) -> str | None:
     """Return the id of a run's child of that name, the newest; None where there is none."""
     client = mlflow.MlflowClient()
@@ -207,15 +233,15 @@ def search(experiment: str, condition: str = "") -> list[mlflow.entities.Run]:
 def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
     """Log an epoch, at once but without waiting: training goes on meanwhile.
 
-    The series are called epochs/loss and so on, and step 1 is the end of epoch 0: what
-    `log_metrics` says of the whole run keeps the plain name, and step 0. Epochs are written in the
-    order of the calls; the end of `run` waits for all of them. Those that a run to go on with has
-    in the store already are not written again.
+    Step 1 is the end of epoch 0: what `log_metrics` says of the whole run keeps the plain name, and
+    step 0. Epochs are written in the order of the calls; the end of `run` waits for all of them.
+    Those that a run to go on with has in the store already are not written again.
     """
     now = time.time_ns() // 1_000_000
     metrics = [
-        mlflow.entities.Metric(f"epochs/{name}", float(value), now, int(row["epoch"]) + 1)
-        for name, value in row.items()
+        mlflow.entities.Metric(_series(name), float(value), now, int(row["epoch"]) + 1)
+        # A comparison of runs opens on what came first.
+        for name, value in sorted(row.items(), key=lambda column: column[0] != "val_score")
         if name not in ("epoch", "phase")
     ]
     of_run = _unwritten.setdefault(run_id, [])
@@ -227,14 +253,31 @@ def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
 def history(run_id: str) -> pd.DataFrame:
     """Return what `log_epoch` wrote, a row an epoch; empty where nothing was."""
     client = mlflow.MlflowClient()
-    series = {
-        name.removeprefix("epochs/"): {
-            point.step - 1: point.value for point in client.get_metric_history(run_id, name)
-        }
-        for name in client.get_run(run_id).data.metrics
-        if name.startswith("epochs/")
-    }
-    return pd.DataFrame(series).sort_index().rename_axis("epoch").reset_index()
+    columns: dict[str, dict[int, float]] = {}
+    for series in client.get_run(run_id).data.metrics:
+        if series.startswith(EPOCHS):
+            points = client.get_metric_history(run_id, series)
+            of_column = columns.setdefault(_column(series), {})
+            of_column.update({point.step - 1: point.value for point in points})
+    return pd.DataFrame(columns).sort_index().rename_axis("epoch").reset_index()
+
+
+def _series(column: str) -> str:
+    """Return what a column of a history is called in a run.
+
+    The UI's sections are what stands before the last slash: the first has val_score alone, the
+    others training and validation of one metric side by side.
+    """
+    if column == "val_score":
+        return f"{EPOCHS}{column}"
+    name = column.removeprefix("val_")
+    return f"{EPOCHS}{name}/{'training' if name == column else 'validation'}"
+
+
+def _column(series: str) -> str:
+    """Return the column that a series is; earlier versions of this project put nothing behind."""
+    name, _, split = series.removeprefix(EPOCHS).partition("/")
+    return f"val_{name}" if split == "validation" else name
 
 
 def _last_step(run_id: str, name: str) -> int:

@@ -40,9 +40,10 @@ def show(root: Path, port: int) -> None:
         host = f"http://127.0.0.1:{port}"
         _wait_for(f"{host}/health", server, path)
         print(f"all runs: {host}/#/experiments?workflowType=machine_learning")
-        for (experiment, view), address in views.addresses().items():
-            print(f"{experiment}, {view}: {host}{address}")
-        print(f"registered models: {host}/#/models\nCtrl-C ends it.", flush=True)
+        for name, address in views.addresses():
+            print(f"{name}: {host}{address}")
+        print(f"registered models: {host}/#/models?workflowType=machine_learning")
+        print("Ctrl-C ends it.", flush=True)
         server.wait()
         raise ValueError(f"MLflow's server ended: see {path}.")
     except KeyboardInterrupt:

@@ -1,14 +1,4 @@
-"""Model versions in MLflow's registry: register, look up, fetch.
-
-For users with only this package's environment (MLFLOW_TRACKING_URI names the store, else the one
-of this folder is taken):
-
-    from pathlib import Path
-    from agegender.registry import tracking, versions
-
-    tracking.connect(Path.cwd())
-    versions.pull("age-gender-B", "champion", Path("B.h5"))
-"""
+"""Model versions in MLflow's registry: register, look up, fetch."""
 
 import base64
 import contextlib
@@ -30,6 +20,10 @@ from agegender.networks import export
 from agegender.registry import access, store, tracking
 
 full_name = store.full_name
+# What a version itself shows of its tags and metrics. With these, those of its file (h5.) and those
+# of the gate (gate., entered_as) it has twelve.
+TAGS = ("data.digest", "licence")
+METRICS = ("test_mae", "test_gender_accuracy")
 
 
 def register_version(
@@ -44,8 +38,8 @@ def register_version(
     """Register a .h5 with its pyfunc under a run; return the version, the same for the same call.
 
     The first version of a model gets the alias champion, later ones challenger; a version that was
-    registered before keeps what it has. metrics (rounded) and tags become tags of the version, with
-    the .h5's SHA-256.
+    registered before keeps what it has. The version is tagged with those of the metrics (rounded)
+    and tags that one compares versions by, and with the .h5's SHA-256; its run gets the other tags.
     """
     client = mlflow.MlflowClient()
     checksum = disk.checksum(h5_path)
@@ -69,15 +63,16 @@ def register_version(
             model_id=model.model_id,
             **_pyfunc(h5_path),
         )
+        tracking.set_tags(run_id, {name: tags[name] for name in tags if name not in TAGS})
         with contextlib.suppress(mlflow.MlflowException):  # It is there already.
             client.create_registered_model(model_name)
         version = client.create_model_version(
             model_name,
             model.model_uri,
             run_id,
-            tags={name: f"{value:.4g}" for name, value in metrics.items()}
-            | {name: str(value) for name, value in tags.items()}
-            | {"h5.sha256": checksum, "h5.path": f"artifacts/{h5_path.name}", "run_id": run_id},
+            tags={name: tags[name] for name in TAGS if name in tags}
+            | {name: f"{metrics[name]:.4g}" for name in METRICS if name in metrics}
+            | {"h5.sha256": checksum, "h5.path": f"artifacts/{h5_path.name}"},
             description=description,
             model_id=model.model_id,
         )
@@ -152,8 +147,9 @@ def set_tags(model_name: str, version: int, tags: dict[str, str]) -> None:
 
 
 def get(model_name: str, which: str | int) -> dict[str, str]:
-    """Return the tags of a version, named by alias or number, and "version", its number.
+    """Return what is known of a version, named by alias or number, and "version", its number.
 
+    Its run's metrics, as text, and tags, where there still is a run, and the version's own tags.
     ValueError where there is no such model, alias or version.
     """
     number = aliases(model_name).get(which, 0) if isinstance(which, str) else which
@@ -166,7 +162,12 @@ def get(model_name: str, which: str | int) -> dict[str, str]:
             f"{access.shown(mlflow.get_registry_uri())}: run `make tune` first, or set "
             f"{access.TRACKING}."
         )
-    return dict(version.tags) | {"version": str(version.version)}
+    own = {"run_id": str(version.run_id or "")} | version.tags | {"version": str(version.version)}
+    run = tracking.find(mlflow.MlflowClient().get_run, own["run_id"]) if own["run_id"] else None
+    if run is None:
+        return own
+    tags = {name: tag for name, tag in run.data.tags.items() if not name.startswith("mlflow.")}
+    return {name: f"{value:.4g}" for name, value in run.data.metrics.items()} | tags | own
 
 
 def pull(model_name: str, which: str | int, to: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The tables of runs that MLflow's pages show: which runs, in what columns and order."""
+"""The trials of a search as MLflow's pages show them: which runs, in what columns and order."""
 
 import json
 
@@ -6,48 +6,61 @@ import mlflow
 
 from agegender.registry import tracking
 
-_TAG = "mlflow.sharedViewState."
+_TAG, _NOTE = "mlflow.sharedViewState.", "mlflow.note.content"
 _COLUMN_PIXELS = 150  # "val_gender_accuracy" fits
+MOST_SEARCHES = 10
 
 
-def save(run_id: str, name: str, *, condition: str, metrics: list[str], params: list[str]) -> None:
-    """Keep a view of the runs of a run's experiment: which, in what columns, by the first metric.
+def save(run_id: str, *, metrics: list[str], params: list[str]) -> None:
+    """Keep a view of the trials of a search, and link it from the search and its experiment.
 
-    What the UI itself keeps when one shares a view; the lowest figure comes first. condition: as in
-    MLflow's search.
+    As the UI keeps what one shares; the lowest figure of the first metric comes first.
+
+    run_id: of the search, the trials' parent. metrics, params: the columns, in their order.
     """
     client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    experiment_id = run.info.experiment_id
     columns = [f"metrics.`{metric}`" for metric in metrics] + [f"params.`{p}`" for p in params]
     view = {
-        "searchFilter": condition,
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{run_id}' and tags.role = 'trial'",
         "orderByKey": columns[0],
         "orderByAsc": True,
         "selectedColumns": columns,
         "columnOrder": columns,  # The UI's own is by name.
         "columnWidths": dict.fromkeys(columns, _COLUMN_PIXELS),
     }
-    experiment_id = client.get_run(run_id).info.experiment_id
-    _set_experiment_tag(experiment_id, _TAG + name, json.dumps(view))
-    links = [f"[{key}]({address[1:]})" for (_, key), address in addresses(experiment_id).items()]
+    tracking.twice(client.set_experiment_tag, experiment_id, _TAG + run_id, json.dumps(view))
+    links = [f"[{name}]({url[1:]})" for name, url in addresses(experiment_id)]
     note = "A run for each search, in it one for each trial. `val_score`: 1 is trivial, lower is "
-    note += f"better. The best first: {', '.join(links)}."
-    _set_experiment_tag(experiment_id, "mlflow.note.content", note)
+    note += f"better. The trials of the last searches, the best first: {', '.join(links)}."
+    tracking.twice(client.set_experiment_tag, experiment_id, _NOTE, note)
+    link = f"[Its trials, the best first]({address(run_id)[1:]})"
+    tracking.set_tags(run_id, {_NOTE: f"{run.data.tags.get(_NOTE, '')}\n\n{link}"})
 
 
-def _set_experiment_tag(experiment_id: str, name: str, value: str) -> None:
-    tracking.twice(mlflow.MlflowClient().set_experiment_tag, experiment_id, name, value)
+def address(run_id: str) -> str:
+    """Return where the UI shows the trials of a search: what follows its host."""
+    client = mlflow.MlflowClient()
+    run, key = client.get_run(run_id), run_id
+    experiment = client.get_experiment(run.info.experiment_id)
+    if _TAG + key not in experiment.tags:  # Earlier, a family had one view for all its searches.
+        key = f"trials-{run.data.tags.get('family')}"
+    page = f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+    return f"{page}&viewStateShareKey={key}"
 
 
-def addresses(experiment_id: str | None = None) -> dict[tuple[str, str], str]:
-    """Return where the UI shows each kept view, by experiment and name: what follows its host.
+def addresses(experiment_id: str | None = None) -> list[tuple[str, str]]:
+    """Return name and `address` of the last searches, the newest first.
 
     experiment_id: of this one alone.
     """
-    return {
-        (experiment.name, name): f"/#/experiments/{experiment.experiment_id}/runs"
-        f"?workflowType=machine_learning&viewStateShareKey={name}"
-        for experiment in mlflow.MlflowClient().search_experiments()
-        if experiment_id in (None, experiment.experiment_id)
-        for tag in sorted(experiment.tags)
-        if (name := tag.removeprefix(_TAG)) != tag
-    }
+    found = mlflow.search_runs(
+        [experiment_id] if experiment_id else None,
+        "tags.role = 'search'",
+        max_results=MOST_SEARCHES,
+        order_by=["attributes.start_time DESC"],
+        output_format="list",
+        search_all_experiments=experiment_id is None,
+    )
+    return [(run.info.run_name, address(run.info.run_id)) for run in found]

@@ -142,7 +142,7 @@ def trial_cost(faces, arguments) -> dict:
         )
         client = mlflow.MlflowClient()
         seconds = [
-            [m.value for m in client.get_metric_history(run.info.run_id, "epochs/seconds")]
+            [m.value for m in client.get_metric_history(run.info.run_id, "epochs/seconds/training")]
             for run in sorted(runs, key=lambda run: run.info.start_time)[1:]
         ]
     walls = np.diff(ends)

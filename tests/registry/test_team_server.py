@@ -167,7 +167,7 @@ def train(run_id, epochs, pause_seconds=0.1):
 
 def assert_all_written(client, run_id, count):
     assert client.get_run(run_id).info.status == "FINISHED"
-    for name, value in (("loss", lambda epoch: 1 / (epoch + 1)), ("val_score", float)):
+    for name, value in (("loss/training", lambda epoch: 1 / (epoch + 1)), ("val_score", float)):
         points = client.get_metric_history(run_id, f"epochs/{name}")
         points.sort(key=lambda point: point.timestamp)
         assert [(point.step, point.value) for point in points] == [
@@ -179,7 +179,7 @@ def test_an_epoch_is_there_while_the_run_goes_on_and_never_twice(connected):
     with tracking.run("live", experiment="tests") as run_id:
         train(run_id, range(3))
         deadline = time.monotonic() + 20
-        while len(connected.get_metric_history(run_id, "epochs/loss")) < 3:
+        while len(connected.get_metric_history(run_id, "epochs/loss/training")) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.1)
     with tracking.run("live", experiment="tests", run_id=run_id):

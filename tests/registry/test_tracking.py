@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import matplotlib.figure
@@ -95,15 +96,51 @@ def test_a_whole_history_comes_back_and_what_is_not_finite_is_named(client):
         tracking.log_metrics(run_id, {"loss": 0.5})
     with tracking.run("odd", experiment="tests") as odd:
         tracking.log_metrics(odd, {"loss": 0.5, "score": np.float32(math.inf)})
-    series = client.get_metric_history(run_id, "epochs/loss")
+    series = client.get_metric_history(run_id, "epochs/loss/training")
     assert {metric.step: metric.value for metric in series} == {
         epoch + 1: loss for epoch, loss in history.loss.items() if epoch != 7
     }
     data = client.get_run(run_id).data
     # The whole run's figure is what the table of runs shows, not the last epoch's.
-    assert data.metrics["loss"] == 0.5 and data.tags["metrics_not_finite"] == "epochs/loss"
+    assert data.metrics["loss"] == 0.5 and data.tags["metrics_not_finite"] == "epochs/loss/training"
     data = client.get_run(odd).data
     assert data.metrics == {"loss": 0.5} and data.tags["metrics_not_finite"] == "score"
+
+
+def test_what_earlier_versions_logged_is_read_and_gone_on_with(client):
+    with tracking.run("old", experiment="tests") as run_id:
+        for name, value in (("age_mae", 5.0), ("val_age_mae", 6.0), ("val_score", 0.5)):
+            client.log_metric(run_id, f"epochs/{name}", value, step=1)
+        tracking.log_epoch(run_id, {"epoch": 1, "age_mae": 4.0, "val_age_mae": 5.5, "val_score": 0})
+    history = tracking.history(run_id)
+    assert history[["epoch", "age_mae", "val_age_mae", "val_score"]].to_numpy().tolist() == [
+        [0, 5.0, 6.0, 0.5],
+        [1, 4.0, 5.5, 0.0],
+    ]
+
+
+def test_the_pages_of_a_run_begin_with_the_score_and_pair_training_with_validation(client):
+    row = {"epoch": 0, "learning_rate": 1.0, "age_mae": 1.0, "val_age_mae": 1.0, "val_score": 1.0}
+    with tracking.run("one", experiment="tests") as run_id:
+        tracking.log_epoch(run_id, row)
+    # The UI makes a section of what is before the last slash, and sorts sections and charts.
+    sections = {}
+    for name in sorted(client.get_run(run_id).data.metrics):
+        sections.setdefault(name.rpartition("/")[0], []).append(name.rpartition("/")[2])
+    assert sorted(sections.items())[:2] == [
+        ("epochs", ["val_score"]),
+        ("epochs/age_mae", ["training", "validation"]),
+    ]
+
+
+def test_the_shortest_training_has_its_processor_and_memory(client):
+    with tracking.run("short", experiment="tests") as run_id, tracking.system_metrics(run_id):
+        deadline = time.monotonic() + 0.3
+        while time.monotonic() < deadline:
+            pass
+    metrics = client.get_run(run_id).data.metrics
+    assert metrics["system/cpu_utilization_percentage"] > 0
+    assert 0 < metrics["system/system_memory_usage_percentage"] < 100
 
 
 def test_an_epoch_that_cannot_be_written_fails_the_run(client):
@@ -115,7 +152,10 @@ def test_an_epoch_that_cannot_be_written_fails_the_run(client):
         tracking.log_epoch(run_id, {"epoch": 1, "x" * 300: 1.0})
         tracking.log_epoch(run_id, {"epoch": 2, "loss": 0.5})
     assert client.get_run(run_id).info.status == "FAILED"
-    assert {point.step for point in client.get_metric_history(run_id, "epochs/loss")} == {1, 3}
+    assert {point.step for point in client.get_metric_history(run_id, "epochs/loss/training")} == {
+        1,
+        3,
+    }
 
 
 def test_artifacts_and_dataset(client):
@@ -212,7 +252,7 @@ def test_four_processes_write_into_one_sqlite_store_at_once(client, root, second
     assert len(runs) == sum(counts)
     for run in runs:
         assert run.info.status == "FINISHED"
-        points = client.get_metric_history(run.info.run_id, "epochs/h")
+        points = client.get_metric_history(run.info.run_id, "epochs/h/training")
         assert sorted((point.step, point.value) for point in points) == [
             (epoch + 1, epoch) for epoch in range(10)
         ]

@@ -26,18 +26,18 @@ def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, run
     exceptions = pytest.importorskip("selenium.common.exceptions")
     redrawn = (exceptions.NoSuchElementException, exceptions.StaleElementReferenceException)
     wait = support.WebDriverWait(browser, 60, ignored_exceptions=redrawn)
-    with tracking.run("search A", experiment="tests", params={"pooling": "average"}) as parent:
+    search = {"role": "search"}
+    with tracking.run(
+        "search A", experiment="tests", tags=search, params={"pooling": "average"}
+    ) as parent:
         scores = [0.7, 0.4, 0.6]
         run_ids = [trial(parent, number, score) for number, score in enumerate(scores, start=1)]
-    views.save(
-        parent,
-        "trials-A",
-        condition="tags.role = 'trial'",
-        metrics=["val_score", "a_metric"],
-        params=["learning_rate"],
-    )
+    views.save(parent, metrics=["val_score", "a_metric"], params=["learning_rate"])
+    with tracking.run("search B", experiment="tests") as another:
+        trial(another, 9, 0.1)
     register(run_ids[1], description="What it is.")
-    (address,) = views.addresses().values()
+    address = views.address(parent)
+    assert views.addresses() == [("search A", address)]
     browser.set_window_size(1700, 1000)
 
     def find(by, what):
@@ -55,9 +55,11 @@ def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, run
         wait.until(lambda _: url + address in said(), "The address is not printed")
 
         visit(url + address.partition("&")[0])
-        find("link text", "trials-A")
-        find("link text", "search A").click()
+        find("xpath", "//*[contains(., 'The trials of the last searches')]")
+        find("xpath", "//*[contains(@class, 'ag-row')]//a[. = 'search A']").click()
         find("xpath", "//h1[contains(., 'search A')] | //h2[contains(., 'search A')]")
+        link = find("partial link text", "Its trials")
+        assert link.get_attribute("href") == url + address
 
         visit(url + address)
         find("link text", "A trial 002")

@@ -39,6 +39,23 @@ def test_versions_are_registered_once_and_only_the_first_is_champion(client, reg
     assert {metric.key: metric.value for metric in model.metrics} == {"test_mae": 6.5}
 
 
+def test_a_version_shows_a_few_tags_and_its_run_keeps_the_others(client, register):
+    tags = {
+        name: name for name in ("data.digest", "licence", "settings", "seed", "trained_without")
+    }
+    with tracking.run("train", experiment="tests") as run_id:
+        tracking.log_metrics(run_id, {"val_score": 0.123456})
+    register(run_id, tags=tags, metrics={"test_mae": 5.0, "test_rmse": 7.0, "val_score": 0.123456})
+    shown = client.get_model_version("age-gender-A", "1").tags
+    assert shown.keys() >= {"data.digest", "licence", "test_mae"} and "settings" not in shown
+    assert len(shown) + len(("time", "user", "reasons", "decision", "against")) <= 12
+    known = versions.get("age-gender-A", 1)
+    assert known.items() >= {**tags, "run_id": run_id, "val_score": "0.1235"}.items()
+    # Earlier versions of this project put all tags on the version: these come first.
+    versions.set_tags("age-gender-A", 1, {"seed": "7"})
+    assert versions.get("age-gender-A", 1)["seed"] == "7"
+
+
 def test_an_alias_lost_to_a_kill_is_set_by_the_next_call(client, register):
     with tracking.run("train", experiment="tests") as run_id:
         pass

@@ -56,10 +56,11 @@ print(json.dumps({
     run.info.run_id: {
         "status": run.info.status,
         "name": run.info.run_name,
-        "steps": [m.step for m in client.get_metric_history(run.info.run_id, "epochs/val_loss")],
-        "losses": [m.value for m in client.get_metric_history(run.info.run_id, "epochs/val_loss")],
+        "steps": [epoch + 1 for epoch in history.epoch],
+        "losses": list(history.get("val_loss", ())),
     }
     for run in runs
+    for history in [tracking.history(run.info.run_id)]
 }))
 """
 

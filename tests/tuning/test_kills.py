@@ -71,10 +71,10 @@ def test_a_dead_trial_is_taken_over_and_a_hopeless_one_is_recorded(new_place):
     assert "signal 9, 3 times" in second["message"]
     runs = {run["name"]: run for run in place.runs().values()}
     assert {name: run["status"] for name, run in runs.items()} == {
-        "A 001 · seed 0": "FINISHED",
-        "A 003 · seed 0": "FINISHED",
-    } | {name: "FAILED" for name in runs if name == "A 002 · seed 0"}
-    assert runs["A 001 · seed 0"]["steps"] == [1, 2]
+        "A 001 · smoke · seed 0": "FINISHED",
+        "A 003 · smoke · seed 0": "FINISHED",
+    } | {name: "FAILED" for name in runs if name == "A 002 · smoke · seed 0"}
+    assert runs["A 001 · smoke · seed 0"]["steps"] == [1, 2]
 
 
 @pytest.mark.slow

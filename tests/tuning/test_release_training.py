@@ -53,7 +53,7 @@ def test_a_release_learns_from_validation_too_and_calibrates_without_it(
     assert "val_age_mae" in runs["calibration"].data.metrics
     assert "val_age_mae" not in runs["final"].data.metrics
     client = mlflow.MlflowClient()
-    losses = client.get_metric_history(runs["final"].info.run_id, "epochs/loss")
+    losses = client.get_metric_history(runs["final"].info.run_id, "epochs/loss/training")
     assert len(losses) == 2 and losses[1].value < losses[0].value
 
     held_out = records.read_predictions(candidate / records.HELD_OUT)

@@ -122,7 +122,11 @@ def test_finished_trainings_are_taken_and_none_is_started_out_of_time(tmp_path):
     )
     assert table[["trial", "seed", "val_score"]].values.tolist() == [[4, 0, 0.3]]
     # Of another length, or with other values, it is another training.
-    assert said[-1].endswith("A setting 005 seed 0, A setting 004 seed 1, A setting 005 seed 1.")
+    left = (
+        f"A setting {name} · laptop · seed {seed}"
+        for name, seed in (("005", 0), ("004", 1), ("005", 1))
+    )
+    assert said[-1].endswith(f"{', '.join(left)}.")
 
 
 def test_settings_are_compared_as_their_search_trained_them_last(root, drawn_faces, monkeypatch):
