@@ -1,15 +1,18 @@
 """Run the coursework's notebook on given faces: `make notebook [DATA=...]`, up to 24 minutes.
 
-The executed copy is written to reports/ and logged to MLflow, in the experiment "pages"; keep one
-of real faces to yourself. `make notebook TO=pipelines` renews the one of drawn faces there.
+The executed copy and the same as one HTML page are written to reports/ and logged to MLflow, in the
+experiment "pages"; keep those of real faces to yourself. `make notebook TO=pipelines` renews the
+notebook of drawn faces there.
 """
 
+import base64
 from pathlib import Path
 
 import nbclient
 import nbformat
 
 from agegender.registry import tracking
+from agegender.show import pages
 
 NOTEBOOK = Path(__file__).with_name("age_gender_submit.ipynb")
 
@@ -24,20 +27,55 @@ def run(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports")) 
         timeout=None,
         record_timing=False,
         on_cell_start=lambda cell, cell_index: print(
-            f"cell {cell_index + 1} of {len(notebook.cells)}", flush=True
+            f"{section(notebook, cell_index)} (cell {cell_index + 1} of {len(notebook.cells)})",
+            flush=True,
         ),
     )
     to.mkdir(parents=True, exist_ok=True)
     path = to / NOTEBOOK.name
     try:
+        name = f"notebook · {data.name if data else 'drawn faces'} · seed {seed}"
         tags = {"role": "notebook"}
-        with tracking.run("notebook", experiment=tracking.PAGES, tags=tags) as run_id:
+        with tracking.run(name, experiment=tracking.PAGES, tags=tags) as run_id:
             client.execute()
             nbformat.write(without_notices(notebook), path)
-            tracking.log_file(run_id, path)
+            path.with_suffix(".html").write_text(page(notebook))
+            for written in (path, path.with_suffix(".html")):
+                tracking.log_file(run_id, written)
     except nbclient.exceptions.CellExecutionError as error:
         raise ValueError(str(error)) from error
-    print(f"{path} (run {run_id})")
+    print(f"{path} and .html (run {run_id})")
+
+
+def section(notebook: nbformat.NotebookNode, cell_index: int) -> str:
+    """Return the heading that a cell stands under; empty where it stands under none."""
+    lines = [
+        line
+        for cell in notebook.cells[: cell_index + 1]
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("#")
+    ]
+    return lines[-1].lstrip("# ") if lines else ""
+
+
+def page(notebook: nbformat.NotebookNode) -> str:
+    """Return an executed notebook as one HTML page: texts, code, what it printed, pictures."""
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for cell in notebook.cells:
+        is_code = cell.cell_type == "code"
+        parts.append(f"```python\n{cell.source}\n```" if is_code else cell.source)
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            if images := [shown[kind] for kind in shown if kind.startswith("image/")]:
+                pictures[f"picture{len(pictures)}"] = base64.b64decode(images[0])
+                parts.append(f"![]({list(pictures)[-1]})")
+            elif "text/markdown" in shown:
+                parts.append(shown["text/markdown"])
+            else:
+                parts.append(f"```\n{output.get('text', shown.get('text/plain', ''))}\n```")
+    return pages.html("\n\n".join(parts), pictures)
 
 
 def with_parameters(

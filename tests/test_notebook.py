@@ -30,8 +30,24 @@ def test_the_kept_copy_was_run_to_its_end_on_drawn_faces():
 def test_it_goes_the_steps_of_the_coursework_in_order():
     notebook = nbformat.read(run_notebook.NOTEBOOK, as_version=4)
     told = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    places = [told.index(step, told.index("## 1.")) for step in (*STEPS, "Evaluate")]
+    steps = (*STEPS, "Evaluate", "Conclusion")
+    places = [told.index(step, told.index("## 1.")) for step in steps]
     assert places == sorted(places)
+
+
+def test_the_page_of_the_kept_copy_holds_its_texts_code_and_pictures():
+    notebook = nbformat.read(run_notebook.NOTEBOOK, as_version=4)
+    page = run_notebook.page(notebook)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    drawn = sum(any("image/" in kind for kind in o.get("data", {})) for o in outputs)
+    assert page.count("<img ") == drawn and page.count('<code class="language-python">') == sum(
+        cell.cell_type == "code" for cell in notebook.cells
+    )
+    assert run_notebook.section(notebook, 0) == "Age and gender from faces"
+    assert run_notebook.section(notebook, len(notebook.cells) - 1) == "11. Conclusion"
+    # Each is a place in the contents.
+    headings = [cell.source.split("\n")[0] for cell in notebook.cells if "## " in cell.source[:3]]
+    assert page.count("<a href=") == len(headings)
 
 
 @pytest.fixture
@@ -57,12 +73,14 @@ def only_run():
 
 @pytest.mark.system
 def test_a_run_takes_its_parameters_and_is_kept(small, tmp_path):
-    small("import sys\nprint(data, seed)\nprint('notice', file=sys.stderr)")
+    small("import sys\nprint(data, seed)\nprint('no' 'tice', file=sys.stderr)")
     run_notebook.run(data=Path("my faces"), seed=3, to=Path("out"))
     executed = nbformat.read(tmp_path / "out" / "small.ipynb", as_version=4)
     assert [output.text for output in executed.cells[1].outputs] == ["my faces 3\n"]
     assert only_run().info.status == "FINISHED"
-    assert len(list(tmp_path.glob("mlruns/artifacts/pages/*/artifacts/small.ipynb"))) == 1
+    assert len(list(tmp_path.glob("mlruns/artifacts/pages/*/artifacts/small.*"))) == 2
+    page = (tmp_path / "out" / "small.html").read_text()
+    assert "my faces 3" in page and "notice" not in page and "sys.stderr" in page
 
 
 @pytest.mark.system
