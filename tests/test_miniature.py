@@ -73,7 +73,7 @@ def test_evidence_card_and_predictions_are_left_with_each_model(work, family):
     assert 0 < candidate.evidence.intervals["test"]["value"] <= 1
     mae = intervals.digits(intervals.Interval.of(candidate.test["mae"]))
     assert f"{mae} |" in (run / records.CARD).read_text()
-    assert len(list((run / "test").glob("*.png"))) == 9
+    assert len(list((run / "test").glob("*.png"))) == 8
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

@@ -41,14 +41,10 @@ def _run(run_id: str) -> mlflow.entities.Run | None:
 def _stored(run: mlflow.entities.Run | None) -> StoredRun:
     if run is None:
         return StoredRun()
-    data = run.data
-    return StoredRun(data.tags, data.params, data.metrics, _files(run.info.run_id))
-
-
-def _files(run_id: str) -> dict[str, bytes]:
+    files, of_run = {}, {"run_id": run.info.run_id}
     with tempfile.TemporaryDirectory() as folder:
-        if not mlflow.MlflowClient().list_artifacts(run_id):
-            return {}
-        root = Path(mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=folder))
-        paths = [path for path in root.rglob("*") if path.is_file()]
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+        if mlflow.artifacts.list_artifacts(**of_run):
+            root = Path(mlflow.artifacts.download_artifacts(**of_run, dst_path=folder))
+            paths = [path for path in root.rglob("*") if path.is_file()]
+            files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    return StoredRun(run.data.tags, run.data.params, run.data.metrics, files)

@@ -90,7 +90,8 @@ def _register(path: Path, model: str) -> int:
         description=f"{path.stem}, as it came with this project; trained elsewhere.",
     ) as run_id:
         # Where it was released, in a store that did not come along.
-        ledger.note(run_id, purpose="release, before it came here", details={"release": path.stem})
+        details = {"release": path.stem, "data": candidate.data}
+        ledger.note(run_id, purpose="release, before it came here", details=details)
         history = pd.DataFrame(candidate.history)
         for epoch in candidate.history:
             tracking.log_epoch(run_id, epoch)

@@ -8,9 +8,7 @@ from agegender import records
 from agegender.measure import evaluation, robustness
 from agegender.show import pages
 from agegender.show.findings import METRICS, Findings
-from agegender.show.intervals import Interval
 
-TITLES = {"A": "trained from scratch", "B": "built on a pretrained network"}
 # What B's weights are where they are not fine-tuned, by `Candidate.fine_tuning_kept`.
 FINE_TUNING = {
     "False": "Fine-tuning was tried and discarded: in validation it was no better than the head on "
@@ -35,13 +33,11 @@ def model_card(
     backbone: name, licence and pretraining, or None.
     test_looks: how many looks at the test the store notes.
     """
-    evidence = candidate.evidence.to_json() if candidate.evidence else {}
-    found = Findings.of(evaluation.flatten(candidate.test or {}), evidence)
-    by_corruption = itertools.groupby(found.corrupted, operator.itemgetter("corruption"))
+    evidence = candidate.evidence or records.Evidence()
+    rows = itertools.groupby(evidence.robustness or (), operator.itemgetter("corruption"))
     return pages.markdown(
         "card.md.jinja",
         name=f"age-gender-{candidate.family}" + ("" if data_kind == "utkface" else f"-{data_kind}"),
-        title=TITLES[candidate.family],
         kind=data_kind,
         licence=licence,
         backbone=backbone,
@@ -49,9 +45,9 @@ def model_card(
         record=candidate,
         epochs=candidate.origin.get("epochs_trained"),
         metrics=METRICS,
-        found=found,
+        found=Findings.of(evaluation.flatten(candidate.test or {}), evidence),
+        evidence=evidence,
         test_looks=test_looks,
-        corrupted=[(name, list(rows)) for name, rows in by_corruption],
+        corrupted=[(name, list(of_name)) for name, of_name in rows],
         units={name: f", {unit}" for name, (*_, unit) in robustness.CORRUPTIONS.items()},
-        interval=Interval.of,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from agegender.measure import dataset, evaluation
-from agegender.show import figures, intervals, pages
+from agegender.show import figures, pages
 
 # Drawings that show faces; of real people they are only for the store.
 PHOTOGRAPHS = ("samples", "mean_faces", "conflicts", "extremes")
@@ -139,8 +139,6 @@ def page(
         drawn=drawn,
         kind=kind,
         source=source,
-        age_difference=intervals.Interval.of(description.label_noise.get("age_difference_years")),
-        disagreement=intervals.Interval.of(description.label_noise.get("gender_disagreement")),
         most_averaged=MOST_AVERAGED,
     )
     pictures = {

@@ -18,7 +18,7 @@ import pandas as pd
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from agegender import records
-from agegender.measure import evaluation, robustness, uncertainty
+from agegender.measure import evaluation, robustness
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 PALETTE = (BLUE, ORANGE, GREEN, "#E69F00", "#CC79A7")
@@ -112,7 +112,7 @@ def learning_curves(part: matplotlib.figure.SubFigure, history: pd.DataFrame) ->
     axes[0, 0].legend()
 
 
-@_beside(5.5, 3.2)
+@_beside(5.5, 2.3)
 def search_history(part: matplotlib.figure.SubFigure, trials: pd.DataFrame) -> None:
     """Draw each trial's val_score and the best so far; columns trial and val_score."""
     axis = part.subplots()
@@ -126,7 +126,7 @@ def search_history(part: matplotlib.figure.SubFigure, trials: pd.DataFrame) -> N
     axis.legend()
 
 
-@_beside(5, 4.2)
+@_beside(5, 3.6)
 def predicted_against_true(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> None:
     """Draw predicted over labelled ages; columns age_years, age_predicted.
 
@@ -139,13 +139,15 @@ def predicted_against_true(part: matplotlib.figure.SubFigure, predictions: pd.Da
     if "age_low" in test:
         shade = {"color": GREEN, "alpha": 0.15, "lw": 0, "label": "age interval"}
         axis.fill_betweenx(test["age_predicted"], test["age_low"], test["age_high"], **shade)
-    axis.plot("age_years", "age_predicted", ".", data=test, color=BLUE, alpha=0.25, mew=0)
+    axis.plot(
+        "age_years", "age_predicted", ".", data=test, color=BLUE, alpha=0.25, mew=0, label="face"
+    )
     axis.set(xlabel="labelled age (years)", ylabel="predicted age (years)", aspect="equal")
     axis.set(title=f"Age, n = {len(test):,}", xlim=(0, top), ylim=(None, top))
     axis.legend(loc="upper left")
 
 
-@_beside(5, 3.4)
+@_beside(5, 2.7)
 def confusion(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> None:
     """Draw the share of each labelled gender (0 male, 1 female) that is predicted as each."""
     axis = part.subplots()
@@ -166,7 +168,7 @@ def confusion(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> N
     axis.set_title(f"{(~actual).sum():,} men, {actual.sum():,} women")
 
 
-@_beside(5, 4.2)
+@_beside(5, 3.1)
 def reliability_diagram(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> None:
     """Draw, in the bins of `evaluation.reliability`, the share of women and the number of faces.
 
@@ -203,31 +205,10 @@ def _coloured(models: Mapping[str, Any]) -> Sequence[tuple[float, str, Any, str]
 
 
 @matplotlib.rc_context(STYLE)
-def risk_coverage(predictions: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
-    """Draw the error that remains when only the most certain faces are answered."""
-    figure, axes = blank(10, 3.8, 1, 2)
-    for _, name, test, colour in _coloured(predictions):
-        error, wrong = np.abs(records.age_error(test)), ~records.gender_right(test)
-        widths = test["age_high"] - test["age_low"]
-        doubts = -(test["gender_probability"] - 0.5).abs()
-        for axis, risk, doubt in zip(axes, (error, wrong), (widths, doubts), strict=True):
-            curve = uncertainty.risk_coverage(risk, doubt)
-            # The error over a few faces swings so much that it would hide the rest.
-            shown = curve[curve["coverage"] >= min(0.05, curve["coverage"].max())]
-            marker = "o" if len(shown) <= 20 else None
-            axis.plot(shown["coverage"], shown["risk"], color=colour, marker=marker, label=name)
-    for axis, title in zip(axes, ("Age: MAE (years)", "Gender: share wrong"), strict=True):
-        axis.set(title=title, xlim=(0, 1.02), ylim=(0, None))
-        axis.set_xlabel("share of faces answered, the most certain first")
-        axis.legend()
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
 def robustness_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
     """Draw MAE and gender accuracy over the strengths of each corruption, with 95 % intervals."""
     names = list(robustness.CORRUPTIONS)
-    figure, axes = blank(1.9 * len(names), 5, 2, len(names), sharey="row", squeeze=False)
+    figure, axes = blank(1.75 * len(names), 3.8, 2, len(names), sharey="row", squeeze=False)
     for shift, model, table, colour in _coloured(curves):
         clean = table[table["corruption"] == "clean"]
         for column, name in enumerate(names):
@@ -235,7 +216,8 @@ def robustness_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.F
             for axis, measure in zip(axes[:, column], ("mae", "gender_accuracy"), strict=True):
                 reach, places = bars(rows, measure), rows.index + shift
                 axis.errorbar(places, rows[measure], reach, fmt="o-", color=colour, label=model)
-                axis.set_xticks(rows.index, ["none", *(f"{s:g}" for s in rows["strength"][1:])])
+                strengths = ["none", *(f"{strength:g}" for strength in rows["strength"][1:])]
+                axis.set_xticks(rows.index, strengths, fontsize=8)
             axes[0, column].set_title(name)
             axes[1, column].set_xlabel(robustness.CORRUPTIONS[name][2].replace(" (", "\n("))
     axes[0, 0].set_ylabel("age: MAE (years)")
@@ -256,7 +238,7 @@ def slices(tables: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
         for name, table in tables.items()
     }
     first = next(iter(shown.values()))
-    figure, axes = blank(8.5, 1.2 + 0.24 * len(first), 1, len(MEASURES), sharey=True)
+    figure, axes = blank(8.5, 1.2 + 0.21 * len(first), 1, len(MEASURES), sharey=True)
     places = pd.Series(range(len(first)), first.index)
     for shift, model, table, colour in _coloured(shown):
         for axis, (measure, label) in zip(axes, MEASURES.items(), strict=True):
@@ -283,7 +265,6 @@ def of_test(tested: Mapping[str, Tested]) -> dict[str, matplotlib.figure.Figure]
         "confusion": confusion(predictions),
         "reliability_diagram": reliability_diagram(predictions),
         "slices": slices({name: each.slices for name, each in tested.items()}),
-        "risk_coverage": risk_coverage(predictions),
         "robustness": robustness_curves({name: each.curves for name, each in tested.items()}),
     }
 

@@ -50,7 +50,8 @@ _templates = jinja2.Environment(
 _templates.filters |= {
     function.__name__: lambda number, function=function: markupsafe.Markup(function(number))
     for function in (intervals.digits, intervals.percent, intervals.probability, intervals.value)
-} | {"code": _code}
+}
+_templates.filters |= {"code": _code, "interval": intervals.Interval.of}
 _parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
 
 

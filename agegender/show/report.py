@@ -3,9 +3,7 @@
 import dataclasses
 import io
 import json
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,22 +15,7 @@ from agegender.show.findings import Findings
 from agegender.show.intervals import Interval
 
 # Pictures of faces in a run; a report shows those of real people only where it is asked to.
-FACES = {
-    "test/occlusion_maps.png": "What a grey patch over each place changes in the prediction.",
-    "test/most_wrong_age.png": "The largest errors in age: label, prediction.",
-    "test/most_wrong_gender.png": "The largest errors in gender: label, prediction.",
-}
-FIGURES = {
-    "predicted_against_true": "Predicted against labelled ages of the test, with the interval in "
-    "which the true age should lie.",
-    "confusion": "Labelled against predicted gender.",
-    "reliability_diagram": "The share of women at each predicted probability of female: on the "
-    "line, the probability is calibrated.",
-    "slices": "Groups of faces: error and bias in age, and accuracy in gender.",
-    "risk_coverage": "The error that remains when only the most certain faces are answered.",
-    "robustness": "The same test faces, blurred, darkened, covered and so on.",
-}
-LEDGER_LINES = 12
+FACES = ("occlusion_maps", "most_wrong_age", "most_wrong_gender")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +57,18 @@ class StoredVersion:
     sizes: Mapping[str, int]
     pretraining: str
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The values of all its settings."""
+        settings = json.loads(self.tags.get("settings", "{}"))
+        return {name: _short(value) for name, value in settings.items()}
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchFacts:
     """A search: its trials and, by searched setting, what was tried and what the version has.
 
-    settings: how many different ones the trials tried.
+    settings: how many different ones the trials tried; best_trial: as the search ranked them.
     chosen_trial: the one that the version is, trained again; None where it is not known.
     """
 
@@ -99,22 +88,18 @@ class ModelFacts:
 
     kept: the row of the history with the lowest val_score, its epoch counted from 1.
     frozen: why its backbone is frozen, if it is.
-    released: it was trained on the validation faces too.
-    chosen_among: the number of settings; command: what trains it again.
+    release: its name, as one that was trained on the validation faces too; else empty.
     """
 
     family: str
     stored: StoredVersion
     found: Findings
-    parameters: int | None
     blocks: list[architecture.Block]
     predictions: pd.DataFrame
     kept: Mapping[str, float]
     search: SearchFacts | None
     frozen: str | None
-    released: bool
-    chosen_among: str
-    command: str
+    release: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +127,7 @@ class ReportFacts:
     """What the report says.
 
     kind: "utkface" or "generated".
-    looks, looks_here: looks at any test and at that of this data; shown_looks: the last of these.
-    missing: what the store does not hold.
-    command: what repeats everything.
+    looks, looks_here: looks at any test and at that of this data.
     """
 
     models: list[ModelFacts]
@@ -152,22 +135,16 @@ class ReportFacts:
     kind: str
     looks: int
     looks_here: int
-    shown_looks: list[dict[str, str]]
-    missing: list[str]
-    command: str
 
 
 def model_facts(family: str, stored: StoredVersion) -> ModelFacts:
     """Read what the store kept of a version of network "A" or "B"."""
     run, history, tags = stored.run, stored.history, stored.tags
-    search = _search_facts(stored.search, run)
+    search = _search_facts(stored)
     kept: dict[str, float] = {}
     if {"val_score", "val_age_mae", "age_mae"} <= set(history):
         best = history.loc[history["val_score"].idxmin()]
         kept = best.to_dict() | {"epoch": int(best["epoch"]) + 1}
-    release = tags.get("release", "").removeprefix(records.PREFIX)
-    again = f"reproduce MODEL={family} VERSION={tags['version']}"
-    data = "GENERATED=1" if stored.name.endswith("-generated") else "DATA=..."
     test = {
         name.removeprefix("test_"): value
         for name, value in run.metrics.items()
@@ -176,30 +153,24 @@ def model_facts(family: str, stored: StoredVersion) -> ModelFacts:
     return ModelFacts(
         family=family,
         stored=stored,
-        found=Findings.of(test, run.json(records.EVIDENCE)),
-        parameters=int(run.metrics["parameters"]) if "parameters" in run.metrics else None,
+        found=Findings.of(test, records.Evidence.from_json(run.json(records.EVIDENCE))),
         blocks=architecture.blocks(run.json(records.LAYERS)),
         predictions=run.table(records.PREDICTIONS),
         kept=kept,
         search=search,
         frozen=card.FINE_TUNING.get(tags.get("fine_tuning_kept", "")),
-        released=bool(release),
-        chosen_among="none: fixed before"
-        if release
-        else str(search.settings)
-        if search
-        else "not known",
-        command=f"make {f'release MODEL={release}' if release else again} {data}",
+        release=tags.get("release", "").removeprefix(records.PREFIX),
     )
 
 
-def _search_facts(search: StoredRun, run: StoredRun) -> SearchFacts | None:
-    """Read a search, the parent of the run that trained the version."""
-    trials = search.table(records.TRIALS)
+def _search_facts(stored: StoredVersion) -> SearchFacts | None:
+    search, trial = stored.search, stored.run.tags.get("trial")
+    trials, chosen = search.table(records.TRIALS), stored.settings
     done = trials[trials["status"] == "COMPLETED"] if len(trials) else trials
     if done.empty:
         return None
-    best = done.loc[done["val_score"].idxmin()]
+    lowest = done.loc[done["val_score"].idxmin()]
+    best = done.set_index("trial").loc[int(search.tags.get("best_trial", lowest["trial"]))]
     columns = list(trials)[list(trials).index("seconds") + 1 :]
     own = hyperparameters.setting(dict.fromkeys(columns))
     searched = [name for name in own if name not in search.metrics]
@@ -207,12 +178,12 @@ def _search_facts(search: StoredRun, run: StoredRun) -> SearchFacts | None:
         trials=len(trials),
         complete=len(done),
         settings=len(trials[searched].drop_duplicates()),
-        best_trial=int(best["trial"]),
+        best_trial=int(best.name),
         best_score=float(best["val_score"]),
-        chosen_trial=int(run.tags["trial"]) if "trial" in run.tags else None,
+        chosen_trial=int(trial) if trial else None,
         algorithm=search.params.get("algorithm", "not known"),
         tried={
-            name: (_range(done[name]), _of_text(run.params.get(name)))
+            name: (_range(done[name]), chosen.get(name, "not used"))
             for name in searched
             if done[name].nunique() > 1
         },
@@ -232,14 +203,6 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _of_text(value: str | None) -> str:
-    """Return a setting, which MLflow keeps as text, as `_short` does."""
-    try:
-        return _short(float(value) if value and re.search(r"\.|e-", value) else value)
-    except ValueError:
-        return str(value)
-
-
 def pair_facts(a: ModelFacts, b: ModelFacts) -> PairFacts | None:
     """Compare both networks face by face; None where they were not tested on the same faces."""
     tables = [model.predictions for model in (a, b)]
@@ -247,21 +210,18 @@ def pair_facts(a: ModelFacts, b: ModelFacts) -> PairFacts | None:
     if not labels[0] or labels[0] != labels[1]:
         return None
     found = evaluation.compare(b.predictions, a.predictions, seed=0)
-    mae, gender = found["mae"], found["gender"]
-    clear = gender["p"] < 1 - evaluation.CONFIDENCE
+    mae, gender, none = found["mae"], found["gender"], "no clear difference"
     return PairFacts(
         difference=Interval(mae["value"], mae["low"], mae["high"]),
         only_a=gender["only_b"],
         only_b=gender["only_a"],
         p=gender["p"],
-        age=_verdict(not mae["low"] <= 0 <= mae["high"], mae["value"] < 0),
-        gender=_verdict(clear, gender["only_a"] > gender["only_b"]),
+        age=none if mae["low"] <= 0 <= mae["high"] else f"{'AB'[mae['value'] < 0]} is better",
+        gender=f"{'AB'[gender['only_a'] > gender['only_b']]} is better"
+        if gender["p"] < 1 - evaluation.CONFIDENCE
+        else none,
         **evaluation.shared_errors(a.predictions, b.predictions),
     )
-
-
-def _verdict(clear: bool, b_is_better: bool) -> str:
-    return f"{'AB'[b_is_better]} is better" if clear else "no clear difference"
 
 
 def facts(versions: Mapping[str, StoredVersion], looks: pd.DataFrame, *, kind: str) -> ReportFacts:
@@ -271,44 +231,10 @@ def facts(versions: Mapping[str, StoredVersion], looks: pd.DataFrame, *, kind: s
     kind: "utkface" or "generated".
     """
     models = [model_facts(family, stored) for family, stored in versions.items()]
-    first = models[0].stored.tags
     digests = {model.stored.tags.get("data.digest") for model in models}
     here = looks[looks["data"].isin(digests)] if "data" in looks else looks
-    names = {model.stored.tags.get("run_id"): model.family for model in models}
-    shown = [
-        {
-            "when": f"{row.when:%Y-%m-%d %H:%M}",
-            "purpose": row.purpose,
-            "model": names.get(row.run_id, f"run {row.run_id[:8]}"),
-        }
-        for row in here.tail(LEDGER_LINES).itertuples()
-    ]
-    return ReportFacts(
-        models=models,
-        command=f"make tune PRESET={first.get('preset', 'laptop')} SEED={first.get('seed', 0)}"
-        + ("" if kind == "generated" else " DATA=..."),
-        pair=pair_facts(*models) if len(models) == 2 else None,
-        kind=kind,
-        looks=len(looks),
-        looks_here=len(here),
-        shown_looks=shown,
-        missing=[
-            f"network {family}: it has no champion" for family in "AB" if family not in versions
-        ]
-        + [f"network {model.family}: {what}" for model in models for what in _missing(model)],
-    )
-
-
-def _missing(model: ModelFacts) -> list[str]:
-    found = {
-        "what the test measured (metrics of its run)": model.found.metrics["mae"],
-        f"groups, trust and robustness ({records.EVIDENCE})": model.found.groups,
-        f"the test face by face ({records.PREDICTIONS})": len(model.predictions),
-        f"its layers ({records.LAYERS})": model.blocks,
-        "its epochs (metrics of its run)": model.kept,
-        f"the search that it came from ({records.TRIALS})": model.released or model.search,
-    }
-    return [what for what, there in found.items() if not there]
+    pair = pair_facts(*models) if len(models) == 2 else None
+    return ReportFacts(models, pair, kind, len(looks), len(here))
 
 
 def pictures(report: ReportFacts, *, faces: bool) -> dict[str, bytes]:
@@ -334,25 +260,19 @@ def pictures(report: ReportFacts, *, faces: bool) -> dict[str, bytes]:
     tested = {
         model.family: figures.Tested(
             model.predictions,
-            pd.DataFrame(
-                [
-                    row
-                    for row in model.stored.run.json(records.EVIDENCE)["slices"]
-                    if ", " not in row["slice"]
-                ]
-            ),
-            pd.DataFrame(model.found.corrupted),
+            pd.DataFrame(model.found.evidence.slices).loc[lambda t: ~t["slice"].str.contains(", ")],
+            pd.DataFrame(model.found.evidence.robustness),
         )
         for model in report.models
-        if len(model.predictions) and model.found.groups and model.found.corrupted
+        if len(model.predictions) and model.found.groups and model.found.evidence.robustness
     }
     if tested:
         drawn |= figures.of_test(tested)
     made = {name: pages.picture(figure) for name, figure in drawn.items()}
     for name in FACES if faces else ():
-        kept = [model.stored.run.files.get(name) for model in report.models]
+        kept = [model.stored.run.files.get(f"test/{name}.png") for model in report.models]
         if all(kept):
-            made[Path(name).stem] = pages.picture(pages.beside(kept), photographs=True)
+            made[name] = pages.picture(pages.beside(kept), photographs=True)
     return made
 
 
@@ -365,15 +285,17 @@ def write(report: ReportFacts, *, faces: bool) -> tuple[str, bytes]:
 
 def markdown(report: ReportFacts, shown: Mapping[str, bytes]) -> str:
     """Return the report with the pictures that are there, of those of `pictures`."""
-    captions = FIGURES | {Path(name).stem: caption for name, caption in FACES.items()}
-    names = {name for model in report.models for name in model.stored.run.params}
+    names = {name for model in report.models for name in model.stored.settings}
     return pages.markdown(
         "report.md.jinja",
         facts=report,
         models=report.models,
         metrics=findings.METRICS,
+        blocks=sorted(
+            dict.fromkeys(block.name for model in report.models for block in model.blocks),
+            key=lambda name: -int(name.partition(" ")[0]) if name[0].isdigit() else 0,
+        ),
         settings=sorted(names),
         searched=sorted({n for model in report.models if model.search for n in model.search.tried}),
-        results={name: caption for name, caption in captions.items() if name in shown},
         pictures=shown,
     )

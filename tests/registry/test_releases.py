@@ -81,7 +81,7 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
     evidence = json.loads(tracking.read_text(version["run_id"], records.EVIDENCE))
     assert records.Evidence.from_json(evidence) == record().evidence
     drawn = list(root.glob(f"mlruns/artifacts/*/{version['run_id']}/artifacts/test/*.png"))
-    assert len(drawn) == 6
+    assert len(drawn) == 5
     layers = json.loads(tracking.read_text(version["run_id"], "layers.json"))
     assert layers[0]["shape"] == [128, 128, 3] and layers[-1]["parameters"] > 0
     assert list(ledger.looks().purpose) == ["release, before it came here"]

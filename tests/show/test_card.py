@@ -161,7 +161,7 @@ def test_the_worst_groups_that_are_named_are_those_of_the_table(indian, small_is
 
 
 def test_without_groups_none_is_worst():
-    assert Findings.of({}, {}).worst("mae") == []
+    assert Findings.of({}, records.Evidence()).worst("mae") == []
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.json")), ids=lambda path: path.stem)
@@ -171,7 +171,7 @@ def test_the_released_cards_are_those_of_their_records(path):
     for name, label in findings.METRICS.items():
         assert f"| {label} | {intervals.digits(Interval.of(record.test[name]))} |" in text
     assert f"seed {record.seed}, {record.origin['epochs_trained']} epochs" in text
-    groups = Findings.of({}, record.evidence.to_json()).groups
+    groups = Findings.of({}, record.evidence).groups
     assert {name: row[0] for name, row in table_of_groups(text).items()} == {
         group.name + " (few)" * (not group.ranked): str(group.faces) for group in groups
     }

@@ -102,15 +102,6 @@ def test_reliability_is_the_share_of_women(predictions):
     assert draw(figures.reliability_diagram({"A": predictions[:2]}))
 
 
-def test_risk_coverage_ends_at_all_faces(predictions):
-    error = (predictions.age_predicted - predictions.age_years).abs()
-    other = predictions.assign(age_predicted=predictions.age_years + 1.0)
-    figure = figures.risk_coverage({"A": predictions, "B": other})
-    assert draw(figure)
-    ends = [line.get_xydata()[-1].tolist() for line in figure.axes[0].lines]
-    assert ends == [[1, pytest.approx(error.mean())], [1, pytest.approx(1)]]
-
-
 def test_robustness_curves_share_their_clean_beginning():
     images = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
 
