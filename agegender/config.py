@@ -33,11 +33,14 @@ class Gate:
     """What a challenger must show on the locked test to become champion.
 
     most_loss_years, most_loss_accuracy: what it may lose in the task in which it is not better;
+    slice_loss_years, slice_loss_accuracy: a slice holds it back where it is shown to lose more.
     significance: of each comparison; slice_images: smaller slices are not judged.
     """
 
     most_loss_years: float = 0.1
     most_loss_accuracy: float = 0.005
+    slice_loss_years: float = 0.5
+    slice_loss_accuracy: float = 0.03
     significance: float = 0.05
     slice_images: int = 100
 

@@ -41,7 +41,7 @@ def publish(
     not fit is no release.
     """
     title = f"{records.PREFIX}{name}"
-    predictions = records.read_predictions(source / records.PREDICTIONS)
+    predictions, compared = records.read_predictions(source / records.PREDICTIONS), ""
     if (folder / f"{title}.json").exists():
         details = {"data": faces.digest, "family": candidate.family}
         details |= {"release": f"the old {name}"}
@@ -50,12 +50,13 @@ def publish(
         judged = promotion.decide(old, predictions, config.Gate(), candidate.seed)
         if not judged.promote:
             return f"models/{title}.h5 stays: {'; '.join(judged.reasons)}"
+        compared = judged.card_section()
     card, metrics, tags = candidates.describe(candidate, faces.kind)
     tags |= {promotion.RELEASED_WITHOUT: splits.test_names_checksum(), "release": title}
     folder.mkdir(exist_ok=True)
     (folder / f"{title}.json").unlink(missing_ok=True)
     shutil.copyfile(source / candidate.h5, folder / f"{title}.h5")
-    (folder / f"{title}.md").write_text(card)
+    (folder / f"{title}.md").write_text(card + compared)
     records.write_predictions(predictions.round(4), folder / f"{title}.csv")
     kept = {"record": candidate.to_json(), "metrics": metrics, "tags": tags}
     (folder / f"{title}.json").write_text(json.dumps(kept, indent=1) + "\n")

@@ -24,6 +24,7 @@ full_name = store.full_name
 # of the gate (gate., entered_as) it has twelve.
 TAGS = ("data.digest", "licence")
 METRICS = ("test_mae", "test_gender_accuracy")
+MOST_CHARACTERS = 5000  # of a description in MLflow's database
 
 
 def register_version(
@@ -73,7 +74,7 @@ def register_version(
             tags={name: tags[name] for name in TAGS if name in tags}
             | {name: f"{metrics[name]:.4g}" for name in METRICS if name in metrics}
             | {"h5.sha256": checksum, "h5.path": f"artifacts/{h5_path.name}"},
-            description=description,
+            description=description[:MOST_CHARACTERS],
             model_id=model.model_id,
         )
         versions = _all(model_name)
@@ -144,6 +145,15 @@ def set_tags(model_name: str, version: int, tags: dict[str, str]) -> None:
     """Set or replace a version's tags, one after the other."""
     for name, value in tags.items():
         mlflow.MlflowClient().set_model_version_tag(model_name, str(version), name, str(value))
+
+
+def extend_description(model_name: str, version: int, section: str) -> None:
+    """Add a section to a version's description, once, as far as there is room for it."""
+    client = mlflow.MlflowClient()
+    text = client.get_model_version(model_name, str(version)).description or ""
+    if section not in text:
+        text = (text + section)[:MOST_CHARACTERS]
+        client.update_model_version(model_name, str(version), text)
 
 
 def get(model_name: str, which: str | int) -> dict[str, str]:

@@ -80,7 +80,7 @@ def test_a_slice_that_gets_worse_stops_it_and_small_slices_do_not():
     challenger.loc[old, "age_predicted"] -= 8
     found, reasons = decide(champion, challenger)
     assert not found.promote and found.mae["high"] < 0
-    assert {entry["slice"] for entry in found.worse_slices} >= {"age 80+"}
+    assert {loss.slice for loss in found.worse_slices if loss.beyond} >= {"age 80+"}
     assert "worse on age 80+ (n = " in reasons and "in age: +" in reasons
     assert decide(champion, challenger, config.Gate(slice_images=500))[0].promote
     wrong = champion.assign(
@@ -88,7 +88,34 @@ def test_a_slice_that_gets_worse_stops_it_and_small_slices_do_not():
     )
     wrong.loc[old, "gender_probability"] = 1 - wrong.loc[old, "gender_probability"]
     found, _ = decide(champion, wrong)
-    assert "gender" in {entry["task"] for entry in found.worse_slices}
+    assert "gender" in {loss.task for loss in found.worse_slices if loss.beyond}
+
+
+def test_a_slice_that_loses_less_than_the_margin_does_not_stop_it_and_is_named():
+    champion = table(4000)
+    better = champion.assign(age_predicted=table(4000, error_years=2, seed=1).age_predicted)
+    male, error = better.gender == 0, records.age_error(champion)
+    # Every man 0.3 years further off; 1 % of the men lost in gender, twice as many women won.
+    better.loc[male, "age_predicted"] = (champion.age_years + error + 0.3 * np.sign(error))[male]
+    right = records.gender_right(champion)
+    lost, won = np.flatnonzero(male & right)[:20], np.flatnonzero(~male & ~right)[:40]
+    changed = [*lost, *won]
+    better.loc[changed, "gender_probability"] = 1 - better.loc[changed, "gender_probability"]
+    found, reasons = decide(champion, better)
+    assert found.promote
+    named = {loss.task: loss for loss in found.worse_slices if loss.slice == "male"}
+    assert named["age"].difference == pytest.approx(0.3)
+    assert named["gender"].difference == pytest.approx(-20 / male.sum())
+    for loss in named.values():
+        assert not loss.beyond and str(loss) in reasons and str(loss) in found.card_section()
+    # With no margin each stops it.
+    for task, gate in (
+        ("age", config.Gate(slice_loss_years=0)),
+        ("gender", config.Gate(slice_loss_accuracy=0)),
+    ):
+        found, _ = decide(champion, better, gate)
+        assert not found.promote
+        assert {loss.task for loss in found.worse_slices if loss.beyond} == {task}
 
 
 def test_equal_models_are_not_told_apart():
@@ -144,7 +171,7 @@ def judge(version, predictions, faces):
 
 
 def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
-    faces, register, network, root, monkeypatch, capsys
+    faces, register, network, root, client, monkeypatch, capsys
 ):
     assert enter(faces, register) == 1
     assert judge(1, None, faces).decision == "champion"
@@ -172,6 +199,9 @@ def test_the_gate_promotes_keeps_a_record_and_is_taken_back(
     record = json.loads(tracking.read_text(tags["run_id"], records.PROMOTION))
     assert (record["champion"], record["challenger"], record["n"]) == (1, 3, 40)
     assert record["gate"]["most_loss_years"] == 0.1
+    described = client.get_model_version(MODEL, "3").description
+    assert described.count("Compared with the model before") == 1
+    assert "Compared with" not in client.get_model_version(MODEL, "2").description
     assert judge(3, None, faces).decision == "champion"
 
     monkeypatch.chdir(root)
