@@ -108,18 +108,46 @@ def test_nothing_released_registers_nothing_and_a_torn_release_is_none(root, can
     assert releases.register(root / "models", full=True) == {}
 
 
-def test_a_release_is_comparable_on_the_committed_test_faces_alone(root, candidate):
-    write(root / "models", candidate, "A")
-    releases.register(root / "models", full=False)
+@pytest.fixture
+def manifest():
+    """The labels of 20 faces of the committed test list."""
     keys = sorted(splits.read_test_names())[:20]
     names = [f"{key}.jpg.chip.jpg" for key in keys]
     assert {utkface.face_key(name) for name in names} == set(keys)
     labels = [utkface.parse_name(name)._asdict() for name in names]
-    manifest = pd.DataFrame(labels).assign(name=names, split="test")
+    return pd.DataFrame(labels).assign(name=names, split="test")
+
+
+def with_pictures(manifest, root):
     pictures = np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), np.uint8)
+    return pixels.Faces(root, manifest, pictures, "digest", "utkface", {})
+
+
+def test_only_a_better_release_is_written_and_its_card_says_what_it_beat(root, candidate, manifest):
+    write(root / "models", candidate, "A")
+    before = {path.name: path.read_bytes() for path in (root / "models").iterdir()}
+
+    def publish(**predicted):
+        found = manifest.assign(**predicted)
+        records.write_predictions(found, candidate / records.PREDICTIONS)
+        faces = with_pictures(manifest, root)
+        return releases.publish("A", record(), candidate, faces, root / "models")
+
+    assert "stays: " in publish(age_predicted=manifest.age_years + 50, gender_probability=0.5)
+    assert {path.name: path.read_bytes() for path in (root / "models").iterdir()} == before
+    perfect = {"age_predicted": manifest.age_years, "gender_probability": manifest.gender}
+    assert "Written" in publish(**perfect)
+    card = (root / "models" / "age_gender_A.md").read_text()
+    assert "better on n = 20: MAE -" in card.partition("## Compared with the model before")[2]
+    assert len(ledger.looks()) == 2
+
+
+def test_a_release_is_comparable_on_the_committed_test_faces_alone(root, candidate, manifest):
+    write(root / "models", candidate, "A")
+    releases.register(root / "models", full=False)
 
     def judge(manifest):
-        faces = pixels.Faces(root, manifest, pictures, "digest", "utkface", {})
+        faces = with_pictures(manifest, root)
         with tracking.run("train", experiment="tests") as run_id:
             pass
         version = versions.register_version(
@@ -135,6 +163,6 @@ def test_a_release_is_comparable_on_the_committed_test_faces_alone(root, candida
         )
         return promotion.judge(MODEL, version, predictions, faces, config.Gate(), seed=0)
 
-    other = manifest.assign(name=["9_0_0_20010101000000001.jpg", *names[1:]])
+    other = manifest.assign(name=["9_0_0_20010101000000001.jpg", *manifest.name[1:]])
     assert judge(other).decision == "not comparable"
     assert judge(manifest).decision in ("kept", "promoted")
