@@ -38,7 +38,12 @@ def train_release(
     release = config.RELEASES[name]
     chosen = families.FAMILIES[release.family]
     settings = dataclasses.replace(
-        settings, tier="full", seed=release.seed, mirror_images=True, views=release.views
+        settings,
+        tier="full",
+        seed=release.seed,
+        mirror_images=True,
+        views=release.views,
+        head_epochs=release.head_epochs,
     )
     with experiment.parent_run(
         f"release {name}",

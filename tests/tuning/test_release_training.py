@@ -1,5 +1,8 @@
 """The training of a release: what it learns from, and what it is calibrated on."""
 
+import json
+from pathlib import Path
+
 import keras
 import mlflow
 import numpy as np
@@ -7,10 +10,24 @@ import pytest
 
 from agegender import config, records
 from agegender.networks import predict
-from tuning import experiment, release_training
+from tuning import experiment, families, release_training
+
+MODELS = Path(__file__).parents[2] / "models"
 
 SMALL = {"width": 8, "stem_filters": 8, "internal_size_pixels": 64, "stages": 2}
 SMALL |= {"extra_block_stage": -1, "batch_size": 16}
+
+
+@pytest.mark.parametrize("name", config.RELEASES)
+def test_a_released_model_was_trained_as_is_said(name, tmp_path):
+    release = config.RELEASES[name]
+    kept = json.loads((MODELS / f"age_gender_{name}.json").read_text())["record"]
+    family = families.FAMILIES[release.family]
+    said = families.defaults(family, tmp_path) | release.changes
+    assert {known: said[known] for known in kept["values"]} == kept["values"]
+    assert (release.epochs, release.seed) == (kept["epochs"], kept["seed"])
+    head_epochs = release.head_epochs if release.family == "B" else 0
+    assert str(release.epochs + head_epochs) == kept["origin"]["epochs_trained"]
 
 
 @pytest.mark.system
