@@ -109,7 +109,12 @@ class Release:
 
 
 # What was the default when B was released.
-RELEASED_B = {"backbone": "faceres_mobilenet", "head_learning_rate": 1e-3, "head_batch_size": 64}
+RELEASED_B = {
+    "backbone": "faceres_mobilenet",
+    "learning_rate": 2e-4,
+    "head_learning_rate": 1e-3,
+    "head_batch_size": 64,
+}
 # A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
 RELEASES = {
     "A": Release("A", 60, 30),

@@ -138,7 +138,7 @@ class Pretrained(Fitting):
     age_units: int = 256
     gender_units: int = 128
     gender_weight: float = 1.5
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-5
     weight_decay: float = 1e-2
     warmup: float = 0.1
     head_learning_rate: float = 2e-3

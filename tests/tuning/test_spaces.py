@@ -28,7 +28,7 @@ SEARCHED_IN_SHORT_TIME = {
         "gender_weight": 1.5,
         "head_learning_rate": 2e-3,
         "head_weight_decay": 5e-2,
-        "learning_rate": 2e-4,
+        "learning_rate": 5e-5,
         "unfrozen_share": 0.75,
     },
 }
