@@ -94,6 +94,7 @@ PRETRAINED: Table = {
     "gender_weight": Real(0.3, 5.0, "log", short=True),
     "head_learning_rate": Real(5e-4, 6e-3, "log", short=True),
     "head_weight_decay": Real(1e-3, 2e-1, "log", short=True),
+    "head_batch_size": Choice([64, 128, 256]),
     "learning_rate": Real(1e-5, 5e-4, "log", short=True),
     "weight_decay": Real(1e-3, 1e-1, "log"),
     "warmup": Real(0.0, 0.3),

@@ -79,7 +79,7 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         (
             "pull",
             {"MODEL": "A", "TO": "x", "FORMAT": "pb"},
-            "FORMAT=pb: FORMAT is h5, onnx, litert or",
+            "FORMAT=pb: expected h5, onnx, litert or",
         ),
         ("predict", {}, "PHOTO= is needed: expected a file"),
         ("predict", {"PHOTO": "nowhere.jpg"}, "PHOTO=nowhere.jpg: expected a file"),

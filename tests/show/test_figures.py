@@ -119,8 +119,6 @@ def test_robustness_curves_share_their_clean_beginning():
     assert drawn[3][1:] == pytest.approx(dark.mae.to_numpy())
     maps = [robustness.occlusion_map(predict, image) for image in images]
     assert draw(figures.occlusion_maps(images, maps))
-    small = [robustness.occlusion_map(predict, images[0], patch_pixels=10, stride_pixels=5)]
-    assert draw(figures.occlusion_maps(images[:1], small))
 
 
 def test_slices_are_drawn_with_their_numbers_and_small_ones_faded(predictions):
