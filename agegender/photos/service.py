@@ -21,6 +21,7 @@ import asyncio
 import base64
 import functools
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -161,11 +162,20 @@ def _chosen(models: dict[str, estimate.Model], name: str | None) -> dict[str, es
 def _read_request(body: bytes) -> Request:
     """Check the JSON of a POST to /predict; ValueError with the reason where it is invalid."""
     try:
-        return Request.model_validate_json(body)
+        return Request.model_validate(json.loads(body, object_pairs_hook=_object))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "Expected JSON"
+        place = ".".join(map(str, first["loc"])) or "JSON"
         raise ValueError(f"{place:.50}: {first['msg']}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'Expected JSON, {{"images": [base64, ...]}}: {error}.') from None
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of the JSON; of a key that stands twice, one value would get no answer."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return dict(pairs)
 
 
 def _photos(images: list[str]) -> Iterator[PIL.Image.Image]:
