@@ -136,23 +136,7 @@ def train_and_log(
     """
     chosen, checkpoint = families.FAMILIES[training.letter], training.checkpoint
     setting = chosen.from_values(training.values)
-    run_id = _interrupted_run(training)
-    if checkpoint:
-        checkpoint.mkdir(parents=True, exist_ok=True)
-    with (
-        tracking.run(
-            training.name,
-            experiment=name_of(faces),
-            run_id=run_id,
-            parent_run_id=training.parent_run_id,
-            tags=run_tags(training.letter, faces, settings, training.role)
-            | {"trial": str(training.number)},
-            params=training.values if training.shown is None else training.shown,
-        ) as run_id,
-        tracking.system_metrics(run_id),
-    ):
-        if checkpoint and training.keep_in_store:
-            stored_checkpoints.download(run_id, checkpoint)
+    with _run_of(training, faces, settings) as run_id:
         started, measured, shared_seconds = time.monotonic(), [], 0.0
         for place, fold in enumerate(folds):
             watch = _Watch(training, run_id, settings, stop_at, report)
@@ -179,6 +163,29 @@ def train_and_log(
     report(progress.Progress(training.name, 1, 1))
     result = journal.Trial(training.number, training.values, "COMPLETED", metrics, seconds, run_id)
     return result, trained
+
+
+@contextlib.contextmanager
+def _run_of(training: Training, faces: pixels.Faces, settings: config.Settings) -> Iterator[str]:
+    """Open the run of a training, an interrupted call's with its checkpoint; yield its run_id."""
+    checkpoint, run_id = training.checkpoint, _interrupted_run(training)
+    if checkpoint:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+    tags = run_tags(training.letter, faces, settings, training.role)
+    with (
+        tracking.run(
+            training.name,
+            experiment=name_of(faces),
+            run_id=run_id,
+            parent_run_id=training.parent_run_id,
+            tags=tags | {"trial": str(training.number)},
+            params=training.values if training.shown is None else training.shown,
+        ) as run_id,
+        tracking.system_metrics(run_id),
+    ):
+        if checkpoint and training.keep_in_store:
+            stored_checkpoints.download(run_id, checkpoint)
+        yield run_id
 
 
 def _interrupted_run(training: Training) -> str | None:

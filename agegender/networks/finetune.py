@@ -136,8 +136,7 @@ def fine_tune(
         seed=seed,
         hooks=_of_phase(hooks, FINE_TUNING, head_epochs),
         kept=kept,
-    ).assign(phase=FINE_TUNING)
-    history["epoch"] += head_epochs
+    ).assign(phase=FINE_TUNING, epoch=lambda rows: rows.epoch + head_epochs)
     better = (
         not len(examples.validation_rows) or history.val_score.min() < head_history.val_score.min()
     )

@@ -61,9 +61,8 @@ def fit(
     """Train in place and leave the weights of the epoch with the lowest val_score.
 
     network: as `models.for_training` returns it.
-    hooks: where the checkpoint's file is there, training goes on from it, to the same end as
-        without the interruption, to the bit on the same machine; on_epoch gets the earlier rows
-        again.
+    hooks: where the checkpoint's file is there, training goes on from it, to the same end to the
+        bit on the same machine; on_epoch gets the earlier rows again.
     resident: keep all pixels on the device and send it their rows alone, several steps at a time;
         None: where there is an accelerator and they take up to RESIDENT_GIGABYTES.
     kept: the steps of earlier trainings of this network; the result is the same without them.
@@ -72,15 +71,14 @@ def fit(
     CheckpointError for a checkpoint that cannot be read or that another training left.
     """
     keras.utils.set_random_seed(seed)
-    inputs = examples.inputs
-    if resident is None:
-        resident = step.on_device(examples)
+    inputs, resident = examples.inputs, step.on_device(examples) if resident is None else resident
     if inputs.dtype != np.uint8:  # Activations cannot be mixed, and are not kept on the device.
         config, resident = dataclasses.replace(config, mixing=0.0), False
     made = (kept or step.Kept()).step(network, inputs, config, seed, resident)
     made.begin(config, epochs * math.ceil(len(examples.train_rows) / config.batch_size))
-    identity = _identity(network, examples, config, epochs, seed)
-    keeper = _Epochs(network, examples, config, hooks, identity)
+    keeper = _Epochs(
+        network, examples, config, hooks, _identity(network, examples, config, epochs, seed)
+    )
     first_epoch = keeper.go_on(made.trained)
 
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
