@@ -44,7 +44,8 @@ def show(root: Path, port: int) -> None:
             print(f"{name}: {host}{address}")
         print(f"registered models: {host}/#/models?workflowType=machine_learning")
         print("Ctrl-C ends it.", flush=True)
-        server.wait()
+        while server.poll() is None:  # To wait at length would miss a Ctrl-C at its beginning.
+            time.sleep(0.5)
         raise ValueError(f"MLflow's server ended: see {path}.")
     except KeyboardInterrupt:
         pass
