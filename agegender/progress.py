@@ -43,7 +43,7 @@ class Display:
             rich.progress.TextColumn("  {task.description}", markup=False),
             rich.progress.BarColumn(bar_width=10),
             rich.progress.TextColumn("{task.fields[note]}", markup=False),
-            _TimeLeft(table_column=rich.table.Column(no_wrap=True)),
+            _TimeLeft(table_column=rich.table.Column(no_wrap=True, min_width=10)),
             console=rich.console.Console(),
             transient=True,
             refresh_per_second=2,

@@ -265,7 +265,7 @@ class _Watch:
         self.activations_began = self.activations_began or now
         self.activation_seconds = now - self.activations_began
         left = self._left("activations", done, total)
-        note = f"activations of the backbone, {done:,} of {total:,} faces"
+        note = f"activations, {done:,} of {total:,} faces"
         self.report(progress.Progress(self.name, done, total, note, left))
 
     def epoch(self, row: dict[str, Any]) -> None:
