@@ -134,8 +134,8 @@ class Scratch(Family):
         return spaces.scratch(hp, tier)
 
     def relative_cost(self, values: dict[str, Any]) -> float:
-        """Return the number of pixels inside."""
-        return hyperparameters.Scratch.from_values(values).internal_size_pixels ** 2
+        """Return what its size costs: 1.8 and 2.6 times at 96 and 128 pixels, against 64."""
+        return hyperparameters.Scratch.from_values(values).internal_size_pixels ** 1.45
 
     def for_epochs(self, values: dict[str, Any], epochs: int, tier: str) -> dict[str, Any]:
         """Return values with the size, augmentation and mixing that a long training wants."""
