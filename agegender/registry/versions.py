@@ -157,9 +157,9 @@ def extend_description(model_name: str, version: int, section: str) -> None:
 
 
 def get(model_name: str, which: str | int) -> dict[str, str]:
-    """Return what is known of a version, named by alias or number, and "version", its number.
+    """Return the tags of a version, with the metrics (as text) and tags of its run if it exists.
 
-    Its run's metrics, as text, and tags, where there still is a run, and the version's own tags.
+    which: an alias or a number. "version" is its number.
     ValueError where there is no such model, alias or version.
     """
     number = aliases(model_name).get(which, 0) if isinstance(which, str) else which
