@@ -48,7 +48,7 @@ Use      predict    ages and genders in photos (PHOTO="a file, a folder or sever
          pull       a registered model, checked (MODEL= TO= ALIAS= VERSION= FORMAT=onnx ...)
 Share    rollback   the previous champion back (MODEL=)
          reproduce  train a registered version again and judge it (MODEL= VERSION= DATA=)
-         release    train a model for models/, hours (MODEL= DATA=)
+         release    train a model for models/, hours (MODEL= DATA= TEST_DATA=)
          notebook   the coursework's steps, run, in reports/ (DATA=)
 Develop  prepare, search, train, evaluate, promote    the stages of tune, one alone
          test       the quick tests, 4 minutes; check: lint, these and all others, 20 minutes
@@ -65,8 +65,8 @@ help:
 typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 typed := $(filter-out PYTHON BACKEND KERAS_BACKEND SHELL MAKE%,$(typed))
 variables := ALGORITHM ALIAS DATA EPOCHS FACES FAMILY FEATURES_GIGABYTES FORMAT GENERATED HOST MEMORY \
-  MINUTES MIRROR MODEL ONLY OUT PHOTO PORT PRESET SEED SEEDS SETTINGS TIER TO TRIAL_CPUS TRIAL_GPUS TRIALS \
-  VERSION WORKERS
+  MINUTES MIRROR MODEL ONLY OUT PHOTO PORT PRESET SEED SEEDS SETTINGS TEST_DATA TIER TO TRIAL_CPUS TRIAL_GPUS \
+  TRIALS VERSION WORKERS
 given := $(foreach name,$(variables),$(if $(filter command environment,$(origin $(name))),$(name)))
 # Conda's compilers and some shells set HOST for themselves.
 given := $(filter-out $(if $(filter environment,$(origin HOST)),HOST),$(given))

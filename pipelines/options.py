@@ -100,10 +100,12 @@ def _registered(text: str) -> str:
 
 _YES = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 _FLAG = Option(_YES.__getitem__, "1 or 0", flag=True)
+_FACES = Option(_existing, "a folder, .zip, .tar or .tar.gz of faces")
 _PLACE = Option(lambda text: Path(text).expanduser(), "a path")
 _COUNT = _number(int, 1)
 OPTIONS = {
-    "data": Option(_existing, "a folder, .zip, .tar or .tar.gz of faces"),
+    "data": _FACES,
+    "test_data": _FACES,
     "seed": _number(int, 0),
     "preset": _choice(*config.PRESETS),
     "minutes": _number(float, 1),
@@ -177,6 +179,7 @@ STAGES = {
     "ablate": Stage("ablate:ablate", "seeds epochs", ("model",), search=True, special=_FAMILY),
     "release": Stage(
         "release_models:release",
+        "test_data",
         needs=("model", "data"),
         search=True,
         special={"model": _choice(*config.RELEASES)},

@@ -13,7 +13,7 @@ import keras
 import pandas as pd
 
 from agegender import config, records
-from agegender.data import pixels, splits
+from agegender.data import pixels, splits, utkface
 from agegender.networks import export, predict
 from agegender.photos import estimate
 from agegender.registry import candidates, ledger, promotion, tracking, versions
@@ -32,13 +32,32 @@ def check_faces(name: str, faces: pixels.Faces) -> None:
         raise ValueError(f"{name} is trained on {expected}; DATA has {count:,} {faces.kind} faces.")
 
 
+def check_unseen(trained: pixels.Faces, judged: pixels.Faces) -> None:
+    """Raise ValueError where a training used test faces of `judged`, or copies of them.
+
+    judged: holds all that the training used, so that its groups show what is a copy.
+    """
+    rows = trained.rows("train", "validation")
+    used = set(trained.manifest["name"].iloc[rows].map(utkface.face_key))
+    keys, groups = judged.manifest["name"].map(utkface.face_key), judged.manifest["group"]
+    tested = set(keys[groups.isin(groups.iloc[judged.rows("test")])])
+    if used & tested or used - set(keys):
+        raise ValueError(
+            f"TEST_DATA holds {len(used & tested)} of the {len(used):,} training faces as test "
+            f"faces or their copies and lacks {len(used - set(keys))}: expected all of UTKFace."
+        )
+
+
 def publish(
     name: str, candidate: records.Candidate, source: Path, faces: pixels.Faces, folder: Path
 ) -> str:
     """Write an evaluated release to models/ unless the one there is as good; say what was done.
 
-    source: the folder of the candidate's files; folder: models/. The .json comes last: what it does
-    not fit is no release.
+    The .json comes last: a model that it does not fit is no release.
+
+    source: the folder of the candidate's files.
+    faces: the gate judges by their test faces, which may be others than the candidate's.
+    folder: models/.
     """
     title = f"{records.PREFIX}{name}"
     predictions, compared = records.read_predictions(source / records.PREDICTIONS), ""
@@ -47,10 +66,13 @@ def publish(
         details |= {"release": f"the old {name}"}
         ledger.note(candidate.run_id, "promotion gate", details)
         old = predict.table(export.load_h5(folder / f"{title}.h5"), faces, "test")
-        judged = promotion.decide(old, predictions, config.Gate(), candidate.seed)
-        if not judged.promote:
-            return f"models/{title}.h5 stays: {'; '.join(judged.reasons)}"
-        compared = judged.card_section()
+        new = predictions
+        if faces.digest != candidate.data:
+            new = predict.table(export.load_h5(source / candidate.h5), faces, "test")
+        decided = promotion.decide(old, new, config.Gate(), candidate.seed)
+        if not decided.promote:
+            return f"models/{title}.h5 stays: {'; '.join(decided.reasons)}"
+        compared = decided.card_section()
     card, metrics, tags = candidates.describe(candidate, faces.kind)
     tags |= {promotion.RELEASED_WITHOUT: splits.test_names_checksum(), "release": title}
     folder.mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
 """Released models: written whole, registered once, a first rival for every search."""
 
+import dataclasses
 import json
 import shutil
 
@@ -140,6 +141,33 @@ def test_only_a_better_release_is_written_and_its_card_says_what_it_beat(root, c
     card = (root / "models" / "age_gender_A.md").read_text()
     assert "better on n = 20: MAE -" in card.partition("## Compared with the model before")[2]
     assert len(ledger.looks()) == 2
+
+
+def test_the_gate_can_judge_a_release_by_other_test_faces(root, candidate, manifest):
+    write(root / "models", candidate, "A")
+    records.write_predictions(  # Perfect on its own test faces, which are not asked here.
+        manifest.assign(age_predicted=manifest.age_years, gender_probability=manifest.gender),
+        candidate / records.PREDICTIONS,
+    )
+    faces = dataclasses.replace(with_pictures(manifest, root), digest="other")
+    said = releases.publish("A", record(), candidate, faces, root / "models")
+    assert "no clear gain over the champion in either task, on n = 20" in said
+    assert list(ledger.looks()["data"]) == ["other"]
+
+
+def test_training_faces_and_their_copies_are_no_test_of_a_release(root, manifest):
+    def faces(split, groups):
+        table = manifest.assign(split=split, group=groups)
+        return dataclasses.replace(with_pictures(table, root), manifest=table)
+
+    trained = faces(["train"] * 5 + ["test"] * 15, range(20))
+    judged = faces(["excluded"] * 5 + ["test"] * 15, range(20))
+    releases.check_unseen(trained, judged)
+    with pytest.raises(ValueError, match="holds 1 of the 5 training faces as test faces"):
+        releases.check_unseen(trained, faces(["excluded"] * 5 + ["test"] * 15, [5, *range(1, 20)]))
+    part = dataclasses.replace(judged, manifest=judged.manifest.iloc[2:])
+    with pytest.raises(ValueError, match="lacks 2: expected all of UTKFace"):
+        releases.check_unseen(trained, part)
 
 
 def test_a_release_is_comparable_on_the_committed_test_faces_alone(root, candidate, manifest):
