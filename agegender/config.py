@@ -114,6 +114,7 @@ OF_FACERES = {"backbone": "faceres_mobilenet", "learning_rate": 2e-4} | OF_HEAD
 # A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
 RELEASES = {
     "A": Release("A", 60, 30),
+    "A_taught": Release("A", 60, 20, {"teacher": "faceres_deep"}),
     "B": Release("B", 8, 4, OF_HEAD),
     "A_full": Release("A", 36, 6, {"mixing": 0.1}),
     "B_full": Release("B", 4, 1, OF_FACERES, views=2),

@@ -85,6 +85,8 @@ class Scratch(Fitting):
     """Network A: its architecture (see `networks.models.build_scratch`) and its fitting.
 
     augmentation_strength multiplies the strengths of the random views.
+    teacher: the backbone of a network B whose answers are learned beside the labels, see
+        `tuning.families.teach`; "" is none.
     """
 
     internal_size_pixels: int = 128
@@ -106,6 +108,7 @@ class Scratch(Fitting):
     contrast: float = 0.3
     mixing: float = 0.3
     augmentation_strength: float = 1.0
+    teacher: str = ""
 
     @property
     def strengths(self) -> dict[str, float]:

@@ -127,6 +127,7 @@ class Examples:
     train_rows, validation_rows: int (n,), rows of the three; without validation rows nothing is
         validated and the last epoch is kept.
     floors: turn MAE and accuracy into val_score.
+    taught: float32 (M, W), a teacher's answers as in `models.for_training`; None without one.
     """
 
     inputs: np.ndarray
@@ -135,6 +136,7 @@ class Examples:
     train_rows: np.ndarray
     validation_rows: np.ndarray
     floors: evaluation.Floors
+    taught: np.ndarray | None = None
 
 
 class Batches(keras.utils.PyDataset):
@@ -168,9 +170,8 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self.inputs, self.rows = examples.inputs, rows
         self.views, self.batch_size = views, batch_size
-        self.labels = {
-            name: examples.gender if name == "gender" else examples.age_years for name in outputs
-        }
+        known = {"gender": examples.gender, "taught": examples.taught}
+        self.labels = {name: known.get(name, examples.age_years) for name in outputs}
         self.seed, self.epoch, self.mixing = seed, epoch - 1, mixing
         self.on_epoch_begin()
 
@@ -202,12 +203,17 @@ class Batches(keras.utils.PyDataset):
         if inputs.dtype == np.float16:  # Stored in half precision, but not computed in it.
             inputs = inputs.astype("float32")
         if not self.mixing:
-            return inputs, {name: values[rows][:, None] for name, values in self.labels.items()}
+            labels = {name: v[rows].reshape(len(rows), -1) for name, v in self.labels.items()}
+            return inputs, labels
         partners, share = self.partners[part], self.share[part]
         labels = {
             name: np.stack([values[rows], values[partners], share], axis=1)
             for name, values in self.labels.items()
+            if name != "taught"
         }
+        if "taught" in self.labels:  # Mixed here: its loss is linear in the teacher's answers.
+            own, answers = share[:, None], self.labels["taught"]
+            labels["taught"] = own * answers[rows] + (1 - own) * answers[partners]
         return self._mixed(inputs, partners, share), labels
 
     def _mixed(self, inputs: np.ndarray, partners: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ AGE_LOSSES: dict[str, Loss] = {
     "mse": lambda true, predicted: keras.ops.mean((true - predicted) ** 2, -1) / 400,
     "huber": lambda true, predicted: keras.losses.huber(true / 20, predicted / 20, delta=0.25),
 }
+# Of a teacher's features, whose deviations are 1, beside its answers.
+HINT_WEIGHT = 4.0
 
 
 def mixed(loss: Loss) -> Loss:
@@ -49,17 +51,40 @@ def age_exceedance(
     return keras.ops.sum(keras.ops.binary_crossentropy(older, probabilities), axis=-1) / 10
 
 
+def taught(gender_weight: keras.Variable) -> Loss:
+    """Difference to a teacher's answers, as `models.for_training` lays them out.
+
+    Cross-entropy of age and gender (knowledge distillation at temperature 1, Hinton et al. 2015)
+    and the squared error of the features (hints, Romero et al. 2015).
+    """
+
+    def loss(answers: keras.KerasTensor, predicted: keras.KerasTensor) -> keras.KerasTensor:
+        ages, gender = slice(0, models.AGE_BINS), slice(models.AGE_BINS, models.AGE_BINS + 1)
+        features = slice(models.AGE_BINS + 1, None)
+        likelihood = answers[:, ages] * keras.ops.log(predicted[:, ages] + 1e-7)
+        of_gender = keras.losses.binary_crossentropy(answers[:, gender], predicted[:, gender])
+        hint = keras.ops.mean((answers[:, features] - predicted[:, features]) ** 2, axis=-1)
+        return gender_weight * of_gender - keras.ops.sum(likelihood, axis=-1) + HINT_WEIGHT * hint
+
+    return loss
+
+
 def for_outputs(
-    outputs: list[str], config: hyperparameters.Fitting, age_deviation_years: keras.Variable
+    outputs: list[str], config: hyperparameters.Fitting, adjustable: dict[str, keras.Variable]
 ) -> dict[str, Loss]:
     """Return the loss of each output of a network made by `models.for_training`."""
     losses: dict[str, Loss] = {
         "age": AGE_LOSSES[config.age_loss],
         "gender": keras.losses.binary_crossentropy,
-        "age_distribution": age_distribution(age_deviation_years),
+        "age_distribution": age_distribution(adjustable["age_deviation_years"]),
         "age_exceedance": age_exceedance,
+        "taught": taught(adjustable["gender_weight"]),
     }
-    return {name: mixed(losses[name]) if config.mixing else losses[name] for name in outputs}
+    mixes = config.mixing > 0  # A teacher's answers are mixed beforehand.
+    return {
+        name: mixed(losses[name]) if mixes and name != "taught" else losses[name]
+        for name in outputs
+    }
 
 
 def metrics() -> dict[str, list[keras.metrics.Metric]]:

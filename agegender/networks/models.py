@@ -146,15 +146,28 @@ def build_pretrained(
     return keras.Model(backbone.input, head(x, **head_arguments), name="B")
 
 
-def for_training(network: keras.Model, inputs: keras.KerasTensor | None = None) -> keras.Model:
+def for_training(
+    network: keras.Model, inputs: keras.KerasTensor | None = None, *, teacher_width: int = 0
+) -> keras.Model:
     """Return the network, or its part from the tensor `inputs` on, with what only training sees.
 
     Its outputs are a dict: age, gender and, where the head has one, the layer of AGE_LAYERS. The
     layers are shared: training it trains the network.
+
+    teacher_width: of a teacher's answers, each its distribution of the age, its probability of
+        gender 1 and its features. Above 0, "taught" (N, teacher_width) predicts them: the features
+        by a layer of its own, the others by the head, which must be of "distribution".
     """
     outputs = dict(zip(("age", "gender"), network.outputs, strict=True))
     names = {layer.name for layer in network.layers} & set(AGE_LAYERS.values())
     outputs |= {name: network.get_layer(name).output for name in names}
+    if teacher_width:
+        width, first = teacher_width - AGE_BINS - 1, keras.initializers.GlorotUniform(seed=0)
+        features = keras.layers.Dense(width, kernel_initializer=first, dtype="float32")(
+            network.get_layer("trunk_dropout").input
+        )
+        answers = [outputs[AGE_LAYERS["distribution"]], outputs["gender"], features]
+        outputs["taught"] = keras.layers.Concatenate(dtype="float32", name="taught")(answers)
     return keras.Model(network.input if inputs is None else inputs, outputs)
 
 

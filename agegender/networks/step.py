@@ -201,7 +201,7 @@ def make(
     several = resident and not isinstance(trained, ManySteps)
     trained.compile(
         losses.optimizer(config, adjustable),
-        loss=losses.for_outputs(outputs, config, adjustable["age_deviation_years"]),
+        loss=losses.for_outputs(outputs, config, adjustable),
         loss_weights={name: adjustable.get(f"{name}_weight", 1.0) for name in outputs},
         metrics=losses.metrics(),
         steps_per_execution=STEPS_PER_EXECUTION if several else 1,
@@ -242,6 +242,7 @@ def _make_variables(trained: keras.Model, network: keras.Model, *, mixed: bool) 
     trained.optimizer.build(trained.trainable_variables)
     answers = {n: keras.ops.zeros((1, *output.shape[1:])) for n, output in network.output.items()}
     labels = {name: keras.ops.zeros((1, 3 if mixed else 1)) for name in network.output}
+    labels |= {name: answer for name, answer in answers.items() if name == "taught"}
     trained.compute_loss(y=labels, y_pred=answers)
     trained.compute_metrics(None, labels, answers)
 

@@ -214,7 +214,8 @@ def describe(
         backbone = {"name": candidate.backbone, "licence": known.licence}
         backbone |= {"pretraining": known.pretraining}
         tags["backbone.licence"] = known.licence
-        tags["fine_tuning_kept"] = str(candidate.fine_tuning_kept)
+        if "backbone" in candidate.values:  # It is inside, and not of the teacher.
+            tags["fine_tuning_kept"] = str(candidate.fine_tuning_kept)
     text = card.model_card(
         candidate,
         data_kind=kind,

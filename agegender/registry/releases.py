@@ -21,7 +21,7 @@ from agegender.show import figures
 
 # More than in the coursework's 5,000 faces: all of UTKFace, whose models are named so.
 FULL_FACES = 10_000
-FULL = "_full"
+FULL, TAUGHT = "_full", "_taught"
 
 
 def check_faces(name: str, faces: pixels.Faces) -> None:
@@ -59,19 +59,21 @@ def publish(
     faces: the gate judges by their test faces, which may be others than the candidate's.
     folder: models/.
     """
-    title = f"{records.PREFIX}{name}"
+    title = rival = f"{records.PREFIX}{name}"
+    if not (folder / f"{title}.json").exists():  # The first one that was taught: against the plain.
+        rival = title.removesuffix(TAUGHT)
     predictions, compared = records.read_predictions(source / records.PREDICTIONS), ""
-    if (folder / f"{title}.json").exists():
+    if (folder / f"{rival}.json").exists():
         details = {"data": faces.digest, "family": candidate.family}
-        details |= {"release": f"the old {name}"}
+        details |= {"release": f"{rival} as it was"}
         ledger.note(candidate.run_id, "promotion gate", details)
-        old = predict.table(export.load_h5(folder / f"{title}.h5"), faces, "test")
+        old = predict.table(export.load_h5(folder / f"{rival}.h5"), faces, "test")
         new = predictions
         if faces.digest != candidate.data:
             new = predict.table(export.load_h5(source / candidate.h5), faces, "test")
         decided = promotion.decide(old, new, config.Gate(), candidate.seed)
         if not decided.promote:
-            return f"models/{title}.h5 stays: {'; '.join(decided.reasons)}"
+            return f"models/{rival}.h5 stays: {'; '.join(decided.reasons)}"
         compared = decided.card_section()
     card, metrics, tags = candidates.describe(candidate, faces.kind)
     tags |= {promotion.RELEASED_WITHOUT: splits.test_names_checksum(), "release": title}

@@ -34,6 +34,7 @@ def model_card(
     test_looks: how many looks at the test the store notes.
     """
     evidence = candidate.evidence or records.Evidence()
+    taught = bool(candidate.values.get("teacher"))
     rows = itertools.groupby(evidence.robustness or (), operator.itemgetter("corruption"))
     return pages.markdown(
         "card.md.jinja",
@@ -41,7 +42,8 @@ def model_card(
         kind=data_kind,
         licence=licence,
         backbone=backbone,
-        frozen=FINE_TUNING.get(str(candidate.fine_tuning_kept)),
+        frozen=None if taught else FINE_TUNING.get(str(candidate.fine_tuning_kept)),
+        taught=taught,
         record=candidate,
         epochs=candidate.origin.get("epochs_trained"),
         metrics=METRICS,

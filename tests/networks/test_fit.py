@@ -1,5 +1,6 @@
 """Training: labels stay with images, same seed same result, views never lose what they need."""
 
+import dataclasses
 import json
 import os
 import time
@@ -42,8 +43,10 @@ def examples_of(toy, train_rows=range(64), validation_rows=range(64, 96)):
     return batches.Examples(*toy, *rows, evaluation.floors(age_years, gender))
 
 
-def train(toy, seed=0, *, epochs=2, validation_rows=range(64, 96), resident=None, **changes):
-    """Train a small network; changes: of its hyperparameters, or hooks."""
+def train(
+    toy, seed=0, *, epochs=2, validation_rows=range(64, 96), resident=None, taught=None, **changes
+):
+    """Train a small network; taught: a teacher's answers; changes: hyperparameters or hooks."""
     keras.utils.set_random_seed(seed)
     hooks = fit.Hooks(
         **{
@@ -63,8 +66,8 @@ def train(toy, seed=0, *, epochs=2, validation_rows=range(64, 96), resident=None
         age_head=setting.age_head,
     )
     history = fit.fit(
-        models.for_training(network),
-        examples_of(toy, validation_rows=validation_rows),
+        models.for_training(network, teacher_width=0 if taught is None else taught.shape[1]),
+        dataclasses.replace(examples_of(toy, validation_rows=validation_rows), taught=taught),
         setting,
         epochs=epochs,
         seed=seed,
@@ -83,6 +86,26 @@ def test_learns_what_the_pictures_show(toy, changes, at_most):
     assert history.val_score.min() < at_most * history.val_score.iloc[0]
     assert history.age_loss.iloc[-1] < history.age_loss.iloc[0]
     assert list(history.epoch) == list(range(12))
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.3])
+def test_a_teacher_that_knows_better_weighs_against_wrong_labels(toy, mixing, tmp_path):
+    pictures, age_years, gender = toy
+    ages = np.exp(-0.5 * ((np.arange(models.AGE_BINS) - age_years[:, None]) / 2.5) ** 2)
+    answers = np.column_stack([ages / ages.sum(1, keepdims=True), gender, age_years / 25 - 2])
+    wrong = pictures, np.where(np.arange(96) < 64, 91 - age_years, age_years), gender
+    common = {"epochs": 12, "learning_rate": 5e-3, "mixing": mixing, "gender_weight": 1.0}
+    _, alone = train(wrong, **common)
+    taught = answers.astype("float32")
+    network, history = train(wrong, **common, taught=taught)
+    assert history.val_age_mae.iloc[-1] < 0.8 * alone.val_age_mae.iloc[-1]
+    # An interrupted training goes on with the layer that predicts the teacher's features.
+    common |= {"checkpoint": tmp_path / "checkpoint.npz", "taught": taught}
+    _, part = train(wrong, **common, stop_at=0.0)
+    again, whole = train(wrong, **common)
+    assert len(part) == 1 and list(whole.loss) == list(history.loss)
+    for one, other in zip(network.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 FOUR_EPOCHS = {"epochs": 4, "learning_rate": 5e-3, "schedule": "constant"}

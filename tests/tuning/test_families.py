@@ -1,0 +1,33 @@
+"""The families: what a teacher may know."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from agegender import config
+from agegender.networks import models
+from tuning import families
+
+
+@pytest.mark.system
+def test_a_teacher_answers_for_faces_that_it_has_not_seen(drawn_faces, root):
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 2, len(drawn_faces.manifest)).astype("float32")
+    faces = dataclasses.replace(
+        drawn_faces, manifest=drawn_faces.manifest.assign(gender=noise.astype(int))
+    )
+    rows = faces.rows("train")[:200]
+    settings = dataclasses.replace(config.Settings(), views=2, head_epochs=60)
+    context = families.Context(settings, root, epochs=3, seed=0)
+    answers = families.teach(faces, rows, "faceres_deep", context)
+    assert not np.delete(answers, rows, axis=0).any()
+    np.testing.assert_allclose(answers[rows, : models.AGE_BINS].sum(1), 1, atol=1e-4)
+    # It learns the noise by heart where it sees it.
+    fold = families.Fold(rows, rows)
+    b = families.FAMILIES["B"]
+    setting = b.from_values(families.defaults(b, root) | {"backbone": "faceres_deep"})
+    seen = b.train(setting, faces, fold, dataclasses.replace(context, epochs=0)).best_epoch
+    assert seen["val_gender_accuracy"] > 0.9
+    # By chance, but for the choice of an epoch.
+    assert np.mean((answers[rows, models.AGE_BINS] > 0.5) == noise[rows]) < 0.75
