@@ -1,4 +1,7 @@
-"""How good predictions are: metrics with bootstrap intervals, floors, paired comparisons."""
+"""How good predictions are: metrics with bootstrap intervals, floors, paired comparisons.
+
+Tables of predictions have the columns records.LABELS and records.PREDICTED. Intervals hold 95 %.
+"""
 
 import itertools
 import math
@@ -8,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
-from scipy.spatial import distance
 
 from agegender import records
 
@@ -18,8 +20,7 @@ SMALL_SLICE = 30  # faces; with fewer, a slice is shown and not ranked
 CALIBRATION_BINS = 15
 RESAMPLED_ROWS = 200_000  # so many at once: a few megabytes, and no loop over small slices
 OLDEST_DECADE = 8
-METRICS: tuple[str, ...] = ("mae", "rmse", "bias", "cs5")
-METRICS += ("gender_accuracy", "gender_f1", "gender_auc", "gender_ece")
+METRICS = ["mae", "rmse", "bias", "cs5", "gender_accuracy", "gender_f1", "gender_auc", "gender_ece"]
 RACES = ("White", "Black", "Asian", "Indian", "other")  # UTKFace's 0..4
 
 
@@ -80,10 +81,8 @@ def evaluate(
     draw = np.random.default_rng(seed).integers
     drawn = (np.bincount(draw(0, count, count), minlength=count) for _ in range(resamples))
     samples = np.array(list(map(metrics, drawn)))
-    found = {
-        name: _interval(value, samples[:, column])
-        for column, (name, value) in enumerate(zip(METRICS, metrics(np.ones(count)), strict=True))
-    }
+    values = zip(METRICS, metrics(np.ones(count)), samples.T, strict=True)
+    found = {name: _interval(value, of_samples) for name, value, of_samples in values}
     ece = found["gender_ece"]
     ece["low"] = max(0.0, 2 * ece["value"] - ece["high"])
     return {"n": count} | found
@@ -100,13 +99,18 @@ def _metrics(
     per_face = np.stack(columns, axis=1)
     bins, gaps = probability_bins(probability), probability - female
     order = np.argsort(probability, kind="stable")
-    starts = np.unique(probability[order], return_index=True)[1]
+    new = np.unique(probability[order], return_index=True)[1]
 
     def metrics(drawn: np.ndarray) -> tuple[float, ...]:
         mae, mean_square, bias, cs5, accuracy, hits, named = drawn @ per_face / len(drawn)
         # F1 is twice what is right in a gender over all that are labelled or predicted so.
         f1 = hits / max(named, 1e-9) + (accuracy - hits) / max(2 - named, 1e-9)
-        auc = _auc(drawn[order], female[order], starts)
+        # The share of pairs (female, male) in the right order of their probabilities, ties half.
+        females = np.add.reduceat(drawn[order] * female[order], new)
+        males = np.add.reduceat(drawn[order] * ~female[order], new)
+        pairs = females.sum() * males.sum()
+        # A resample with one gender only, as good as impossible, counts as chance.
+        auc = float(females @ (np.cumsum(males) - males / 2) / pairs) if pairs else 0.5
         ece = np.abs(np.bincount(bins, drawn * gaps)).sum() / len(drawn)
         return mae, math.sqrt(mean_square), bias, cs5, accuracy, f1, auc, ece
 
@@ -119,10 +123,10 @@ def probability_bins(probability: np.ndarray) -> np.ndarray:
 
 
 def reliability(gender_true: np.ndarray, gender_probability: np.ndarray) -> pd.DataFrame:
-    """Return a row a bin of `probability_bins` that holds faces, by the bin's number.
+    """Return a row for each bin of `probability_bins` that holds faces, by the bin's number.
 
-    Arrays (N,), 1 is female. Columns: n, probability (mean), share (labelled female) with its
-    share_low and share_high, Wilson's 95 % interval.
+    Arrays (N,), 1 is female. Columns: n, probability (mean), share (labelled female), and
+    share_low and share_high, its interval of Wilson.
     """
     table = pd.DataFrame(
         {"female": records.is_female(gender_true), "probability": gender_probability}
@@ -134,38 +138,21 @@ def reliability(gender_true: np.ndarray, gender_probability: np.ndarray) -> pd.D
 
 
 def share(hits: np.ndarray | pd.Series, method: str = "wilson") -> dict[str, float]:
-    """Return value, low, high of the share of True in hits, (N,), with its 95 % interval.
+    """Return value, low and high of the share of True in hits, (N,).
 
-    method: "wilson" (1927) or "exact" (Clopper and Pearson 1934).
+    method: of the interval, "wilson" (1927) or "exact" (Clopper and Pearson 1934).
     """
     found = stats.binomtest(int(hits.sum()), len(hits))
     low, high = found.proportion_ci(CONFIDENCE, method)
     return {"value": float(found.statistic), "low": float(low), "high": float(high)}
 
 
-def _auc(weights: np.ndarray, female: np.ndarray, starts: np.ndarray) -> float:
-    """Return the share of pairs (female, male) in the right order, ties half.
-
-    All sorted by probability; starts: where each new probability begins.
-    """
-    females = np.add.reduceat(weights * female, starts)
-    males = np.add.reduceat(weights * ~female, starts)
-    pairs = females.sum() * males.sum()
-    # A resample with one gender only, as good as impossible, counts as chance.
-    return float(females @ (np.cumsum(males) - males / 2) / pairs) if pairs else 0.5
-
-
 def _means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Return the means over as many bootstrap resamples of the rows of values."""
-    generator = np.random.default_rng(seed)
-    count = len(values)
+    """Return the means of bootstrap resamples of the rows of values, a row a resample."""
+    draw, count = np.random.default_rng(seed).integers, len(values)
     at_once = max(1, RESAMPLED_ROWS // count)
-    return np.concatenate(
-        [
-            values[generator.integers(0, count, (min(at_once, resamples - start), count))].mean(1)
-            for start in range(0, resamples, at_once)
-        ]
-    )
+    sizes = (min(at_once, resamples - start) for start in range(0, resamples, at_once))
+    return np.concatenate([values[draw(0, count, (size, count))].mean(axis=1) for size in sizes])
 
 
 def _interval(value: float, samples: np.ndarray) -> dict[str, float]:
@@ -186,9 +173,9 @@ def flatten(metrics: dict) -> dict[str, float]:
 def paired_difference(
     error_a: np.ndarray, error_b: np.ndarray, *, seed: int, resamples: int = 10_000
 ) -> dict[str, float]:
-    """Return the mean of error_a - error_b over the same faces (N,), with its 95 % interval.
+    """Return the mean of error_a - error_b over the same faces (N,): value, low, high and p.
 
-    Also the two-sided p of 'no difference', from the share of bootstrap means on the other side.
+    p of no difference is two-sided, from the share of bootstrap means on the other side of 0.
     """
     difference = np.asarray(error_a, float) - np.asarray(error_b, float)
     means = _means(difference, seed, resamples)
@@ -200,7 +187,7 @@ def paired_difference(
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
     """Compare two classifiers on the same faces by the exact McNemar test (McNemar 1947).
 
-    Boolean (N,) each. Return how many only a and only b got right, and the two-sided p.
+    Arrays boolean (N,). Return how many only a and only b got right, and the two-sided p.
     """
     only_a = int((correct_a & ~correct_b).sum())
     only_b = int((correct_b & ~correct_a).sum())
@@ -211,8 +198,8 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
 def compare(predictions: pd.DataFrame, others: pd.DataFrame, *, seed: int) -> dict[str, dict]:
     """Compare two tables of predictions of the same faces in the same order.
 
-    Return "mae", the `paired_difference` in years (below 0: the first is better), and "gender", the
-    `mcnemar` where a is the first. ValueError where the faces differ.
+    Return `paired_difference` in years as "mae" (below 0: the first is better) and `mcnemar` as
+    "gender". ValueError where the faces differ.
     """
     if predictions["name"].tolist() != others["name"].tolist():
         raise ValueError("Expected predictions of the same faces in the same order.")
@@ -222,10 +209,10 @@ def compare(predictions: pd.DataFrame, others: pd.DataFrame, *, seed: int) -> di
 
 
 def shared_errors(predictions: pd.DataFrame, others: pd.DataFrame) -> dict[str, float | int]:
-    """Return how far two networks fail on the same faces, given in the same order.
+    """Return how often two networks fail on the same faces, given in the same order.
 
     correlation: of their errors in age; wrong: genders that the first has wrong; wrong_both: those
-    of them that the other has wrong too.
+    that the other has wrong too.
     """
     errors = [records.age_error(table) for table in (predictions, others)]
     wrong, other_wrong = (~records.gender_right(table) for table in (predictions, others))
@@ -237,33 +224,32 @@ def shared_errors(predictions: pd.DataFrame, others: pd.DataFrame) -> dict[str, 
 
 
 def slice_masks(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Say, boolean (N,) each, which rows lie in which slice; slices without any are left out.
+    """Say, boolean (N,) each, which rows lie in which slice; slices without rows are left out.
 
     Slices by decade of age_years ("age 0-9" to "age 80+"), gender ("male", "female"), race, and all
-    pairs of these three ("male, Asian"). A race that is none of 0..4 is unknown and in no slice.
+    pairs of these three ("male, Asian"). A race other than 0 to 4 is unknown and in no slice.
     """
-    decade = np.minimum(table["age_years"].to_numpy() // 10, OLDEST_DECADE)
-    names = [f"age {10 * start}-{10 * start + 9}" for start in range(OLDEST_DECADE)]
+    decades = [f"age {10 * start}-{10 * start + 9}" for start in range(OLDEST_DECADE)]
+    decade = np.minimum(table["age_years"] // 10, OLDEST_DECADE)
+    columns = (
+        ([*decades, f"age {10 * OLDEST_DECADE}+"], decade),
+        (("male", "female"), table["gender"]),
+        (RACES, table["race"]),
+    )
     kinds = [
-        {name: column == value for value, name in enumerate(labels)}
-        for column, labels in (
-            (decade, [*names, f"age {10 * OLDEST_DECADE}+"]),
-            (table["gender"].to_numpy(), ("male", "female")),
-            (table["race"].to_numpy(), RACES),
-        )
+        {name: column.to_numpy() == value for value, name in enumerate(names)}
+        for names, column in columns
     ]
     masks = {name: mask for kind in kinds for name, mask in kind.items()}
     for first, second in itertools.combinations(kinds, 2):
-        for one, other in itertools.product(first, second):
-            masks[f"{one}, {other}"] = first[one] & second[other]
+        masks |= {f"{a}, {b}": first[a] & second[b] for a in first for b in second}
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
 def slices(predictions: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Return the `summary` of each slice of `slice_masks`, with its name and whether it is ranked.
 
-    predictions: columns age_years, gender, race, age_predicted and gender_probability. Slices of
-    fewer than SMALL_SLICE faces are not ranked: what stands out there is mostly chance.
+    Slices of fewer than SMALL_SLICE faces are not: what stands out there is mostly chance.
     """
     rows = []
     for name, mask in slice_masks(predictions).items():
@@ -273,14 +259,14 @@ def slices(predictions: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 
 
 def summary(predictions: pd.DataFrame, *, seed: int) -> dict[str, float | int]:
-    """Return n, mae and bias (years) and gender_accuracy of faces, each with _low and _high.
+    """Return n, and mae and bias (years) and gender_accuracy with their _low and _high.
 
-    95 % intervals: percentile bootstrap for years, `share`'s for the accuracy.
+    Intervals: percentile bootstrap for years, Wilson's for the accuracy.
     """
     error = records.age_error(predictions)
     errors = np.stack([np.abs(error), error], axis=1)
-    samples = _means(errors, seed, RESAMPLES)
-    mae, bias = (_interval(errors[:, kind].mean(), samples[:, kind]) for kind in (0, 1))
+    means = _means(errors, seed, RESAMPLES)
+    mae, bias = (_interval(errors[:, kind].mean(), means[:, kind]) for kind in (0, 1))
     accuracy = share(records.gender_right(predictions))
     return flatten({"n": len(error), "mae": mae, "bias": bias, "gender_accuracy": accuracy})
 
@@ -288,29 +274,22 @@ def summary(predictions: pd.DataFrame, *, seed: int) -> dict[str, float | int]:
 def label_noise(manifest: pd.DataFrame) -> dict[str, dict[str, float] | int]:
     """Return by how much the labels of near-duplicates, pictures of one face, disagree.
 
-    manifest: columns group, age_years and gender. Over all pairs within groups: how many pairs,
-    age_difference_years (mean absolute) and gender_disagreement (share of the pairs), each with its
-    95 % bootstrap interval over groups. With no pair: pairs is 0 and there is nothing else.
+    manifest: columns group, age_years and gender. Over all pairs within groups: their number
+    (pairs; if 0, nothing else), age_difference_years (mean absolute) and gender_disagreement (share
+    of the pairs), both with a bootstrap interval over groups.
     """
-    twins = manifest[manifest.duplicated("group", keep=False)]
-    if twins.empty:
+    faces = manifest[["group", "age_years", "gender"]].reset_index(names="row")
+    pairs = faces.merge(faces, on="group").query("row_x < row_y").set_index("group")
+    if pairs.empty:
         return {"pairs": 0}
-    # A row a group; columns: pairs, years between them, genders between them.
-    sums = np.array(
-        [
-            [
-                len(group) * (len(group) - 1) / 2,
-                *(
-                    distance.pdist(group[[name]].to_numpy(float), "cityblock").sum()
-                    for name in ("age_years", "gender")
-                ),
-            ]
-            for _, group in twins.groupby("group")
-        ]
-    )
-    pairs, *differences = sums.mean(axis=0)
+    differences = {
+        "age_difference_years": (pairs["age_years_x"] - pairs["age_years_y"]).abs(),
+        "gender_disagreement": pairs["gender_x"] != pairs["gender_y"],
+    }
+    sums = pd.DataFrame({"pairs": 1, **differences}).groupby("group").sum().to_numpy(float)
+    count, *totals = sums.mean(axis=0)
     samples = _means(sums, 0, RESAMPLES)
-    return {"pairs": int(sums[:, 0].sum())} | {
-        name: _interval(differences[column] / pairs, samples[:, column + 1] / samples[:, 0])
-        for column, name in enumerate(("age_difference_years", "gender_disagreement"))
+    return {"pairs": len(pairs)} | {
+        name: _interval(totals[kind] / count, samples[:, kind + 1] / samples[:, 0])
+        for kind, name in enumerate(differences)
     }
