@@ -16,16 +16,15 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def quality(pixels: np.ndarray) -> pd.DataFrame:
-    """Return brightness (mean luma, 0..1) and sharpness of each picture.
+    """Return brightness (mean luma, 0 to 1) and sharpness of each picture.
 
-    Sharpness is the variance of the Laplacian of the luma (0..255): low where a picture is blurred.
+    Sharpness is the variance of the Laplacian of the luma (0 to 255): low in blurred pictures.
     """
     found = []
     for start in range(0, len(pixels), 128):  # Bounds the memory.
         grey = pixels[start : start + 128] @ LUMA
-        centre = grey[:, 1:-1, 1:-1]
         laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-        laplacian -= 4 * centre
+        laplacian -= 4 * grey[:, 1:-1, 1:-1]
         found.append(np.stack([grey.mean(axis=(1, 2)) / 255, laplacian.var(axis=(1, 2))], axis=1))
     return pd.DataFrame(np.concatenate(found), columns=["brightness", "sharpness"])
 
@@ -39,37 +38,35 @@ def balance(manifest: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for split, part in [("all", manifest), *manifest.groupby("split", sort=False)]:
         ages = part["age_years"]
-        shares = {"under 10": ages < 10, "from 70 on": ages >= 70, "female": part["gender"]}
-        shares |= {race: part["race"] == value for value, race in enumerate(evaluation.RACES)}
+        masks = {"under 10": ages < 10, "from 70 on": ages >= 70, "female": part["gender"]}
+        masks |= {race: part["race"] == value for value, race in enumerate(evaluation.RACES)}
         row = {"split": split, "faces": len(part), "share": f"{len(part) / len(manifest):.1%}"}
         row |= {"median age": float(ages.median())}
-        row |= {name: f"{mask.mean():.1%}" for name, mask in shares.items()}
-        against = split not in ("all", "train")
-        p = stats.ks_2samp(train, ages, method="asymp").pvalue if against else np.nan
-        rows.append(row | {"p": float(p)})
+        row |= {name: f"{mask.mean():.1%}" for name, mask in masks.items()}
+        same = split in ("all", "train")
+        row["p"] = np.nan if same else float(stats.ks_2samp(train, ages, method="asymp").pvalue)
+        rows.append(row)
     return pd.DataFrame(rows).sort_values("faces", ascending=False, ignore_index=True)
 
 
 def conflicting_groups(manifest: pd.DataFrame) -> list[np.ndarray]:
     """Return the rows of each near-duplicate group with several labels, the widest ages first."""
-    twins = manifest.reset_index(drop=True)
-    twins = twins[twins.duplicated("group", keep=False)]
-    found = [
-        (int(np.ptp(group["age_years"])), group.index.to_numpy())
-        for _, group in twins.groupby("group")
-        if len(group[["age_years", "gender"]].drop_duplicates()) > 1
-    ]
-    return [rows for _, rows in sorted(found, key=lambda pair: -pair[0])]
+    faces = manifest.reset_index(drop=True)[["group", "age_years", "gender"]]
+    labels = faces.drop_duplicates()
+    several = labels["group"][labels.duplicated("group")]
+    found = [group for _, group in faces[faces["group"].isin(several)].groupby("group")]
+    found.sort(key=lambda group: -np.ptp(group["age_years"]))
+    return [group.index.to_numpy() for group in found]
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """Facts about prepared faces. Shares are 0..1, ages in years.
+    """Facts about prepared faces. Shares are 0 to 1, ages in years.
 
     least_female, most_female: decade of the labelled age, its share and its faces.
     twins, twin_groups: near-duplicates and their groups; conflicts: groups with several labels.
-    luma: mean brightness; dark, bright: share under 0.2, over 0.8; blurred: share with less than a
-        tenth of the median sharpness.
+    luma: mean brightness; dark, bright: share under 0.2, over 0.8.
+    blurred: share with less than a tenth of the median sharpness.
     few: slices of the test with fewer than SMALL_SLICE faces.
     accuracy_half_width: of the 95 % interval of an accuracy of 0.9 on the test.
     """
@@ -96,6 +93,7 @@ def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
     decades = np.minimum(manifest["age_years"] // 10, evaluation.OLDEST_DECADE)
     women = manifest.groupby(decades)["gender"].agg(["mean", "size"])
     women.index = ["80 and more" if d == 8 else f"{10 * d} to {10 * d + 9}" for d in women.index]
+    least, most = women["mean"].idxmin(), women["mean"].idxmax()
     twins = manifest[manifest.duplicated("group", keep=False)]
     train, test = (manifest[manifest["split"] == name] for name in ("train", "test"))
     masks = evaluation.slice_masks(test)
@@ -103,8 +101,8 @@ def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
     brightness, sharpness = measured["brightness"], measured["sharpness"]
     return Description(
         ages=manifest["age_years"],
-        least_female=(women["mean"].idxmin(), *women.loc[women["mean"].idxmin()]),
-        most_female=(women["mean"].idxmax(), *women.loc[women["mean"].idxmax()]),
+        least_female=(least, *women.loc[least]),
+        most_female=(most, *women.loc[most]),
         twins=len(twins),
         twin_groups=int(twins["group"].nunique()),
         conflicts=len(conflicting_groups(manifest)),
