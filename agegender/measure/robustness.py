@@ -13,6 +13,7 @@ import pandas as pd
 import PIL.Image
 from scipy import ndimage
 
+from agegender import records
 from agegender.measure import evaluation
 
 GREY = 128
@@ -83,29 +84,17 @@ CORRUPTIONS = {
 
 
 def curves(
-    predict: Predict,
-    images: np.ndarray,
-    age_years: np.ndarray,
-    gender: np.ndarray,
-    *,
-    seed: int,
+    predict: Predict, images: np.ndarray, age_years: np.ndarray, gender: np.ndarray, *, seed: int
 ) -> pd.DataFrame:
     """Return `evaluation.summary` of the clean faces, then for each corruption and strength.
 
     images: uint8 (N, S, S, 3); labels (N,). Columns corruption and strength come first; the first
-    row is "clean" of strength 0. The same faces, places and noise seed for all.
+    row is "clean" of strength 0. All rows have the same seed.
     """
+    labels = pd.DataFrame({"age_years": age_years, "gender": gender})
 
     def row(name, strength, pictures):
-        age_predicted, gender_probability = predict(pictures)
-        table = pd.DataFrame(
-            {
-                "age_years": age_years,
-                "gender": gender,
-                "age_predicted": age_predicted,
-                "gender_probability": gender_probability,
-            }
-        )
+        table = labels.assign(**dict(zip(records.PREDICTED, predict(pictures), strict=True)))
         return {"corruption": name, "strength": strength} | evaluation.summary(table, seed=seed)
 
     rows = [row("clean", 0.0, images)]
