@@ -19,9 +19,8 @@ def fit_age_intervals(
     """Return half widths, in years, of age intervals that hold the true age in `coverage` of faces.
 
     Split conformal prediction (Lei et al. 2018), Mondrian (Vovk 2012): by bands of the predicted
-    age, so that it holds in each. Ages in years, (N,), of validation faces: coverage is promised
-    for faces like them. As many bands, up to 10, as leave 50 faces in each; `edges` lie between
-    them. ValueError where N is too small for the coverage.
+    age, up to 10 of 50 faces or more, between which the `edges` lie. Ages in years, (N,), of
+    validation faces: coverage is promised for faces like them. ValueError for too few.
     """
     age_predicted = np.asarray(age_predicted, float)
     error = np.abs(age_predicted - np.asarray(age_true, float))
@@ -40,16 +39,11 @@ def fit_age_intervals(
         # Equal predictions fall into one band and may leave too few for another.
         if np.bincount(band, minlength=bands).min() >= band_size:
             break
-    half_widths = []
-    for number in range(bands):
-        errors = np.sort(error[band == number])
-        half_widths.append(float(errors[math.ceil((len(errors) + 1) * coverage - ROUNDING) - 1]))
-    return {
-        "coverage": coverage,
-        "n": count,
-        "edges": edges.tolist(),
-        "half_widths_years": half_widths,
-    }
+    errors = [np.sort(error[band == number]) for number in range(bands)]
+    ranks = [math.ceil((len(of_band) + 1) * coverage - ROUNDING) for of_band in errors]
+    half_widths = [float(of_band[k - 1]) for of_band, k in zip(errors, ranks, strict=True)]
+    found = {"coverage": coverage, "n": count, "edges": edges.tolist()}
+    return found | {"half_widths_years": half_widths}
 
 
 def age_intervals(calibration: dict, age_predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,9 +57,9 @@ def age_intervals(calibration: dict, age_predicted: np.ndarray) -> tuple[np.ndar
 def interval_coverage(
     calibration: dict, age_true: np.ndarray, age_predicted: np.ndarray
 ) -> dict[str, float | int]:
-    """Return the share of faces whose age, years (N,), lies in its interval: value, low, high.
+    """Return value, low and high of the share of faces whose age, years (N,), is in its interval.
 
-    Also n and mean_width_years of the age intervals.
+    Also n and mean_width_years.
     """
     low, high = age_intervals(calibration, age_predicted)
     age_true = np.asarray(age_true, float)
@@ -76,11 +70,11 @@ def interval_coverage(
 def fit_abstention(
     gender_true: np.ndarray, gender_probability: np.ndarray, *, accuracy: float = 0.97
 ) -> dict:
-    """Return the smallest confidence from which on answers reach the accuracy, on validation faces.
+    """Return the least confidence from which answers reach the accuracy, on validation faces.
 
     Confidence is the larger of both genders' probabilities; arrays (N,). Keys: accuracy_target, n,
-    confidence, and of the faces of at least that confidence share_accepted and accuracy. Where no
-    confidence suffices, confidence and accuracy are None and share_accepted is 0.
+    confidence, and share_accepted and accuracy of the faces of at least that confidence. Where none
+    suffices, confidence and accuracy are None and share_accepted is 0.
     """
     gender_probability = np.asarray(gender_probability, float)
     correct = records.is_female(gender_probability) == records.is_female(gender_true)
@@ -101,21 +95,18 @@ def fit_abstention(
 def risk_coverage(error: np.ndarray, uncertainty: np.ndarray) -> pd.DataFrame:
     """Return the mean error (risk) of the share of faces (coverage) that is least uncertain.
 
-    Risk against coverage after El-Yaniv and Wiener (2010); arrays (N,), a row for each different
-    uncertainty, faces of the same one being accepted together. Columns: uncertainty (the highest
-    that is accepted), n (how many are), coverage, risk.
+    After El-Yaniv and Wiener (2010). Arrays (N,); faces of the same uncertainty are accepted
+    together, in one row. Columns: uncertainty (the highest accepted), n (accepted), coverage, risk.
     """
-    table = pd.DataFrame(
-        {"error": np.asarray(error, float), "uncertainty": np.asarray(uncertainty)}
-    )
+    table = pd.DataFrame({"error": error, "uncertainty": uncertainty}, dtype=float)
     # The widths of intervals of one band differ by rounding.
-    groups = table.groupby(table["uncertainty"].astype(float).round(9))
+    groups = table.groupby(table["uncertainty"].round(9))
     sums = groups["error"].agg(["sum", "size"]).cumsum()
     return pd.DataFrame(
         {
-            "uncertainty": groups["uncertainty"].max().to_numpy(),
-            "n": sums["size"].to_numpy(),
-            "coverage": (sums["size"] / len(table)).to_numpy(),
-            "risk": (sums["sum"] / sums["size"]).to_numpy(),
+            "uncertainty": groups["uncertainty"].max(),
+            "n": sums["size"],
+            "coverage": sums["size"] / len(table),
+            "risk": sums["sum"] / sums["size"],
         }
-    )
+    ).reset_index(drop=True)
