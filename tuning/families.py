@@ -16,7 +16,7 @@ import pandas as pd
 
 from agegender import config, hyperparameters
 from agegender.data import pixels, splits
-from agegender.networks import backbones, batches, finetune, fit, models, notebook, step
+from agegender.networks import backbones, batches, features, finetune, fit, models, notebook, step
 from tuning import spaces
 
 BEST_EPOCH = ("val_score", "val_age_mae", "val_gender_accuracy", "val_age_loss", "val_gender_loss")
@@ -222,7 +222,7 @@ class Pretrained(Family):
             network,
             _examples(faces, fold),
             setting,
-            finetune.Cached(
+            features.Cached(
                 folder=context.cache / "features",
                 key={
                     "backbone": setting.backbone,

@@ -4,13 +4,12 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from agegender import disk
-
-Identity = dict[str, object]
 
 
 class CheckpointError(RuntimeError):
@@ -22,7 +21,7 @@ def save(
     trained: keras.Model,
     history: list[dict[str, float]],
     best_weights: list[np.ndarray] | None,
-    identity: Identity,
+    identity: dict[str, Any],
 ) -> None:
     """Write weights, optimizer, random states, history and best weights, in one step.
 
@@ -37,7 +36,7 @@ def save(
 
 
 def restore(
-    path: Path, trained: keras.Model, identity: Identity
+    path: Path, trained: keras.Model, identity: dict[str, Any]
 ) -> tuple[list[dict[str, float]], list[np.ndarray] | None]:
     """Put back what `save` wrote; return the history and the best weights so far.
 

@@ -1,9 +1,6 @@
 """Fine-tune a pretrained network: its head on features computed once, then what is unfrozen."""
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,51 +9,14 @@ import pandas as pd
 from agegender import hyperparameters
 from agegender.networks import batches, features, fit, models, step
 
-HEAD, FINE_TUNING = "head", "fine-tuning"  # the phases of a history
-
-
-@dataclasses.dataclass(frozen=True)
-class Cached:
-    """Which activations all trials share, and where they are kept.
-
-    folder: holds the sets of activations; gigabytes: so much of them stays there.
-    key: whatever they depend on besides the layer, as JSON: backbone, size, digest of the data.
-    cut: name of the layer whose activations are computed once; nothing below it is trained on them.
-    views: of each face.
-    """
-
-    folder: Path
-    key: dict[str, Any]
-    cut: str
-    views: int
-    gigabytes: float
-
-    def activations(
-        self,
-        part: keras.Model,
-        pictures: np.ndarray,
-        rows: np.ndarray,
-        on_progress: Callable[[int, int], None] | None,
-    ) -> list[np.ndarray]:
-        """Return what a part of the network answers to these rows, as `features.activations`."""
-        return features.activations(
-            part,
-            pictures,
-            rows,
-            cache=self.folder,
-            key=self.key | {"cut": self.cut},
-            views=self.views,
-            most_gigabytes=self.gigabytes,
-            on_progress=on_progress,
-        )
-
 
 @dataclasses.dataclass(frozen=True)
 class FineTuned:
-    """What came of it: a row an epoch of both phases (column `phase`) and the head's weights.
+    """The history, a row an epoch with its phase ("head" or "fine-tuning"), and what was kept.
 
-    frozen_weights: of the whole network after the first phase. kept: whether the second phase was
-    better in validation, so that its weights are the network's; None where there was no such phase.
+    frozen_weights: of the whole network after the first phase.
+    kept: whether the second phase was better in validation, so that its weights are the network's;
+        None where there was no such phase.
     """
 
     history: pd.DataFrame
@@ -77,9 +37,8 @@ def set_trainable(
         raise ValueError(f"No layer {unfreeze_from!r} in {network.name}; it has {names}.")
     start = names.index(unfreeze_from or "features")
     for position, layer in enumerate(network.layers):
-        kept = isinstance(layer, keras.layers.BatchNormalization) and (
-            batch_normalization == "inference"
-        )
+        normalizes = isinstance(layer, keras.layers.BatchNormalization)
+        kept = normalizes and batch_normalization == "inference"
         # "age" is the fixed expected value of a distribution, or a rescaling: never trained.
         layer.trainable = position >= start and not kept and layer.name != "age"
 
@@ -88,7 +47,7 @@ def fine_tune(
     network: keras.Model,
     examples: batches.Examples,
     config: hyperparameters.Pretrained,
-    cached: Cached,
+    cached: features.Cached,
     *,
     head_epochs: int,
     epochs: int,
@@ -108,47 +67,12 @@ def fine_tune(
     examples: inputs uint8 (M, S, S, 3). hooks.checkpoint: a folder, for one file a phase.
     """
     rows = np.sort(np.concatenate([examples.train_rows, examples.validation_rows]))
-    of_cut = network.get_layer(cached.cut).output
-    of_features = network.get_layer("features").output
+    cut, vector = (network.get_layer(name).output for name in (cached.cut, "features"))
     set_trainable(network, None, "inference")
-    part = keras.Model(network.input, [of_cut, of_features])
+    part = keras.Model(network.input, [cut, vector])
     at_cut, vectors = cached.activations(part, examples.inputs, rows, hooks.on_progress)
-    of_rows = _of_rows(examples, rows)
-    head_history = fit.fit(
-        models.for_training(network, of_features),
-        dataclasses.replace(of_rows, inputs=np.asarray(vectors, "float32")),
-        config.of_head,
-        epochs=head_epochs,
-        seed=seed,
-        hooks=_of_phase(hooks, HEAD, 0),
-        kept=kept,
-    ).assign(phase=HEAD)
-    frozen_weights = network.get_weights()
-    if unfreeze_from is None or not epochs:
-        return FineTuned(head_history, frozen_weights, kept=None)
-    set_trainable(network, unfreeze_from, config.batch_normalization)
-    fresh = config.views == "fresh"
-    history = fit.fit(
-        models.for_training(network, network.input if fresh else of_cut),
-        examples if fresh else dataclasses.replace(of_rows, inputs=at_cut),
-        config,
-        epochs=epochs,
-        seed=seed,
-        hooks=_of_phase(hooks, FINE_TUNING, head_epochs),
-        kept=kept,
-    ).assign(phase=FINE_TUNING, epoch=lambda rows: rows.epoch + head_epochs)
-    better = (
-        not len(examples.validation_rows) or history.val_score.min() < head_history.val_score.min()
-    )
-    if not better:
-        network.set_weights(frozen_weights)
-    whole = pd.concat([head_history, history], ignore_index=True)
-    return FineTuned(whole, frozen_weights, kept=bool(better))
-
-
-def _of_rows(examples: batches.Examples, rows: np.ndarray) -> batches.Examples:
-    """Return the examples whose activations were computed: a face is its place among the rows."""
-    return dataclasses.replace(
+    # A face's activations are at its place among the rows.
+    computed = dataclasses.replace(
         examples,
         age_years=examples.age_years[rows],
         gender=examples.gender[rows],
@@ -156,13 +80,40 @@ def _of_rows(examples: batches.Examples, rows: np.ndarray) -> batches.Examples:
         validation_rows=np.searchsorted(rows, examples.validation_rows),
     )
 
+    def train(phase, config, first_epoch, epochs, tensor, examples) -> pd.DataFrame:
+        return fit.fit(
+            models.for_training(network, tensor),
+            examples,
+            config,
+            epochs=epochs,
+            seed=seed,
+            hooks=_of_phase(hooks, phase, first_epoch),
+            kept=kept,
+        ).assign(phase=phase, epoch=lambda history: history.epoch + first_epoch)
+
+    of_head = dataclasses.replace(computed, inputs=np.asarray(vectors, "float32"))
+    history = train("head", config.of_head, 0, head_epochs, vector, of_head)
+    frozen_weights = network.get_weights()
+    if unfreeze_from is None or not epochs:
+        return FineTuned(history, frozen_weights, kept=None)
+    set_trainable(network, unfreeze_from, config.batch_normalization)
+    tensor, fed = network.input, examples
+    if config.views == "cached":
+        tensor, fed = cut, dataclasses.replace(computed, inputs=at_cut)
+    tuned = train("fine-tuning", config, head_epochs, epochs, tensor, fed)
+    better = not len(examples.validation_rows) or tuned.val_score.min() < history.val_score.min()
+    if not better:
+        network.set_weights(frozen_weights)
+    both = pd.concat([history, tuned], ignore_index=True)
+    return FineTuned(both, frozen_weights, kept=bool(better))
+
 
 def _of_phase(hooks: fit.Hooks, phase: str, first_epoch: int) -> fit.Hooks:
     """Return the hooks of one phase: its epochs counted on, a checkpoint of its own."""
-
-    def on_epoch(row: dict[str, Any]) -> None:
-        if hooks.on_epoch:
-            hooks.on_epoch(row | {"epoch": first_epoch + row["epoch"], "phase": phase})
-
-    path = hooks.checkpoint and hooks.checkpoint / f"{phase}.npz"
-    return dataclasses.replace(hooks, on_epoch=on_epoch, checkpoint=path)
+    return dataclasses.replace(
+        hooks,
+        on_epoch=lambda row: hooks.on_epoch(
+            row | {"epoch": first_epoch + row["epoch"], "phase": phase}
+        ),
+        checkpoint=hooks.checkpoint and hooks.checkpoint / f"{phase}.npz",
+    )

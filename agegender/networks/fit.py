@@ -38,8 +38,8 @@ class Hooks:
     stop_at: on time.monotonic()'s clock; training ends after the epoch in which it passes.
     """
 
-    on_epoch: Callable[[dict[str, Any]], None] | None = None
-    on_progress: Callable[[int, int], None] | None = None
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+    on_progress: Callable[[int, int], None] = lambda done, total: None
     checkpoint: Path | None = None
     stop_at: float = math.inf
 
@@ -76,11 +76,8 @@ def fit(
         config, resident = dataclasses.replace(config, mixing=0.0), False
     made = (kept or step.Kept()).step(network, inputs, config, seed, resident)
     made.begin(config, epochs * math.ceil(len(examples.train_rows) / config.batch_size))
-    keeper = _Epochs(
-        network, examples, config, hooks, _identity(network, examples, config, epochs, seed)
-    )
+    keeper = _Epochs(network, examples, config, hooks, epochs=epochs, seed=seed)
     first_epoch = keeper.go_on(made.trained)
-
     views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
     if resident:
         inputs = np.arange(len(inputs), dtype="int32")[:, None]
@@ -110,23 +107,6 @@ def fit(
     return pd.DataFrame(keeper.history)
 
 
-def _identity(
-    network: keras.Model,
-    examples: batches.Examples,
-    config: hyperparameters.Fitting,
-    epochs: int,
-    seed: int,
-) -> checkpoint.Identity:
-    """Return what a checkpoint must agree in to be one of this training."""
-    return dataclasses.asdict(config) | {
-        "epochs": epochs,
-        "seed": seed,
-        "train": len(examples.train_rows),
-        "validation": len(examples.validation_rows),
-        "parameters": network.count_params(),
-    }
-
-
 class _Epochs(keras.callbacks.Callback):
     """At an epoch's end: its row, the best weights so far, the checkpoint, the hook."""
 
@@ -136,19 +116,22 @@ class _Epochs(keras.callbacks.Callback):
         examples: batches.Examples,
         config: hyperparameters.Fitting,
         hooks: Hooks,
-        identity: checkpoint.Identity,
+        **identity: int,
     ):
         super().__init__()
-        self.network, self.examples = network, examples
-        self.hooks, self.identity = hooks, identity
+        self.network, self.examples, self.hooks = network, examples, hooks
+        # What a checkpoint must agree in to be one of this training.
+        self.identity = dataclasses.asdict(config) | identity
+        self.identity["train"] = len(examples.train_rows)
+        self.identity["validation"] = len(examples.validation_rows)
+        self.identity["parameters"] = network.count_params()
         # All that the age adds to the whole loss is what the curves call its loss.
         ages = [name for name in sorted(network.output) if name.startswith("age")]
         self.age_weights = {name: getattr(config, f"{name}_weight", 1.0) for name in ages}
         self.validated = len(examples.validation_rows) > 0
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
-        self.best_score, self.started = math.inf, time.monotonic()
-        self.saved, self.save_seconds = self.started, 0.0
+        self.started = self.next_save = time.monotonic()
 
     def go_on(self, trained: keras.Model) -> int:
         """Take up what a checkpoint holds; return how many epochs have gone before."""
@@ -156,10 +139,7 @@ class _Epochs(keras.callbacks.Callback):
         if path and path.exists():
             self.history, self.best_weights = checkpoint.restore(path, trained, self.identity)
         for row in self.history:
-            if self.validated:
-                self.best_score = min(self.best_score, row["val_score"])
-            if self.hooks.on_epoch:
-                self.hooks.on_epoch(row)
+            self.hooks.on_epoch(row)
         self.started = time.monotonic()
         return len(self.history)
 
@@ -171,22 +151,19 @@ class _Epochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keep the epoch."""
         row = self._row(epoch, logs)
+        if self.validated:
+            best_score = min((r["val_score"] for r in self.history), default=math.inf)
+            if row["val_score"] < best_score:
+                self.best_weights = self.network.get_weights()
         self.history.append(row)
-        if self.validated and row["val_score"] < self.best_score:
-            self.best_score, self.best_weights = row["val_score"], self.network.get_weights()
-        if self.hooks.checkpoint and time.monotonic() - self.saved > 10 * self.save_seconds:
-            self._save(self.hooks.checkpoint)
-        if self.hooks.on_epoch:
-            self.hooks.on_epoch(row)
+        if (path := self.hooks.checkpoint) and time.monotonic() > self.next_save:
+            began = time.monotonic()
+            checkpoint.save(path, self.model, self.history, self.best_weights, self.identity)
+            # So that saving takes a tenth of the time at most.
+            self.next_save = time.monotonic() + 10 * (time.monotonic() - began)
+        self.hooks.on_epoch(row)
         self.started = time.monotonic()
         self.model.stop_training = self.started > self.hooks.stop_at
-
-    def _save(self, path: Path) -> None:
-        """Write a checkpoint; `on_epoch_end` does so for a tenth of the time at most."""
-        began = time.monotonic()
-        checkpoint.save(path, self.model, self.history, self.best_weights, self.identity)
-        self.saved = time.monotonic()
-        self.save_seconds = self.saved - began
 
     def _row(self, epoch: int, logs: dict[str, float]) -> dict[str, float]:
         row: dict[str, float] = {"epoch": epoch}

@@ -48,13 +48,7 @@ def train(
 ):
     """Train a small network; taught: a teacher's answers; changes: hyperparameters or hooks."""
     keras.utils.set_random_seed(seed)
-    hooks = fit.Hooks(
-        **{
-            name: changes.pop(name)
-            for name in ("on_epoch", "checkpoint", "stop_at")
-            if name in changes
-        }
-    )
+    hooks = {n: changes.pop(n) for n in ("on_epoch", "checkpoint", "stop_at") if n in changes}
     changes = {"batch_size": 16, "brightness": 0.0, "contrast": 0.0, "mixing": 0.0} | changes
     setting = hyperparameters.Scratch(**changes)
     network = models.build_scratch(
@@ -71,7 +65,7 @@ def train(
         setting,
         epochs=epochs,
         seed=seed,
-        hooks=hooks,
+        hooks=fit.Hooks(**hooks),
         resident=resident,
     )
     return network, history
@@ -158,15 +152,8 @@ def test_without_validation_the_last_epoch_is_what_is_left(opposite, validated, 
     assert error == pytest.approx(validated[1].val_age_mae.iloc[-1], rel=1e-3)
 
 
-@pytest.fixture(scope="module")
-def stopped(toy, tmp_path_factory):
-    """A training whose time was over in its first epoch: network, history and checkpoint."""
-    path = tmp_path_factory.mktemp("stopped") / "checkpoint.npz"
-    return *train(toy, epochs=50, stop_at=time.monotonic(), checkpoint=path), path
-
-
-def test_time_ends_a_training_after_its_epoch(stopped):
-    _, history, _ = stopped
+def test_time_ends_a_training_after_its_epoch(toy):
+    _, history = train(toy, epochs=50, stop_at=time.monotonic())
     assert len(history) == 1
 
 
@@ -229,11 +216,12 @@ def test_pictures_that_stay_on_the_device_train_the_same(toy, tmp_path, monkeypa
         np.testing.assert_allclose(kept, sent, rtol=1e-3, atol=1e-5)
 
 
-def test_a_checkpoint_that_is_torn_or_of_another_training_is_named(toy, stopped, tmp_path):
-    network, _, left = stopped
+def test_a_checkpoint_that_is_torn_or_of_another_training_is_named(toy, tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    network, _ = train(toy, epochs=1, checkpoint=path)
     with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint.npz was left by another"):
-        train(toy, epochs=50, checkpoint=left, learning_rate=0.1)
-    whole, path = left.read_bytes(), tmp_path / "checkpoint.npz"
+        train(toy, epochs=1, checkpoint=path, learning_rate=0.1)
+    whole = path.read_bytes()
     for torn in (whole[:-100], whole[:50], b"", b"foreign"):
         path.write_bytes(torn)
         with pytest.raises(checkpoint.CheckpointError, match=r"Remove .*checkpoint.npz"):
@@ -323,7 +311,7 @@ def fine_tune(
         network,
         examples_of(toy, validation_rows=validation_rows),
         setting,
-        finetune.Cached(folder, {"backbone": "small"}, "cut", views=3, gigabytes=1.0),
+        features.Cached(folder, {"backbone": "small"}, "cut", views=3, gigabytes=1.0),
         head_epochs=2,
         epochs=epochs,
         unfreeze_from=unfreeze_from,
@@ -385,11 +373,11 @@ def test_activations_are_computed_once_and_match_the_network(toy, small_pretrain
     part = keras.Model(small_pretrained.input, layers)
     rows = np.array([5, 2, 90])
     calls = []
-    arguments = {"cache": tmp_path, "key": {"a": 1}, "views": 3, "most_gigabytes": 1}
 
     def activations(**changes):
-        progress = {"on_progress": lambda *done: calls.append(done)}
-        return features.activations(part, pictures, rows, **arguments | progress | changes)
+        cached = features.Cached(tmp_path, {"a": 1}, "cut", views=3, gigabytes=1.0)
+        cached = dataclasses.replace(cached, **changes)
+        return cached.activations(part, pictures, rows, lambda *done: calls.append(done))
 
     # Two at once, as the workers of a search may be: the second waits for the first.
     with ThreadPoolExecutor(2) as pool:
@@ -409,12 +397,12 @@ def test_activations_are_computed_once_and_match_the_network(toy, small_pretrain
     assert folder.stat().st_mtime > time.time() - 60  # used just now
     # Where there is room for one set only, the next one takes it, and the first comes anew.
     kilobytes = sum(path.stat().st_size for path in folder.iterdir()) / 1000
-    activations(key={"a": 2}, most_gigabytes=1.5 * kilobytes / 1e6)
+    activations(key={"a": 2}, gigabytes=1.5 * kilobytes / 1e6)
     assert not folder.exists() and len(list(tmp_path.glob("*/"))) == 1
     assert np.array_equal(activations()[0], first[0])
     (folder / "1.npy").unlink()
     assert np.array_equal(activations()[1], first[1])
     assert calls == 4 * [(3, 3)]
     with pytest.raises(OSError, match="FEATURES_GIGABYTES"):
-        activations(key={"a": 3}, most_gigabytes=0.5 * kilobytes / 1e6)
+        activations(key={"a": 3}, gigabytes=0.5 * kilobytes / 1e6)
     assert calls == 4 * [(3, 3)]
