@@ -10,14 +10,12 @@ This module needs only Keras, h5py and NumPy. Run in the folder of the package, 
     python -m agegender.networks.export age_gender_A.h5
 """
 
-import contextlib
 import json
 import logging
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -31,27 +29,19 @@ from agegender.networks import inspection
 # wrote the file, and on any other.
 SAME_BACKEND_TOLERANCE = (1e-3, 1e-4)
 OTHER_BACKEND_TOLERANCE = (0.05, 1e-3)
-VERIFY_TIMEOUT_SECONDS = 300
 # Settings that came after Keras 3.6, which stops at any that it does not know, and the values with
-# which they change nothing. (Before 3.6 a network's one input was listed in another form, at which
-# newer versions warn with each prediction.)
-_NEWER_SETTINGS = {
-    "antialias": False,
-    "input_axes": None,
-    "optional": False,
-    "output_axes": None,
-    "quantization_config": None,
-    "ragged": False,
-    "renorm": False,
-    "renorm_clipping": None,
-    "renorm_momentum": 0.99,
-}
+# which they change nothing. (Before 3.6 a network's one input was listed in another form, and newer
+# versions warn of that with each prediction.)
+_NEWER_SETTINGS: dict[str, object] = {"renorm_momentum": 0.99}
+_NEWER_SETTINGS |= dict.fromkeys(("antialias", "optional", "ragged", "renorm"), False)
+_NEWER_SETTINGS |= dict.fromkeys(("input_axes", "output_axes", "renorm_clipping"))
+_NEWER_SETTINGS["quantization_config"] = None
 
 
 def golden_images(count: int = 8, seed: int = 0) -> np.ndarray:
     """Return made-up pictures, uint8 (count, 128, 128, 3): slopes of colour, an ellipse and noise.
 
-    Drawn, because they travel with every exported file and no real face may. Same seed, same bytes.
+    They travel with every exported file, as no real face may. Same seed, same bytes.
     """
     generator = np.random.default_rng(seed)
     size = inspection.IMAGE_SIZE_PIXELS
@@ -71,8 +61,8 @@ def golden_images(count: int = 8, seed: int = 0) -> np.ndarray:
 def with_mirror(network: keras.Model) -> keras.Model:
     """Return a network whose age and gender are the means over the picture and its mirror image.
 
-    It calls `network` twice. A fixed fully connected layer over the columns, "mirror_image",
-    reverses them: all layers are standard ones.
+    It calls `network` twice. All layers are standard ones: "mirror_image", fully connected and
+    fixed, reverses the columns.
     """
     images = keras.Input(network.input_shape[1:], name="image")
     width = images.shape[2]
@@ -112,8 +102,7 @@ def export_h5(network: keras.Model, path: Path, *, fresh_process: bool = True) -
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
         temporary = Path(folder) / "network.h5"
-        with _without_format_advice():
-            copy.save(temporary)
+        _save(copy, temporary)
         with h5py.File(temporary, "a") as file:
             file.attrs["model_config"] = portable
             group = file.create_group("golden")
@@ -123,7 +112,7 @@ def export_h5(network: keras.Model, path: Path, *, fresh_process: bool = True) -
         if fresh_process:
             _verify_in_fresh_process(temporary)
         else:
-            verify_h5(temporary)
+            load_verified(temporary)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -154,8 +143,10 @@ def load_h5(path: Path) -> keras.Model:
 def load_verified(path: Path, passed: Path | None = None) -> keras.Model:
     """Return the network in `path` as `load_h5` does, once it reproduced its golden predictions.
 
-    passed: a folder in which to remember which files did so on which versions of Keras and its
-    backend, by their SHA-256. Those are inspected and loaded, but not compared again.
+    passed: a folder in which to remember which files did, by their SHA-256 and the versions of
+        Keras and its backend. Those are inspected and loaded, but not compared again.
+
+    ExportError with the reason otherwise.
     """
     network = load_h5(path)
     backend = keras.backend.backend()
@@ -169,17 +160,12 @@ def load_verified(path: Path, passed: Path | None = None) -> keras.Model:
     return network
 
 
-def verify_h5(path: Path) -> dict[str, str | float]:
-    """Load a file and compare it with its golden predictions; ExportError where they differ.
+def compare_with_golden(network: keras.Model, path: Path) -> list[float]:
+    """Compare the network that `path` was loaded to with the golden predictions in it.
 
-    Return the backend that wrote it (written_by), the one at work (backend) and the largest
-    differences (age_years, gender_probability).
+    Return the largest differences in years and in probability. ExportError where they are more than
+    rounding, or where the network does not answer with an age and a probability, (N, 1) each.
     """
-    return compare_with_golden(load_h5(path), path)
-
-
-def compare_with_golden(network: keras.Model, path: Path) -> dict[str, str | float]:
-    """Do what `verify_h5` does, with the network that `path` was loaded to."""
     shapes = [output.shape for output in network.outputs]
     if shapes != [(None, 1), (None, 1)]:
         raise inspection.ExportError(
@@ -189,9 +175,8 @@ def compare_with_golden(network: keras.Model, path: Path) -> dict[str, str | flo
     age, gender = _predict(network, images)
     if not (np.isfinite(age).all() and (gender >= 0).all() and (gender <= 1).all()):
         raise inspection.ExportError(f"{path} predicts ages or probabilities that cannot be.")
-    differences = [
-        float(np.abs(new - old).max()) for new, old in zip((age, gender), expected, strict=True)
-    ]
+    pairs = zip((age, gender), expected, strict=True)
+    differences = [float(np.abs(new - old).max()) for new, old in pairs]
     backend = keras.backend.backend()
     tolerances = SAME_BACKEND_TOLERANCE if written_by == backend else OTHER_BACKEND_TOLERANCE
     if not all(np.array(differences) <= tolerances):
@@ -200,8 +185,7 @@ def compare_with_golden(network: keras.Model, path: Path) -> dict[str, str | flo
             f"at most {tolerances} is allowed on {backend} for a file written on {written_by}. "
             "The file or this installation is damaged."
         )
-    found = dict(zip(("age_years", "gender_probability"), differences, strict=True))
-    return {"written_by": written_by, "backend": backend} | found
+    return differences
 
 
 def golden(path: Path) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
@@ -243,31 +227,27 @@ def _make_portable(config: dict) -> None:
                 )
 
 
-@contextlib.contextmanager
-def _without_format_advice() -> Iterator[None]:
-    """Silence the advice to save as .keras: .h5 is what the contract asks for."""
-    logger = logging.getLogger("absl")
-    disabled, logger.disabled = logger.disabled, True
+def _save(network: keras.Model, path: Path) -> None:
+    """Save as .h5, which the contract asks for, without Keras' advice to save as .keras."""
+    advice = logging.getLogger("absl")
+    disabled, advice.disabled = advice.disabled, True
     try:
-        yield
+        network.save(path)
     finally:
-        logger.disabled = disabled
+        advice.disabled = disabled
 
 
 def _verify_in_fresh_process(path: Path) -> None:
     # On the CPU: a training process may hold a GPU.
-    environment = os.environ | {
-        "KERAS_BACKEND": keras.backend.backend(),
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "JAX_PLATFORMS": "cpu",
-    }
+    environment = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    environment["KERAS_BACKEND"] = keras.backend.backend()
     done = subprocess.run(
         [sys.executable, "-m", "agegender.networks.export", path.resolve()],
         cwd=Path(__file__).parents[2],
-        env=environment,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=VERIFY_TIMEOUT_SECONDS,
+        timeout=300,
     )
     if done.returncode:
         raise inspection.ExportError(
@@ -276,5 +256,6 @@ def _verify_in_fresh_process(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        print(json.dumps(verify_h5(Path(argument))))
+    for file in map(Path, sys.argv[1:]):
+        years, probability = compare_with_golden(load_h5(file), file)
+        print(f"{file} differs from its golden predictions by {years} years and {probability}.")

@@ -203,6 +203,6 @@ def pull(model_name: str, which: str | int, to: Path) -> Path:
                 "restore it from a copy, or roll back or promote another version."
             ) from error
         store.check_sha256(title, version, fetched)
-        export.verify_h5(fetched)
+        export.load_verified(fetched)
         os.replace(fetched, to)
     return to

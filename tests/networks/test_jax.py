@@ -52,7 +52,8 @@ plan = search.Plan(lambda hp: hp.Float("dropout", 0, 0.5), "priorband", seed=0, 
 done = search.search(search.Runner(run_trial), plan,
                      path=Path(sys.argv[1]).with_suffix(".json"))
 assert done[0].status == "COMPLETED", done[0].message
-print(export.verify_h5(Path(sys.argv[1])))
+export.load_verified(Path(sys.argv[1]))
+print(export.golden(Path(sys.argv[1]))[0])
 """
 
 
