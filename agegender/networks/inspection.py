@@ -44,10 +44,9 @@ class ExportError(ValueError):
 
 
 def inspect_h5(path: Path) -> None:
-    """Check the sizes, the contents and the architecture in a file; ExportError with the reason.
+    """Check that a file is small and holds only numbers and known layers with known settings.
 
-    It may hold only groups, numbers and names, all inside the file, and known layers with known
-    settings.
+    ExportError with the reason where it does not.
     """
     try:
         if (size_bytes := path.stat().st_size) > MOST_BYTES:
@@ -80,9 +79,9 @@ def _check_contents(file: h5py.File) -> None:
     while waiting:
         group = waiting.pop()
         for name in group.attrs:
-            attribute = group.attrs.get_id(name)
-            if attribute.dtype.kind not in "fiuS" and not h5py.check_string_dtype(attribute.dtype):
-                refuse(f"{group.name}@{name}", f"of type {attribute.dtype}")
+            kind = group.attrs.get_id(name).dtype
+            if kind.kind not in "fiuS" and not h5py.check_string_dtype(kind):
+                refuse(f"{group.name}@{name}", f"of type {kind}")
         for name in group:
             path = f"{group.name.rstrip('/')}/{name}"
             link = group.get(name, getlink=True)
@@ -185,22 +184,18 @@ def _check_object(part: dict) -> None:
 
 
 def _form(graph: dict) -> dict:
-    """Return a graph's layers by name: class, what `_mirror_form` prescribes, and what each reads.
+    """Return of each layer of a graph its class, what `_mirror_form` prescribes, and what it reads.
 
-    What a layer reads is, call by call, (layer, its call, its output).
+    What it reads is, call by call, (layer, its call, its output).
     """
     prescribed = ("dims", "units", "use_bias", "activation")
-    return {
-        layer["config"]["name"]: (
-            layer["class_name"],
-            {key: layer["config"][key] for key in prescribed if key in layer["config"]},
-            [
-                tuple(tensor["config"]["keras_history"])
-                for tensor in objects(layer["inbound_nodes"])
-            ],
-        )
-        for layer in graph["layers"]
-    }
+    form = {}
+    for layer in graph["layers"]:
+        config = layer["config"]
+        settings = {key: config[key] for key in prescribed if key in config}
+        reads = [tuple(t["config"]["keras_history"]) for t in objects(layer["inbound_nodes"])]
+        form[config["name"]] = layer["class_name"], settings, reads
+    return form
 
 
 def _mirror_form(network: str) -> dict:
@@ -219,7 +214,7 @@ def _mirror_form(network: str) -> dict:
 
 
 def _check_maps(name: str, layers: dict[str, dict]) -> None:
-    """Check that the last feature maps below the layer `name` are small enough."""
+    """Check that the last feature maps before the layer `name` are small enough."""
     waiting, seen = [name], set()
     while waiting:
         for tensor in objects(layers[waiting.pop()]["inbound_nodes"]):
