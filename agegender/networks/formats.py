@@ -44,12 +44,11 @@ def _saved_model(path: str, images: np.ndarray) -> list[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format of `keras.Model.export`.
+    """A format of `keras.Model.export`, by its name there.
 
-    name: there. ending: of the file; "" where it is a folder.
-    needs: the modules that write and read it.
-    predict: what the format's runtime answers, from a path and float32 (N, 128, 128, 3) in [0, 1]:
-        age in years and probability of 1, (N, 1) each.
+    ending: of the file; "" where it is a folder. needs: the modules that write and read it.
+    predict: what its runtime answers, from a path and float32 (N, 128, 128, 3) in [0, 1]: age in
+        years and probability of 1, (N, 1) each.
     """
 
     name: str
@@ -83,12 +82,11 @@ def convert(h5: Path, to: Path, name: str) -> Path:
     """Write the network of a .h5 in a format, a key of FORMATS, and return where it is.
 
     h5: of the contract. to: a file, or a folder that exists; it gets what was written only once
-    that was verified. ValueError as in `check`, where `to` is in use, or where a golden prediction
-    differs by more than `export.OTHER_BACKEND_TOLERANCE`.
+    that was verified. ValueError where `to` is in use, or where a golden prediction differs by more
+    than `export.OTHER_BACKEND_TOLERANCE`.
     """
     from agegender.networks import export
 
-    check(name)
     form = FORMATS[name]
     to = to / f"{h5.stem}{form.ending}" if to.is_dir() else to
     if to.is_dir():
@@ -101,31 +99,31 @@ def convert(h5: Path, to: Path, name: str) -> Path:
             warnings.simplefilter("ignore")  # Of converters that others wrote.
             network(np.zeros((1, *network.input_shape[1:]), "float32"))  # Keras asks for one call.
             network.export(str(written), format=form.name, verbose=False)
-        _verify(h5, written, name)
+        _, images, *golden = export.golden(h5)
+        answers = _answers(written, images.astype("float32") / 255, name)
+        pairs = zip(answers, golden, strict=True)
+        differences = [float(np.abs(answer - expected).max()) for answer, expected in pairs]
+        if not all(np.array(differences) <= export.OTHER_BACKEND_TOLERANCE):
+            raise ValueError(
+                f"In {name} the network differs from its golden predictions by {differences} "
+                f"(years, probability); at most {export.OTHER_BACKEND_TOLERANCE} is allowed."
+            )
         os.replace(written, to)
     return to
 
 
-def _verify(h5: Path, written: Path, name: str) -> None:
-    """Compare what the runtime answers in a process of its own with the golden predictions."""
-    from agegender.networks import export
-
-    _, images, *golden = export.golden(h5)
+def _answers(written: Path, images: np.ndarray, name: str) -> list[np.ndarray]:
+    """Return what the format's runtime answers in a process of its own."""
     pictures, answers = written.with_name("images.npy"), written.with_name("answers.npz")
-    np.save(pictures, images.astype("float32") / 255)
+    np.save(pictures, images)
     command = [sys.executable, "-P", __file__, name, str(written), str(pictures), str(answers)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(
             f"The runtime of {name} cannot use the file: {done.stderr[-1000:].strip()}"
         )
-    found = np.load(answers)
-    differences = [float(np.abs(found[f"arr_{n}"] - golden[n]).max()) for n in range(2)]
-    if not all(np.array(differences) <= export.OTHER_BACKEND_TOLERANCE):
-        raise ValueError(
-            f"In {name} the network differs from its golden predictions by {differences} (years, "
-            f"probability); at most {export.OTHER_BACKEND_TOLERANCE} is allowed."
-        )
+    with np.load(answers) as found:
+        return list(found.values())
 
 
 if __name__ == "__main__":

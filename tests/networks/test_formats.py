@@ -66,7 +66,7 @@ def test_missing_packages_and_a_folder_in_use_are_one_line(h5, tmp_path, monkeyp
     lacking = dataclasses.replace(formats.FORMATS["onnx"], needs=("no_such_runtime",))
     monkeypatch.setitem(formats.FORMATS, "onnx", lacking)
     with pytest.raises(ValueError, match="FORMAT=onnx needs no-such-runtime: install the extra"):
-        formats.convert(h5, tmp_path / "a.onnx", "onnx")
+        formats.check("onnx")
     ready("saved_model")
     (tmp_path / "age_gender_A").mkdir()
     with pytest.raises(ValueError, match="age_gender_A exists"):
