@@ -12,59 +12,28 @@ def build_scratch() -> keras.Model:
 
     Outputs: age in years (N, 1), never negative, and the probability of gender 1 (N, 1).
     """
+    x = images = keras.Input((128, 128, 3), name="image")
+    for filters, stride in ((8, 2), (16, 1), (32, 1)):
+        x = keras.layers.Conv2D(filters, 3, activation="relu")(x)
+        x = keras.layers.MaxPooling2D(2, strides=stride)(x)
+    trunk = keras.layers.Dropout(0.2)(x)
 
-    def layers(x, *steps):
-        for step in steps:
-            x = step(x)
-        return x
+    def branch(filters, first_pool, units):
+        x = trunk
+        for part, kernels, pool in ((filters[:2], (3, 2), first_pool), (filters[2:], (4, 3), 3)):
+            for count, kernel in zip(part, kernels, strict=True):
+                x = keras.layers.Conv2D(count, kernel, activation="relu")(x)
+            x = keras.layers.MaxPooling2D(pool)(x)
+            x = keras.layers.Dropout(0.1)(x)
+        x = keras.layers.Dense(256, "relu")(keras.layers.Flatten()(x))
+        x = keras.layers.Dropout(0.2)(x)
+        return keras.layers.Dense(units, "relu")(x)
 
-    def convolution(filters, kernel):
-        return keras.layers.Conv2D(filters, kernel, activation="relu")
-
-    images = keras.Input((128, 128, 3), name="image")
-    trunk = layers(
-        images,
-        convolution(8, 3),
-        keras.layers.MaxPooling2D(2),
-        convolution(16, 3),
-        keras.layers.MaxPooling2D(2, strides=1),
-        convolution(32, 3),
-        keras.layers.MaxPooling2D(2, strides=1),
-        keras.layers.Dropout(0.2),
-    )
-    age = layers(
-        trunk,
-        convolution(32, 3),
-        convolution(64, 2),
-        keras.layers.MaxPooling2D(2),
-        keras.layers.Dropout(0.1),
-        convolution(128, 4),
-        convolution(128, 3),
-        keras.layers.MaxPooling2D(3),
-        keras.layers.Dropout(0.1),
-        keras.layers.Flatten(),
-        keras.layers.Dense(256, "relu"),
-        keras.layers.Dropout(0.2),
-        keras.layers.Dense(32, "relu"),
-        keras.layers.Dense(1, "relu", dtype="float32", name="age"),
-    )
-    gender = layers(
-        trunk,
-        convolution(32, 3),
-        convolution(32, 2),
-        keras.layers.MaxPooling2D(3),
-        keras.layers.Dropout(0.1),
-        convolution(64, 4),
-        convolution(64, 3),
-        keras.layers.MaxPooling2D(3),
-        keras.layers.Dropout(0.1),
-        keras.layers.Flatten(),
-        keras.layers.Dense(256, "relu"),
-        keras.layers.Dropout(0.2),
-        keras.layers.Dense(128, "relu"),
-        keras.layers.Dropout(0.2),
-        keras.layers.Dense(1, "sigmoid", dtype="float32", name="gender"),
-    )
+    age = branch((32, 64, 128, 128), 2, 32)
+    age = keras.layers.Dense(1, "relu", dtype="float32", name="age")(age)
+    gender = branch((32, 32, 64, 64), 3, 128)
+    gender = keras.layers.Dropout(0.2)(gender)
+    gender = keras.layers.Dense(1, "sigmoid", dtype="float32", name="gender")(gender)
     return keras.Model(images, [age, gender], name="A")
 
 
