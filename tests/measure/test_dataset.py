@@ -17,7 +17,6 @@ def test_quality_tells_dark_from_bright_and_smooth_from_sharp():
     assert table.brightness[1] == pytest.approx(0.5, abs=1e-4)
     assert table.sharpness[0] == pytest.approx(0, abs=1e-3)
     assert table.sharpness[1] > 100 * table.sharpness[2]
-    # However many there are, each is measured alone.
     many = dataset.quality(np.repeat(pictures, 50, axis=0))
     assert many.brightness[149] == pytest.approx(table.brightness[2])
 
