@@ -51,33 +51,24 @@ def val_score(age_mae: float, gender_accuracy: float, trivial: Floors) -> float:
     return (age_mae / trivial.age_mae + (1 - gender_accuracy) / trivial.gender_error) / 2
 
 
-def evaluate(
-    age_true: np.ndarray,
-    age_predicted: np.ndarray,
-    gender_true: np.ndarray,
-    gender_probability: np.ndarray,
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> dict[str, Any]:
+def evaluate(predictions: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Return n and, each as {"value", "low", "high"}, the metrics of both tasks.
 
     mae, rmse and bias (predicted minus true) in years, cs5 (share within 5 years),
     gender_accuracy, gender_f1 (mean of both genders' F1), gender_auc, and gender_ece, the
     expected calibration error of the probability of female in 15 equal bins (Naeini et al. 2015).
-    Intervals: 95 % percentile bootstrap over faces, the same resamples for all metrics; that of
+    Intervals: percentile bootstrap over faces, the same resamples for all metrics; that of
     gender_ece reaches as far down as up, since resampling inflates it. So does any sample: even a
-    calibrated predictor has an error above 0. Arrays are (N,). ValueError where they differ in
-    length, are not finite, or hold one gender only.
+    calibrated predictor has an error above 0. ValueError where labels or predictions are not
+    finite, or all faces have one gender.
     """
-    given = (age_true, age_predicted, gender_true, gender_probability)
-    arrays = [np.asarray(array, float) for array in given]
-    shapes = [array.shape for array in arrays]
-    if len(set(shapes)) > 1 or arrays[0].ndim != 1 or not np.isfinite(arrays).all():
-        raise ValueError(f"Expected four equally long rows of finite numbers; got {shapes}.")
-    if len(np.unique(records.is_female(gender_true))) < 2:
-        raise ValueError(f"Expected faces of both genders; got {len(gender_true)} of one or none.")
-    metrics, count = _metrics(*arrays), len(arrays[0])
+    if not np.isfinite(predictions[["age_years", "gender", *records.PREDICTED]].astype(float)).all(
+        axis=None
+    ):
+        raise ValueError("Expected finite ages, genders and probabilities.")
+    if len(np.unique(records.is_female(predictions["gender"]))) < 2:
+        raise ValueError(f"Expected faces of both genders; got {len(predictions)} of one or none.")
+    metrics, count = _metrics(predictions), len(predictions)
     draw = np.random.default_rng(seed).integers
     drawn = (np.bincount(draw(0, count, count), minlength=count) for _ in range(resamples))
     samples = np.array(list(map(metrics, drawn)))
@@ -88,12 +79,11 @@ def evaluate(
     return {"n": count} | found
 
 
-def _metrics(
-    age_true: np.ndarray, age_predicted: np.ndarray, gender: np.ndarray, probability: np.ndarray
-) -> Callable[[np.ndarray], tuple[float, ...]]:
+def _metrics(predictions: pd.DataFrame) -> Callable[[np.ndarray], tuple[float, ...]]:
     """Return the function from how often each face was drawn, (N,), to METRICS."""
-    female, predicted = records.is_female(gender), records.is_female(probability)
-    error, correct = age_predicted - age_true, predicted == female
+    probability = predictions["gender_probability"].to_numpy(float)
+    female, predicted = records.is_female(predictions["gender"]), records.is_female(probability)
+    error, correct = records.age_error(predictions), predicted == female
     columns = [np.abs(error), error**2, error, np.abs(error) <= 5]
     columns += [correct, correct & female, female.astype(int) + predicted]
     per_face = np.stack(columns, axis=1)

@@ -104,10 +104,7 @@ def _measured(
     if candidate.fine_tuning_kept:
         frozen = predict.table(export.load_h5(folder / records.FROZEN), faces, "test")
         against_frozen_features = evaluation.compare(test, frozen, seed=seed)
-    metrics = evaluation.evaluate(
-        *(test[name] for name in ("age_years", "age_predicted", "gender", "gender_probability")),
-        seed=seed,
-    )
+    metrics = evaluation.evaluate(test, seed=seed)
     score = evaluation.val_score(
         metrics["mae"]["value"],
         metrics["gender_accuracy"]["value"],

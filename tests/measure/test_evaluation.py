@@ -10,6 +10,12 @@ from sklearn import metrics
 from agegender.measure import evaluation
 
 
+def table_of(age_years, age_predicted, gender, gender_probability):
+    columns = ("age_years", "age_predicted", "gender", "gender_probability")
+    given = (age_years, age_predicted, gender, gender_probability)
+    return pd.DataFrame(dict(zip(columns, given, strict=True)))
+
+
 @pytest.fixture
 def predictions():
     generator = np.random.default_rng(1)
@@ -17,12 +23,15 @@ def predictions():
     gender = generator.integers(0, 2, 400)
     # Rounded, so that some probabilities are equal.
     probability = np.clip(gender * 0.4 + generator.normal(0.3, 0.25, 400), 0, 1).round(2)
-    return age, age + generator.normal(1, 6, 400), gender, probability
+    table = table_of(age, age + generator.normal(1, 6, 400), gender, probability)
+    race = np.random.default_rng(2).integers(-1, 5, 400)
+    return table.assign(name=[f"{i}.jpg" for i in range(400)], race=race)
 
 
 def test_values_are_those_of_their_definitions(predictions):
-    age, predicted, gender, probability = predictions
-    found = evaluation.evaluate(*predictions, seed=0)
+    age, predicted = predictions.age_years, predictions.age_predicted
+    gender, probability = predictions.gender, predictions.gender_probability
+    found = evaluation.evaluate(predictions, seed=0)
     expected = {
         "mae": metrics.mean_absolute_error(age, predicted),
         "rmse": metrics.root_mean_squared_error(age, predicted),
@@ -40,7 +49,7 @@ def test_values_are_those_of_their_definitions(predictions):
     assert found.pop("n") == 400
     assert {name: entry["value"] for name, entry in found.items()} == pytest.approx(expected)
     assert all(entry["low"] < entry["value"] < entry["high"] for entry in found.values())
-    again = evaluation.evaluate(*predictions, seed=0)
+    again = evaluation.evaluate(predictions, seed=0)
     assert again.pop("n") == 400 and again == found
     flat = evaluation.flatten(found | {"score": 0.3})
     assert len(flat) == 8 * 3 + 1 and flat["score"] == 0.3
@@ -53,30 +62,28 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     covered = dict.fromkeys(truths, 0)
     for seed in range(200):
         error, probability = generator.normal(0, 5, 100), generator.random(100)
-        found = evaluation.evaluate(
-            np.zeros(100), error, np.tile([0, 1], 50), probability, seed=seed, resamples=300
-        )
+        table = table_of(0, error, np.tile([0, 1], 50), probability)
+        found = evaluation.evaluate(table, seed=seed, resamples=300)
         for name, truth in truths.items():
             covered[name] += found[name]["low"] < truth < found[name]["high"]
     assert all(0.88 < count / 200 < 0.99 for count in covered.values()), covered
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "message"),
-    [(1, np.nan, "finite"), (3, np.inf, "finite"), (2, 1, "both genders"), (1, None, "equally")],
+    ("column", "value", "message"),
+    [
+        ("age_predicted", np.nan, "finite"),
+        ("gender_probability", np.inf, "finite"),
+        ("gender", 1, "both genders"),
+    ],
 )
-def test_what_cannot_be_evaluated_is_told(predictions, place, value, message):
-    arrays = [np.array(array, float) for array in predictions]
-    if value is None:
-        arrays[place] = arrays[place][:-1]
-    else:
-        arrays[place][:] = value
+def test_what_cannot_be_evaluated_is_told(predictions, column, value, message):
     with pytest.raises(ValueError, match=message):
-        evaluation.evaluate(*arrays, seed=0)
+        evaluation.evaluate(predictions.assign(**{column: value}), seed=0)
 
 
 def test_the_trivial_predictor_scores_one_and_a_perfect_one_zero(predictions):
-    age, _, gender, _ = predictions
+    age, gender = predictions.age_years.to_numpy(), predictions.gender.to_numpy()
     floors = evaluation.floors(age, gender)
     trivial_mae = np.abs(age - np.median(age)).mean()
     majority = max(np.mean(gender == value) for value in (0, 1))
@@ -127,30 +134,21 @@ def test_the_interval_of_the_calibration_error_holds_its_expectation():
     generator = np.random.default_rng(0)
     logit = generator.normal(0, 2, 20_000)
     true, stated = 1 / (1 + np.exp(-logit)), 1 / (1 + np.exp(-3 * logit))
-    gender, ages = generator.random(20_000) < true, np.zeros(20_000)
+    gender = (generator.random(20_000) < true).astype(int)
     for probability in (true, stated):
-        found = evaluation.evaluate(ages, ages, gender, probability, seed=0, resamples=100)
+        table = table_of(0, 0, gender, probability)
+        found = evaluation.evaluate(table, seed=0, resamples=100)
         bins = evaluation.probability_bins(probability)
         expected = np.abs(np.bincount(bins, probability - true)).sum() / 20_000
         ece = found["gender_ece"]
         assert ece["value"] < 0.02 if probability is true else ece["low"] < expected < ece["high"]
 
 
-@pytest.fixture
-def table(predictions):
-    age, predicted, gender, probability = predictions
-    race = np.random.default_rng(2).integers(-1, 5, 400)
-    return pd.DataFrame(
-        {"name": [f"{i}.jpg" for i in range(400)], "age_years": age, "gender": gender, "race": race}
-        | {"age_predicted": predicted, "gender_probability": probability}
-    )
-
-
-def test_slices_partition_the_faces(table):
-    masks = evaluation.slice_masks(table)
+def test_slices_partition_the_faces(predictions):
+    masks = evaluation.slice_masks(predictions)
     single = {name: mask for name, mask in masks.items() if "," not in name}
     ages = [mask for name, mask in single.items() if name.startswith("age")]
-    known = (table.race >= 0).to_numpy()
+    known = (predictions.race >= 0).to_numpy()
     assert (np.sum(ages, axis=0) == 1).all()
     assert (single["male"] ^ single["female"]).all()
     assert (np.sum([single[name] for name in evaluation.RACES], axis=0) == known).all()
@@ -171,9 +169,9 @@ def test_the_ends_of_decades_lie_where_their_names_say():
     assert found == decades | {"female": ages}
 
 
-def test_slices_hold_their_faces_and_small_ones_are_not_ranked(table):
+def test_slices_hold_their_faces_and_small_ones_are_not_ranked(predictions):
     # One face too few to be ranked.
-    fewer = table.drop(index=np.flatnonzero(table.age_years < 10)[29:])
+    fewer = predictions.drop(index=np.flatnonzero(predictions.age_years < 10)[29:])
     found = evaluation.slices(fewer, seed=0)
     assert dict(zip(found.slice, found.ranked, strict=True))["age 0-9"] is False
     assert (found.ranked == (found.n >= 30)).all() and not found.ranked.all()
@@ -200,14 +198,16 @@ def test_the_labels_own_noise_is_that_of_pairs_within_groups():
     assert evaluation.label_noise(manifest.drop_duplicates("group")) == {"pairs": 0}
 
 
-def test_two_tables_are_compared_face_by_face(table):
-    better = table.assign(age_predicted=(table.age_years + table.age_predicted) / 2)
-    found = evaluation.compare(better, table, seed=0)
+def test_two_tables_are_compared_face_by_face(predictions):
+    better = predictions.assign(
+        age_predicted=(predictions.age_years + predictions.age_predicted) / 2
+    )
+    found = evaluation.compare(better, predictions, seed=0)
     assert found["mae"]["high"] < 0
     assert found["gender"] == {"only_a": 0, "only_b": 0, "p": 1}
-    assert evaluation.compare(table, better, seed=0)["mae"]["low"] > 0
+    assert evaluation.compare(predictions, better, seed=0)["mae"]["low"] > 0
     with pytest.raises(ValueError, match="same faces"):
-        evaluation.compare(table, table[::-1], seed=0)
+        evaluation.compare(predictions, predictions[::-1], seed=0)
 
 
 def test_reliability_bins_hold_every_face_and_the_calibration_error():
@@ -217,15 +217,14 @@ def test_reliability_bins_hold_every_face_and_the_calibration_error():
     bins = evaluation.reliability(gender, probability)
     assert bins.n.sum() == 500 and (bins.share * bins.n).sum() == pytest.approx(gender.sum())
     assert (bins.share_low <= bins.share).all() and (bins.share <= bins.share_high).all()
-    ages = np.arange(500)
-    found = evaluation.evaluate(ages, ages, gender, probability, seed=0, resamples=9)
+    found = evaluation.evaluate(table_of(0, 0, gender, probability), seed=0, resamples=9)
     error = (bins.n * (bins.share - bins.probability).abs()).sum() / 500
     assert error == pytest.approx(found["gender_ece"]["value"])
 
 
 def test_shared_errors_are_those_of_the_same_faces():
-    table = pd.DataFrame({"age_years": [10, 20, 30, 40], "gender": [0, 0, 1, 1]})
-    one = table.assign(age_predicted=[11, 18, 33, 36], gender_probability=[0.9, 0.9, 0.9, 0.1])
-    other = table.assign(age_predicted=[12, 16, 36, 32], gender_probability=[0.9, 0.1, 0.1, 0.1])
+    ages, genders = [10, 20, 30, 40], [0, 0, 1, 1]
+    one = table_of(ages, [11, 18, 33, 36], genders, [0.9, 0.9, 0.9, 0.1])
+    other = table_of(ages, [12, 16, 36, 32], genders, [0.9, 0.1, 0.1, 0.1])
     found = evaluation.shared_errors(one, other)
     assert found == {"correlation": pytest.approx(1), "wrong": 3, "wrong_both": 2}

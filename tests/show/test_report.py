@@ -38,8 +38,7 @@ def measured(family, error_years, wrong_share):
     wrong = generator.random(COUNT) < wrong_share
     table["gender_probability"] = np.where(wrong, 1 - table.gender, table.gender) * 0.8 + 0.1
     table["age_low"], table["age_high"] = table.age_predicted - 9, table.age_predicted + 9
-    truth = table.age_years, table.age_predicted, table.gender, table.gender_probability
-    metrics = evaluation.evaluate(*truth, seed=0, resamples=300) | {"score": 0.4}
+    metrics = evaluation.evaluate(table, seed=0, resamples=300) | {"score": 0.4}
     evidence = {
         "slices": evaluation.slices(table, seed=0).to_dict("records"),
         "intervals": {
