@@ -19,7 +19,7 @@ import pandas as pd
 
 from agegender import config, disk, hyperparameters, progress, records
 from agegender.data import pixels, splits
-from agegender.networks import backend, checkpoint, step
+from agegender.networks import backend, fit, step
 from agegender.registry import memory, stored_checkpoints, tracking, views
 from agegender.show import figures
 from tuning import (
@@ -239,7 +239,7 @@ class _Trials:
             if run_id := tracking.find_child(self.parent_run_id, name):
                 tracking.end_failed(run_id, str(error))
             raise
-        except checkpoint.CheckpointError as error:
+        except fit.CheckpointError as error:
             raise journal.SearchError(str(error)) from error
         finally:
             self.report(progress.Progress(name, 1, 1))

@@ -6,8 +6,11 @@ in the graph, on cached activations of a frozen backbone, and on feature vectors
 
 import dataclasses
 import functools
+import io
+import json
 import math
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from agegender import hyperparameters
+from agegender import disk, hyperparameters
 from agegender.measure import evaluation
-from agegender.networks import backend, batches, checkpoint, step
+from agegender.networks import backend, batches, step
 
 # How a history is read everywhere: one row an epoch, these columns (and val_ of the first five).
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
@@ -26,6 +29,10 @@ METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
 
 class TrainingDivergedError(RuntimeError):
     """The loss became NaN or infinite."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is torn, or of another training; the message names the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +115,11 @@ def fit(
 
 
 class _Epochs(keras.callbacks.Callback):
-    """At an epoch's end: its row, the best weights so far, the checkpoint, the hook."""
+    """At an epoch's end: its row, the best weights so far, the checkpoint, the hook.
+
+    The checkpoint holds all that the next epoch depends on, so that it goes on exactly: weights,
+    optimizer, random states, history and best weights, and what distinguishes this training.
+    """
 
     def __init__(
         self,
@@ -120,7 +131,6 @@ class _Epochs(keras.callbacks.Callback):
     ):
         super().__init__()
         self.network, self.examples, self.hooks = network, examples, hooks
-        # What a checkpoint must agree in to be one of this training.
         self.identity = dataclasses.asdict(config) | identity
         self.identity["train"] = len(examples.train_rows)
         self.identity["validation"] = len(examples.validation_rows)
@@ -137,11 +147,39 @@ class _Epochs(keras.callbacks.Callback):
         """Take up what a checkpoint holds; return how many epochs have gone before."""
         path = self.hooks.checkpoint
         if path and path.exists():
-            self.history, self.best_weights = checkpoint.restore(path, trained, self.identity)
+            self._restore(path, _state(trained))
         for row in self.history:
             self.hooks.on_epoch(row)
         self.started = time.monotonic()
         return len(self.history)
+
+    def _restore(self, path: Path, state: list[keras.Variable]) -> None:
+        hint = f"Remove {path} to train from the start."
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                arrays = dict(file)
+            notes = json.loads(str(arrays.pop("notes")))
+            history, found = notes["history"], notes["identity"]
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{path} is not a checkpoint ({error}). {hint}") from error
+        kept = [arrays.pop(f"state_{n}", np.empty(0)) for n in range(len(state))]
+        same_shapes = [array.shape for array in kept] == [tuple(v.shape) for v in state]
+        if found != json.loads(json.dumps(self.identity)) or not same_shapes:
+            raise CheckpointError(
+                f"{path} was left by another training: {found}; this one is {self.identity}. {hint}"
+            )
+        for variable, array in zip(state, kept, strict=True):
+            variable.assign(array)
+        self.history = history
+        self.best_weights = [arrays[f"best_{n}"] for n in range(len(arrays))] or None
+
+    def _save(self, path: Path) -> None:
+        arrays = {f"state_{n}": np.asarray(v) for n, v in enumerate(_state(self.model))}
+        arrays |= {f"best_{n}": value for n, value in enumerate(self.best_weights or [])}
+        notes = json.dumps({"identity": self.identity, "history": self.history})
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, notes=np.array(notes), **arrays)
+        disk.write(path, file.getvalue())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Undo, after the first batch, what TensorFlow does to the C library."""
@@ -158,7 +196,7 @@ class _Epochs(keras.callbacks.Callback):
         self.history.append(row)
         if (path := self.hooks.checkpoint) and time.monotonic() > self.next_save:
             began = time.monotonic()
-            checkpoint.save(path, self.model, self.history, self.best_weights, self.identity)
+            self._save(path)
             # So that saving takes a tenth of the time at most.
             self.next_save = time.monotonic() + 10 * (time.monotonic() - began)
         self.hooks.on_epoch(row)
@@ -185,3 +223,9 @@ class _Epochs(keras.callbacks.Callback):
         row["seconds"] = time.monotonic() - self.started
         row["images_per_second"] = len(self.examples.train_rows) / row["seconds"]
         return row
+
+
+def _state(trained: keras.Model) -> list[keras.Variable]:
+    # All but the pixels that stay on a device.
+    variables = [variable for variable in trained.variables if variable.dtype != "uint8"]
+    return [*variables, *trained.optimizer.variables]
