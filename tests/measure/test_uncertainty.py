@@ -94,11 +94,3 @@ def test_abstention_says_where_no_confidence_is_enough_and_where_none_is_needed(
     assert (found["confidence"], found["share_accepted"], found["accuracy"]) == (None, 0, None)
     found = uncertainty.fit_abstention(gender, np.array([0.1, 0.9, 0.3, 0.6]))
     assert (found["confidence"], found["share_accepted"], found["accuracy"]) == (0.6, 1, 1)
-
-
-def test_risk_is_the_mean_error_of_the_most_certain_with_ties_together():
-    found = uncertainty.risk_coverage([4, 0, 2, 6], [0.3, 0.1, 0.1 + 0.2, 0.5])
-    assert found.uncertainty.tolist() == [0.1, 0.1 + 0.2, 0.5]
-    assert found.n.tolist() == [1, 3, 4]
-    assert found.coverage.tolist() == [0.25, 0.75, 1]
-    assert found.risk.tolist() == [0, 2, 3]
