@@ -32,10 +32,7 @@ def set_trainable(
     batch_normalization: "inference" keeps those layers' statistics, scales and shifts as they are;
     "update" trains them like the rest. ValueError where the network has no such layer.
     """
-    names = [layer.name for layer in network.layers]
-    if unfreeze_from not in [*names, None]:
-        raise ValueError(f"No layer {unfreeze_from!r} in {network.name}; it has {names}.")
-    start = names.index(unfreeze_from or "features")
+    start = [layer.name for layer in network.layers].index(unfreeze_from or "features")
     for position, layer in enumerate(network.layers):
         normalizes = isinstance(layer, keras.layers.BatchNormalization)
         kept = normalizes and batch_normalization == "inference"
@@ -58,11 +55,10 @@ def fine_tune(
 ) -> FineTuned:
     """Train network B in place and leave the epoch with the lowest val_score of either phase.
 
-    First the head, on feature vectors, for `head_epochs`; then, for `epochs`, also the layers from
-    `unfreeze_from` on. With views "cached" the second phase trains on activations at the layer
-    `cached.cut`, which must not lie above `unfreeze_from`, so that an epoch costs only what is
-    above it; with "fresh" it trains from the pixels, each epoch on new views. Without validation
-    rows the last epoch of the second phase is left.
+    First the head, on feature vectors; then also the layers from `unfreeze_from` on: with views
+    "cached" on activations at the layer `cached.cut`, which must not lie above `unfreeze_from`, so
+    that an epoch costs only what is above it; with "fresh" on new views of the pixels each epoch.
+    Without validation rows the last epoch is left.
 
     examples: inputs uint8 (M, S, S, 3). hooks.checkpoint: a folder, for one file a phase.
     """
@@ -71,14 +67,7 @@ def fine_tune(
     set_trainable(network, None, "inference")
     part = keras.Model(network.input, [cut, vector])
     at_cut, vectors = cached.activations(part, examples.inputs, rows, hooks.on_progress)
-    # A face's activations are at its place among the rows.
-    computed = dataclasses.replace(
-        examples,
-        age_years=examples.age_years[rows],
-        gender=examples.gender[rows],
-        train_rows=np.searchsorted(rows, examples.train_rows),
-        validation_rows=np.searchsorted(rows, examples.validation_rows),
-    )
+    computed = _of_rows(examples, rows)
 
     def train(phase, config, first_epoch, epochs, tensor, examples) -> pd.DataFrame:
         return fit.fit(
@@ -106,6 +95,17 @@ def fine_tune(
         network.set_weights(frozen_weights)
     both = pd.concat([history, tuned], ignore_index=True)
     return FineTuned(both, frozen_weights, kept=bool(better))
+
+
+def _of_rows(examples: batches.Examples, rows: np.ndarray) -> batches.Examples:
+    """Return the examples whose activations were computed: a face is its place among the rows."""
+    return dataclasses.replace(
+        examples,
+        age_years=examples.age_years[rows],
+        gender=examples.gender[rows],
+        train_rows=np.searchsorted(rows, examples.train_rows),
+        validation_rows=np.searchsorted(rows, examples.validation_rows),
+    )
 
 
 def _of_phase(hooks: fit.Hooks, phase: str, first_epoch: int) -> fit.Hooks:
