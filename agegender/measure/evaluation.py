@@ -241,11 +241,10 @@ def slices(predictions: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 
     Slices of fewer than SMALL_SLICE faces are not: what stands out there is mostly chance.
     """
-    rows = []
-    for name, mask in slice_masks(predictions).items():
-        found = summary(predictions[mask], seed=seed)
-        rows.append({"slice": name} | found | {"ranked": found["n"] >= SMALL_SLICE})
-    return pd.DataFrame(rows)
+    masks = slice_masks(predictions).items()
+    rows = [{"slice": name} | summary(predictions[mask], seed=seed) for name, mask in masks]
+    table = pd.DataFrame(rows)
+    return table.assign(ranked=table["n"] >= SMALL_SLICE)
 
 
 def summary(predictions: pd.DataFrame, *, seed: int) -> dict[str, float | int]:
