@@ -100,8 +100,7 @@ def convert(h5: Path, to: Path, name: str) -> Path:
             network(np.zeros((1, *network.input_shape[1:]), "float32"))  # Keras asks for one call.
             network.export(str(written), format=form.name, verbose=False)
         _, images, *golden = export.golden(h5)
-        answers = _answers(written, images.astype("float32") / 255, name)
-        pairs = zip(answers, golden, strict=True)
+        pairs = zip(answers(written, images.astype("float32") / 255, name), golden, strict=True)
         differences = [float(np.abs(answer - expected).max()) for answer, expected in pairs]
         if not all(np.array(differences) <= export.OTHER_BACKEND_TOLERANCE):
             raise ValueError(
@@ -112,18 +111,18 @@ def convert(h5: Path, to: Path, name: str) -> Path:
     return to
 
 
-def _answers(written: Path, images: np.ndarray, name: str) -> list[np.ndarray]:
-    """Return what the format's runtime answers in a process of its own."""
-    pictures, answers = written.with_name("images.npy"), written.with_name("answers.npz")
+def answers(path: Path, images: np.ndarray, name: str) -> list[np.ndarray]:
+    """Return what a format's runtime answers, in a process without Keras; see `Format.predict`."""
+    pictures, found = path.with_name("images.npy"), path.with_name("answers.npz")
     np.save(pictures, images)
-    command = [sys.executable, "-P", __file__, name, str(written), str(pictures), str(answers)]
+    command = [sys.executable, "-P", __file__, name, str(path), str(pictures), str(found)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(
             f"The runtime of {name} cannot use the file: {done.stderr[-1000:].strip()}"
         )
-    with np.load(answers) as found:
-        return list(found.values())
+    with np.load(found) as arrays:
+        return list(arrays.values())
 
 
 if __name__ == "__main__":
