@@ -18,7 +18,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 SMALL_SLICE = 30  # faces; with fewer, a slice is shown and not ranked
 CALIBRATION_BINS = 15
-RESAMPLED_ROWS = 200_000  # so many at once: a few megabytes, and no loop over small slices
+RESAMPLED_ROWS = 200_000  # at once: a few megabytes, and no loop over small slices
 OLDEST_DECADE = 8
 METRICS = ["mae", "rmse", "bias", "cs5", "gender_accuracy", "gender_f1", "gender_auc", "gender_ece"]
 RACES = ("White", "Black", "Asian", "Indian", "other")  # UTKFace's 0..4
@@ -99,7 +99,7 @@ def _metrics(predictions: pd.DataFrame) -> Callable[[np.ndarray], tuple[float, .
         females = np.add.reduceat(drawn[order] * female[order], new)
         males = np.add.reduceat(drawn[order] * ~female[order], new)
         pairs = females.sum() * males.sum()
-        # A resample with one gender only, as good as impossible, counts as chance.
+        # A resample with only one gender, which hardly occurs, counts as chance.
         auc = float(females @ (np.cumsum(males) - males / 2) / pairs) if pairs else 0.5
         ece = np.abs(np.bincount(bins, drawn * gaps)).sum() / len(drawn)
         return mae, math.sqrt(mean_square), bias, cs5, accuracy, f1, auc, ece

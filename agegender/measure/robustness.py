@@ -22,18 +22,18 @@ Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def blur(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
-    """Blur by a Gaussian of so many pixels' standard deviation."""
+    """Blur by a Gaussian of this standard deviation, in pixels."""
     return _bytes(ndimage.gaussian_filter(images.astype(np.float32), strength, axes=(1, 2)))
 
 
 def noise(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
-    """Add Gaussian noise of this standard deviation, of 0..255, to each value."""
+    """Add Gaussian noise of this standard deviation to each value (0 to 255)."""
     drawn = np.random.default_rng(seed).standard_normal(images.shape, np.float32)
     return _bytes(images + strength * drawn)
 
 
 def jpeg(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
-    """Compress as JPEG of this quality, 1..95, and decode."""
+    """Compress as JPEG of this quality, 1 to 95, and decode."""
     decoded = []
     for image in images:
         stream = io.BytesIO()
@@ -60,7 +60,7 @@ def occlusion(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
 
 
 def shift(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
-    """Move to the left or right by this share of the width; the edge's pixels are repeated."""
+    """Move to the left or right by this share of the width, and repeat the pixels of the edge."""
     size = images.shape[2]
     side = np.random.default_rng(seed).choice([-1, 1], (len(images), 1))
     columns = np.clip(np.arange(size) - side * round(strength * size), 0, size - 1)

@@ -23,7 +23,7 @@ from agegender import disk, hyperparameters
 from agegender.measure import evaluation
 from agegender.networks import backend, batches, step
 
-# How a history is read everywhere: one row an epoch, these columns (and val_ of the first five).
+# The columns of a history, a row an epoch, each also with the prefix val_.
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
 
 

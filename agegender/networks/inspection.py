@@ -1,4 +1,4 @@
-"""What an .h5 file holds, checked against the .h5 contract before anything of it is executed."""
+"""What an .h5 file holds, checked against the .h5 contract before Keras builds anything."""
 
 import inspect
 import json
