@@ -5,6 +5,7 @@ The code that runs trials asks a family for these and never which one it is.
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -246,16 +247,23 @@ class Pretrained(Family):
         self, setting: hyperparameters.Pretrained, faces: pixels.Faces, cache: Path
     ) -> keras.Model:
         """Return the untrained head on the pretrained backbone."""
-        backbone = backbones.load(
+        load = functools.partial(
+            backbones.load,
             setting.backbone,
             faces.pixels.shape[1],
             weights(cache),
             internal_size_pixels=setting.internal_size_pixels,
         )
+        backbone = load()
         if backbones.BACKBONES[setting.backbone].folded:
+            policy = keras.config.dtype_policy()
+            keras.config.set_dtype_policy("float32")  # A GPU's bfloat16 is too coarse to unfold in.
+            exact = load() if policy.compute_dtype != "float32" else backbone
+            keras.config.set_dtype_policy(policy)
             rows = faces.rows("train")
             sample = faces.pixels[rows[:: max(1, len(rows) // FOLDED_SAMPLE)]]
-            backbones.unfold_batch_normalization(backbone, sample.astype("float32") / 255)
+            backbones.unfold_batch_normalization(exact, sample.astype("float32") / 255)
+            backbone.set_weights(exact.get_weights())
         if setting.architecture == "notebook":
             return notebook.build_pretrained(backbone)
         return models.build_pretrained(backbone, **setting.layers)

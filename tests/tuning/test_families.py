@@ -1,7 +1,8 @@
-"""The families: what a teacher may know."""
+"""The families: what a teacher may know, how a backbone is built."""
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
@@ -31,3 +32,20 @@ def test_a_teacher_answers_for_faces_that_it_has_not_seen(drawn_faces, root):
     assert seen["val_gender_accuracy"] > 0.9
     # By chance, but for the choice of an epoch.
     assert np.mean((answers[rows, models.AGE_BINS] > 0.5) == noise[rows]) < 0.75
+
+
+def test_a_folded_backbone_is_unfolded_where_a_gpu_computes_in_bfloat16(drawn_faces, tmp_path):
+    b = families.FAMILIES["B"]
+    setting = b.from_values(families.defaults(b, tmp_path) | {"backbone": "faceres_deep"})
+    whole = b._build(setting, drawn_faces, tmp_path)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = b._build(setting, drawn_faces, tmp_path)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert half.get_layer("conv1").compute_dtype == "bfloat16"
+    convolutions = [layer.name for layer in whole.layers if layer.name.startswith("conv")]
+    for name in convolutions:
+        pairs = zip(*(net.get_layer(name).get_weights() for net in (whole, half)), strict=True)
+        assert all(np.array_equal(*pair) for pair in pairs)
