@@ -96,6 +96,7 @@ def _name(settings: config.Settings, faces: pixels.Faces) -> str:
 def on_search(
     stage: Callable[..., Any],
     settings: config.Settings,
+    /,
     data: Path | None = None,
     **options: object,
 ) -> Any:

@@ -15,7 +15,7 @@ import pytest
 
 from agegender import config
 from pipelines import __main__ as command
-from pipelines import options
+from pipelines import options, work
 from tuning import search
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +168,8 @@ def test_a_stage_takes_the_options_that_it_is_given(name):
     own = set(stage.options) - ({*options.SETTINGS, "data"} if stage.search else set())
     parameters = inspect.signature(call).parameters
     assert own == {key for key, value in parameters.items() if value.kind == value.KEYWORD_ONLY}
+    if stage.search:  # None of them is taken by what stands between.
+        inspect.signature(work.on_search).bind(call, None, **dict.fromkeys(stage.options))
     needed = {key for key in own if parameters[key].default is inspect.Parameter.empty}
     always = {key for key, option in stage.options.items() if option.default}
     assert needed == always | {need for need in stage.needs if need in own and "|" not in need}
