@@ -17,16 +17,6 @@ def compare(
 ) -> None:
     """Train and compare the best `settings` of a family, or of both, over `seeds` seeds."""
     asked = list(families.FAMILIES) if family == "both" else [family]
-    for number, name in enumerate(asked, start=1):
-        folder = work.folder / name
-        retrain.compare(
-            retrain.best_settings(
-                name, work.faces, work.settings, folder, count=settings, seeds=seeds, epochs=epochs
-            ),
-            "leaderboard",
-            work.faces,
-            folder=folder,
-            cache=work.cache,
-            stop_at=work.stop_at(number / len(asked)),
-            report=work.display,
-        )
+    for number, letter in enumerate(asked, start=1):
+        job = work.job(letter, number / len(asked))
+        retrain.compare_best(job, count=settings, seeds=seeds, epochs=epochs)

@@ -8,10 +8,9 @@ import dataclasses
 from pathlib import Path
 
 from agegender import config
-from agegender.networks import backbones
 from agegender.registry import tracking, versions
-from pipelines.work import Work, on_search
-from tuning import families, reproduction
+from pipelines import work
+from tuning import reproduction
 
 
 def reproduce(
@@ -22,28 +21,18 @@ def reproduce(
     seeds: int | None = None,
     generated: bool = False,
 ) -> int:
-    """Return 0 where a version is reproduced, else 1; ValueError where that cannot be told.
+    """Return 0 where a version is reproduced, else 1; ValueError if it cannot be trained again.
 
-    data: the pictures that it was trained on; seeds: so many further ones in any case.
+    data: the pictures that it was trained on; seeds: how many further ones in any case.
     """
     registered = versions.full_name(model, generated)
     name = f"{registered}/{version}"
     tracking.connect(Path.cwd())
     tags = reproduction.needed(versions.get(registered, version), name)
     settings = dataclasses.replace(
-        config.PRESETS[tags["preset"]], seed=int(tags["seed"]), tier=tags["tier"]
+        config.PRESETS[tags["preset"]], seed=int(tags["seed"]), tier=tags["tier"], minutes=None
     )
-    found = on_search(_again, settings, data, model=model, tags=tags, name=name, seeds=seeds)
+    found = work.on_search(
+        lambda on: reproduction.reproduce(on.job(model), tags, name, seeds), settings, data
+    )
     return 0 if found["verdict"] == "reproduced" else 1
-
-
-def _again(work: Work, *, model: str, tags: dict[str, str], name: str, seeds: int | None) -> dict:
-    backbone = tags["backbone"]
-    if backbone not in ("none", *backbones.available(families.weights(work.cache))):
-        raise ValueError(
-            f"The weights of {backbone} are missing: python -m pipelines.fetch_backbones {backbone}"
-        )
-    where = {"folder": work.folder, "cache": work.cache, "report": work.display}
-    return reproduction.reproduce(
-        model, work.faces, work.settings, tags, name, seeds=seeds, **where
-    )

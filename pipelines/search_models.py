@@ -9,12 +9,4 @@ def search(work: Work) -> None:
     share = 0.0
     for letter, chosen in families.FAMILIES.items():
         share += chosen.settings(work.settings).search_share
-        family_search.search_family(
-            letter,
-            work.faces,
-            work.settings,
-            folder=work.folder / letter,
-            cache=work.cache,
-            stop_at=work.stop_at(share),
-            report=work.display,
-        )
+        family_search.search_family(work.job(letter, share))

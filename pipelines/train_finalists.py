@@ -13,12 +13,4 @@ def train(work: Work) -> None:
     share = sum(part.search_share for part in parts.values())
     for letter in reversed(parts):
         share += parts[letter].final_share
-        finalists.train_finalists(
-            letter,
-            work.faces,
-            work.settings,
-            folder=work.folder / letter,
-            cache=work.cache,
-            stop_at=work.stop_at(share),
-            report=work.display,
-        )
+        finalists.train_finalists(work.job(letter, share))

@@ -23,7 +23,7 @@ IRRELEVANT += ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
 class Work:
     """What the stages share.
 
-    folder: where this search keeps its state, in one folder for each family.
+    folder: keeps the state of this search, in one folder for each family.
     started, ready: when the command began and when the faces were at hand, by time.monotonic().
     """
 
@@ -39,6 +39,18 @@ class Work:
     def cache(self) -> Path:
         """The folder of fetched weights, prepared faces and activations."""
         return self.root / ".cache"
+
+    def job(self, letter: str, share: float = 1.0) -> experiment.Job:
+        """Return a family's part, to end when this share of the time for training is used up."""
+        return experiment.Job(
+            letter,
+            self.faces,
+            self.settings,
+            self.folder / letter,
+            self.cache,
+            self.stop_at(share),
+            self.display,
+        )
 
     def candidate_folder(self, family: str) -> Path:
         """Return where a family's candidate is."""

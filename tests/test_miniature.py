@@ -123,13 +123,13 @@ def test_a_second_call_trains_looks_and_registers_nothing(work):
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_a_later_search_begins_with_what_the_store_knows(work, family, tmp_path):
-    said, chosen = [], families.FAMILIES[family]
-    arguments = (chosen, work.faces, work.settings, tmp_path, work.cache, said.append)
-    known = family_search.known_settings(*arguments)
+    said = []
+    job = dataclasses.replace(work.job(family), folder=tmp_path, report=said.append)
+    known = family_search.known_settings(job)
     tried = [trial.setting for trial in journal.read(work.folder / family / records.JOURNAL)]
     assert 0 < len(known) <= family_search.MOST_REMEMBERED
     assert all(setting in tried for setting in known)
     assert "earlier search" in said[0]
     without = dataclasses.replace(work.settings, memory=False)
-    arguments = (chosen, work.faces, without, tmp_path / "none", work.cache, said.append)
-    assert family_search.known_settings(*arguments) == ()
+    job = dataclasses.replace(job, settings=without, folder=tmp_path / "none")
+    assert family_search.known_settings(job) == ()

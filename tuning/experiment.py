@@ -21,6 +21,38 @@ from tuning import families, journal
 
 
 @dataclasses.dataclass(frozen=True)
+class Job:
+    """One network's part of a search: what each of its steps is given.
+
+    letter: of the network's family, "A" or "B".
+    folder: keeps the state of its search. cache: has fetched weights and cached activations.
+    stop_at: when the step shall end, on time.monotonic()'s clock.
+    """
+
+    letter: str
+    faces: pixels.Faces
+    settings: config.Settings
+    folder: Path
+    cache: Path
+    stop_at: float = math.inf
+    report: progress.Report = progress.plain
+
+    @property
+    def family(self) -> families.Family:
+        """What is known of the network."""
+        return families.FAMILIES[self.letter]
+
+    @property
+    def effort(self) -> config.FamilySettings:
+        """How much work its search and last trainings may be."""
+        return self.family.settings(self.settings)
+
+    def trial_epochs(self, values: dict[str, Any]) -> int:
+        """Return how many epochs a trial of these values has; without values, the longest."""
+        return families.trial_epochs(values.get(journal.EPOCHS, self.effort.rungs[-1]), self.faces)
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """One setting to train, and the run that shows it.
 

@@ -22,16 +22,7 @@ from agegender.data import pixels, splits
 from agegender.networks import backend, fit, step
 from agegender.registry import memory, stored_checkpoints, tracking, views
 from agegender.show import figures
-from tuning import (
-    cluster,
-    experiment,
-    families,
-    finalists,
-    journal,
-    search,
-    standing,
-    workers,
-)
+from tuning import cluster, experiment, families, finalists, journal, search, standing, workers
 
 # With fewer settings, what was found is hardly better than the defaults: the summary says so.
 LEAST_TRIALS = 4
@@ -39,105 +30,72 @@ LEAST_TRIALS = 4
 MOST_REMEMBERED = 3
 
 
-def search_family(
-    letter: str,
-    faces: pixels.Faces,
-    settings: config.Settings,
-    *,
-    folder: Path,
-    cache: Path,
-    stop_at: float = math.inf,
-    report: progress.Report = progress.plain,
-) -> list[journal.Trial]:
-    """Search the space of family "A" or "B"; return its trials.
+def search_family(job: experiment.Job) -> list[journal.Trial]:
+    """Search the space of a network; return its trials.
 
-    folder: where the journal is. A search found there is continued, in the same parent run; one
-        that led to last trainings on the same budget is left as it is.
-    cache: the folder of fetched weights and cached activations.
-    stop_at: on time.monotonic()'s clock.
-
-    SearchError as in `search.search`.
+    A search found in the job's folder is continued, in the same parent run; one that led to last
+    trainings on the same budget is left as it is. SearchError as in `search.search`.
     """
-    if finalists.read_plan(letter, settings, folder):
-        return journal.read(folder / records.JOURNAL)
-    chosen = families.FAMILIES[letter]
-    names, constants = families.searched(chosen, settings.tier, cache)
+    path, settings, effort = job.folder / records.JOURNAL, job.settings, job.effort
+    if finalists.read_plan(job):
+        return journal.read(path)
+    names, constants = families.searched(job.family, settings.tier, job.cache)
     with experiment.parent_run(
-        f"search {letter} · {settings.preset} · seed {settings.seed}",
-        letter,
-        faces,
+        f"search {job.letter} · {settings.preset} · seed {settings.seed}",
+        job.letter,
+        job.faces,
         settings,
         "search",
-        handover=folder / records.SEARCH,
+        handover=job.folder / records.SEARCH,
         params={"seed": settings.seed, "algorithm": settings.algorithm, "tier": settings.tier}
         | constants,
-        description=f"Search of network {chosen.title}. The child runs are its trials; what is "
-        "the same in all of them is a parameter here alone.",
+        description=f"Search of network {job.family.title}. The child runs are its trials; what "
+        "is the same in all of them is a parameter here alone.",
     ) as parent_run_id:
-        experiment.log_dataset(parent_run_id, faces, "search")
+        experiment.log_dataset(parent_run_id, job.faces, "search")
         measures = ["val_score", "val_age_mae", "val_gender_accuracy"]
         views.save(parent_run_id, metrics=measures, params=names)
-        report(f"\nSearch of {chosen.title}")
-        processes = _processes(faces, settings, cache)
-        where = (folder, cache, parent_run_id)
-        trials = _Trials(letter, faces, settings, *where, constants, stop_at, report, processes)
+        job.report(f"\nSearch of {job.family.title}")
+        trials = _Trials(job, parent_run_id, constants, _processes(job))
         done = search.search(
             search.Runner(
-                trials.run, trials.forget, trials.follow, processes.stop, f"Search of {letter}"
+                trials.run,
+                trials.forget,
+                trials.follow,
+                trials.processes.stop,
+                f"Search of {job.letter}",
             ),
-            _plan(
-                chosen,
-                settings,
-                cache,
-                known_settings(chosen, faces, settings, folder, cache, report),
+            search.Plan(
+                lambda hp: job.family.space(hp, settings.tier, job.cache),
+                settings.algorithm,
+                settings.seed,
+                most_trials=effort.trials,
+                fewest_trials=effort.fewest_trials,
+                rungs=effort.rungs,
+                factor=effort.factor,
+                known=known_settings(job),
             ),
-            path=folder / records.JOURNAL,
+            path=path,
             workers=settings.workers,
-            stop_at=stop_at,
-            report=report,
+            stop_at=job.stop_at,
+            report=job.report,
         )
-        _summarise(parent_run_id, done, report)
+        _summarise(parent_run_id, done, job.report)
     return done
 
 
-def _plan(
-    chosen: families.Family,
-    settings: config.Settings,
-    cache: Path,
-    known: tuple[dict[str, Any], ...] = (),
-) -> search.Plan:
-    work = chosen.settings(settings)
-    return search.Plan(
-        lambda hp: chosen.space(hp, settings.tier, cache),
-        settings.algorithm,
-        settings.seed,
-        most_trials=work.trials,
-        fewest_trials=work.fewest_trials,
-        rungs=work.rungs,
-        factor=work.factor,
-        known=known,
-    )
-
-
-def known_settings(
-    chosen: families.Family,
-    faces: pixels.Faces,
-    settings: config.Settings,
-    folder: Path,
-    cache: Path,
-    report: progress.Report,
-) -> tuple[dict[str, Any], ...]:
+def known_settings(job: experiment.Job) -> tuple[dict[str, Any], ...]:
     """Return the best settings of earlier searches, the same ones when a search goes on.
 
     They are kept in the search's folder with the runs that they come from.
     """
-    path = folder / records.MEMORY
+    path, tier = job.folder / records.MEMORY, job.settings.tier
     if not path.exists():
         found: list[memory.Remembered] = []
-        if settings.memory and not (folder / records.JOURNAL).exists():
-            tags = {"family": chosen.letter, "tier": settings.tier, "data.digest": faces.digest}
-            found = memory.best_trials(experiment.name_of(faces), tags, 5 * MOST_REMEMBERED)
-        space = families.searched_space(chosen, settings.tier, cache)
+        if job.settings.memory and not (job.folder / records.JOURNAL).exists():
+            tags = {"family": job.letter, "tier": tier, "data.digest": job.faces.digest}
+            found = memory.best_trials(experiment.name_of(job.faces), tags, 5 * MOST_REMEMBERED)
+        space = families.searched_space(job.family, tier, job.cache)
         kept: dict[str, dict[str, Any]] = {}
         for one in found:
             setting = families.typed(space, one.params)
@@ -146,17 +104,15 @@ def known_settings(
         disk.write(path, json.dumps(kept, indent=1))
     known = json.loads(path.read_text())
     if known:
-        report(f"  Begins with {standing.count(len(known), 'setting')} of earlier searches.")
+        job.report(f"  Begins with {standing.count(len(known), 'setting')} of earlier searches.")
     return tuple(known.values())
 
 
-def _processes(
-    faces: pixels.Faces, settings: config.Settings, cache: Path
-) -> cluster.Tasks | workers.Processes:
+def _processes(job: experiment.Job) -> cluster.Tasks | workers.Processes:
     """Return what runs the trials: the Ray cluster where one is named, else this machine."""
     if os.environ.get("RAY_ADDRESS"):
-        return cluster.Tasks(faces, families.weights(cache), settings)
-    return workers.Processes(settings.workers, 60 * settings.silent_minutes)
+        return cluster.Tasks(job.faces, families.weights(job.cache), job.settings)
+    return workers.Processes(job.settings.workers, 60 * job.settings.silent_minutes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,25 +122,19 @@ class _Trials:
     constants: the values that all trials share, which no trial's run shows.
     """
 
-    letter: str
-    faces: pixels.Faces
-    settings: config.Settings
-    folder: Path
-    cache: Path
+    job: experiment.Job
     parent_run_id: str
     constants: dict[str, Any]
-    stop_at: float
-    report: progress.Report
     processes: cluster.Tasks | workers.Processes
 
     def name(self, trial: journal.Trial) -> str:
         """Return the name of a trial's run."""
-        settings = self.settings
-        return f"{self.letter} {trial.number:03d} · {settings.preset} · seed {settings.seed}"
+        settings = self.job.settings
+        return f"{self.job.letter} {trial.number:03d} · {settings.preset} · seed {settings.seed}"
 
     def checkpoint(self, trial: journal.Trial) -> Path:
         """Return the folder of a trial's checkpoint."""
-        return self.folder / "checkpoints" / f"{trial.number:03d}"
+        return self.job.folder / "checkpoints" / f"{trial.number:03d}"
 
     def forget(self, trial: journal.Trial) -> None:
         """Remove the checkpoint of a trial that has ended."""
@@ -201,40 +151,38 @@ class _Trials:
             tracking.log_metrics(self.parent_run_id, {"best_val_score": score}, step=len(results))
 
     def run(self, trial: journal.Trial) -> journal.Trial:
-        """Train a trial in another process; return it with what came of it."""
-        work = families.FAMILIES[self.letter].settings(self.settings)
-        values, name = trial.values, self.name(trial)
+        """Train a trial in another process; return it with its result."""
+        job, name = self.job, self.name(trial)
         training = experiment.Training(
-            self.letter,
-            values,
-            families.trial_epochs(values.get(journal.EPOCHS, work.rungs[-1]), self.faces),
-            self.settings.seed,
+            job.letter,
+            trial.values,
+            job.trial_epochs(trial.values),
+            job.settings.seed,
             name,
             role="trial",
             number=trial.number,
             parent_run_id=self.parent_run_id,
             shown={
                 name.removeprefix(hyperparameters.OF_ORACLE): value
-                for name, value in values.items()
+                for name, value in trial.values.items()
                 if name not in self.constants
             },
             checkpoint=self.checkpoint(trial),
         )
+        # The trials that are run however late it is are not cut short either.
+        in_any_case = trial.number <= job.effort.fewest_trials > 1
         arguments = {
             "training": training,
             "store": tracking.current_uri(),
-            "faces": self.faces.folder,
-            "settings": self.settings,
-            "cache": self.cache,
-            # A clock of one process says nothing in another on some systems. The trials that are
-            # run however late it is are not cut short either.
-            "seconds_left": math.inf
-            if trial.number <= work.fewest_trials > 1
-            else self.stop_at - time.monotonic(),
+            "faces": job.faces.folder,
+            "settings": job.settings,
+            "cache": job.cache,
+            # A clock of one process says nothing in another on some systems.
+            "seconds_left": math.inf if in_any_case else job.stop_at - time.monotonic(),
         }
-        self.report(progress.Progress(name, 0, 1, "begins"))
+        job.report(progress.Progress(name, 0, 1, "begins"))
         try:
-            result = self.processes.run(train_trial, arguments, self.report)
+            result = self.processes.run(train_trial, arguments, job.report)
         except workers.TrialError as error:
             if run_id := tracking.find_child(self.parent_run_id, name):
                 tracking.end_failed(run_id, str(error))
@@ -242,8 +190,8 @@ class _Trials:
         except fit.CheckpointError as error:
             raise journal.SearchError(str(error)) from error
         finally:
-            self.report(progress.Progress(name, 1, 1))
-        return dataclasses.replace(trial, **result)
+            job.report(progress.Progress(name, 1, 1))
+        return dataclasses.replace(result, asked_after=trial.asked_after)
 
 
 @functools.cache
@@ -261,8 +209,8 @@ def train_trial(
     cache: Path,
     seconds_left: float,
     report: progress.Report,
-) -> dict[str, Any]:
-    """Train a trial in a worker's process; return what `journal.Trial` keeps of it.
+) -> journal.Trial:
+    """Train a trial in a worker's process; return it with its result.
 
     faces: themselves, or their folder.
     """
@@ -279,20 +227,7 @@ def train_trial(
         stop_at=time.monotonic() + seconds_left,
         report=report,
     )
-    return {name: getattr(result, name) for name in ("status", "metrics", "seconds", "run_id")}
-
-
-def trial_table(done: list[journal.Trial]) -> pd.DataFrame:
-    """Return one row a trial: number, status, metrics, seconds, then the hyperparameters."""
-    rows = [
-        {"trial": trial.number, "status": trial.status, **trial.metrics, "seconds": trial.seconds}
-        | trial.values
-        for trial in done
-    ]
-    # What a metric or a setting is shall not depend on which trials have it.
-    metrics = dict.fromkeys(name for trial in done for name in trial.metrics)
-    values = dict.fromkeys(name for trial in done for name in trial.values)
-    return pd.DataFrame(rows, columns=["trial", "status", *metrics, "seconds", *values])
+    return result
 
 
 def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) -> None:
@@ -302,7 +237,7 @@ def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) 
     """
     from agegender.show import search_page  # 2 s that no trial's process has to wait for.
 
-    table = trial_table(done)
+    table = _trial_table(done)
     tracking.log_table(run_id, table, records.TRIALS)
     leader = journal.best(done)[0]
     tracking.log_metrics(run_id, leader.metrics | {"trials": len(done)})
@@ -319,6 +254,17 @@ def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) 
     report(progress.Progress("Figures", 1, 1))
 
 
+def _trial_table(done: list[journal.Trial]) -> pd.DataFrame:
+    """Return one row a trial: number, status, metrics, seconds, then the hyperparameters."""
+    parts = [
+        pd.DataFrame({"trial": [t.number for t in done], "status": [t.status for t in done]}),
+        pd.DataFrame([trial.metrics for trial in done]),
+        pd.DataFrame({"seconds": [trial.seconds for trial in done]}),
+        pd.DataFrame([trial.values for trial in done]),
+    ]
+    return pd.concat(parts, axis=1)
+
+
 def shortfall(
     done: list[journal.Trial], letter: str, settings: config.Settings, starting_seconds: float
 ) -> str:
@@ -326,15 +272,15 @@ def shortfall(
 
     starting_seconds: what passed before the first search.
     """
-    work = families.FAMILIES[letter].settings(settings)
+    effort, wanted = families.FAMILIES[letter].settings(settings), 2 * LEAST_TRIALS
     tried_count = journal.count_settings(done)
     if tried_count >= LEAST_TRIALS or settings.tier == "notebook":
         return ""
-    wanted = 2 * LEAST_TRIALS
-    tried = f"{tried_count} of {standing.count(work.trials, 'setting')} tried: too few for a search"
-    if settings.minutes is None or work.trials < LEAST_TRIALS:
+    settings_asked = standing.count(effort.trials, "setting")
+    tried = f"{tried_count} of {settings_asked} tried: too few for a search"
+    if settings.minutes is None or effort.trials < LEAST_TRIALS:
         return f"{tried}; TRIALS={wanted} tries more"
     seconds = wanted * statistics.mean(trial.seconds for trial in done)
     seconds += sum(trial.metrics.get("activation_seconds", 0) for trial in done)
-    seconds = starting_seconds + seconds / work.search_share + settings.closing_seconds
+    seconds = starting_seconds + seconds / effort.search_share + settings.closing_seconds
     return f"{tried}; MINUTES={math.ceil(seconds / 60)} would try about {wanted}"

@@ -1,16 +1,15 @@
-"""The training of a registered version again, to see whether it comes out as it did."""
+"""A registered version trained again, to see whether the result is the same."""
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from agegender import config, progress, records
-from agegender.data import pixels
+from agegender import records
+from agegender.networks import backbones
 from agegender.registry import tracking
 from tuning import experiment, families, retrain
 
@@ -21,23 +20,98 @@ OTHER_SEEDS = 4
 SURROUNDINGS = ("git.commit", "lock.sha256", "backend", "device")
 
 
-def prediction_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval for a new observation from the distribution that gave these.
+def needed(version: dict[str, str], name: str) -> dict[str, str]:
+    """Return a version's tags; ValueError where it lacks what it takes to train it again."""
+    if "release" in version:
+        model = version["release"].removeprefix(records.PREFIX)
+        raise ValueError(
+            f"{name} was released, and trained without validation: `make release MODEL={model}` "
+            "trains it again."
+        )
+    if lacking := [tag for tag in (*NEEDED, *retrain.MEASURES) if tag not in version]:
+        raise ValueError(
+            f"{name} has no tags {', '.join(lacking)}: it was registered before these were kept. "
+            "Register it again with `make promote`."
+        )
+    return version
 
-    mean -+ t s sqrt(1 + 1/n), of normal values (n,); with n = 2 it is some 15 s wide to each side.
-    ValueError for fewer than 2.
+
+def reproduce(
+    job: experiment.Job, version: dict[str, str], name: str, seeds: int | None = None
+) -> dict[str, Any]:
+    """Train a registered version again: with its own seed, then with further ones.
+
+    version: its tags and run_id; name: its model and version, as "age-gender-A/3".
+    seeds: how many further ones; None for OTHER_SEEDS, and only if its own seed gives other
+        numbers.
+
+    Return `compare_with_registered` and, under "differs", what else is not as it was. ValueError
+    where the data are others, where its backbone is missing, and for a B that was cut short before
+    its fine-tuning.
     """
-    count = len(values)
-    if count < 2:
-        raise ValueError(f"A prediction interval takes 2 values or more; got {count}.")
-    reach = stats.t.ppf((1 + retrain.CONFIDENCE) / 2, count - 1) * math.sqrt(1 + 1 / count)
-    middle, deviation = np.mean(values), np.std(values, ddof=1)
-    return float(middle - reach * deviation), float(middle + reach * deviation)
+    values = _check(job, version, name)
+    now = experiment.origin(job.faces, job.settings)
+    before = {tag: version.get(tag, "not noted") for tag in SURROUNDINGS}
+    differs = {tag: [was, now[tag]] for tag, was in before.items() if was != now[tag]}
+    for tag, (was, here) in differs.items():
+        job.report(f"warning: {tag} was {was}, here it is {here}")
+    model, _, number = name.partition("/")
+    path = job.folder / f"reproduction-{model}-{number}.json"
+    with tracking.run(
+        f"reproduce {name}",
+        experiment=experiment.name_of(job.faces),
+        tags=experiment.run_tags(job.letter, job.faces, job.settings, "reproduction")
+        | {"model.name": model, "model.version": number, "model.run_id": version["run_id"]},
+        description=f"{name} trained again, with its own seed and others.",
+    ) as run_id:
+        experiment.log_dataset(run_id, job.faces, "reproduction")
+        registered = {measure: float(version[measure]) for measure in retrain.MEASURES}
+        seed = int(version["seed"])
+        for count in (0, OTHER_SEEDS) if seeds is None else (seeds,):
+            plan = retrain.Plan(
+                {0: values},
+                range(seed, seed + count + 1),
+                int(version["epochs"]),
+                counted_epochs=int(version["epochs_trained"]),
+            )
+            table = retrain.retrain(job, plan, path=path, parent_run_id=run_id)
+            result = compare_with_registered(registered, table.iloc[0], table.iloc[1:])
+            if result["identical"]:
+                break
+        result |= {"differs": differs, "trainings": table.to_dict("records")}
+        tracking.log_text(run_id, json.dumps(result, indent=1), "reproduction.json")
+        tracking.set_tags(run_id, {"verdict": result["verdict"]})
+    path.unlink()  # What was found is in the store; asked again, it is trained again.
+    job.report("\n".join(_told(result, name, len(table) - 1)))
+    return result
+
+
+def _check(job: experiment.Job, version: dict[str, str], name: str) -> dict[str, Any]:
+    """Return the values of a version that can be trained again here; else ValueError."""
+    if job.faces.digest != version["data.digest"]:
+        raise ValueError(
+            f"{name} was trained on data with digest {version['data.digest']}; these faces "
+            f"have {job.faces.digest}. Give the same pictures with DATA=, in an environment from "
+            "the same requirements.lock: digests are of the decoded pixels and of their split."
+        )
+    backbone = version["backbone"]
+    if backbone not in ("none", *backbones.available(families.weights(job.cache))):
+        raise ValueError(
+            f"The weights of {backbone} are missing: python -m pipelines.fetch_backbones {backbone}"
+        )
+    values = json.loads(version["settings"])
+    head_epochs = job.family.first_epochs(job.settings)
+    if int(version["epochs_trained"]) < head_epochs + (values.get("unfrozen_share", 0) > 0):
+        raise ValueError(
+            f"{name} was cut short by MINUTES while its head was warming up, at a moment that no "
+            "other training would meet. Reproduce a version that had the time."
+        )
+    return values
 
 
 def compare_with_registered(
     registered: dict[str, float], same_seed: dict[str, float], others: pd.DataFrame
-) -> dict:
+) -> dict[str, Any]:
     """Return whether a model's validation numbers came again, for MAE in years and for accuracy.
 
     registered: the numbers as registered, with 4 digits; same_seed: those of the training with the
@@ -66,118 +140,20 @@ def compare_with_registered(
     }
 
 
-def needed(version: dict, name: str) -> dict:
-    """Return a version's tags; ValueError where it lacks what it takes to train it again."""
-    if "release" in version:
-        model = version["release"].removeprefix(records.PREFIX)
-        raise ValueError(
-            f"{name} was released, and trained without validation: `make release MODEL={model}` "
-            "trains it again."
-        )
-    if lacking := [tag for tag in (*NEEDED, *retrain.MEASURES) if tag not in version]:
-        raise ValueError(
-            f"{name} has no tags {', '.join(lacking)}: it was registered before these were kept. "
-            "Register it again with `make promote`."
-        )
-    return version
+def prediction_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval for a new observation from the distribution that gave these.
 
-
-def reproduce(
-    letter: str,
-    faces: pixels.Faces,
-    settings: config.Settings,
-    version: dict[str, str],
-    name: str,
-    *,
-    seeds: int | None = None,
-    folder: Path,
-    cache: Path,
-    report: progress.Report = progress.plain,
-) -> dict[str, Any]:
-    """Train a registered version again: with its own seed, then with further ones.
-
-    version: its tags and run_id; name: its model and version, as "age-gender-A/3".
-    seeds: so many further ones; None for OTHER_SEEDS, and only where its own does not give the same
-        numbers.
-    folder: where finished trainings wait for interrupted work to go on.
-
-    Return `compare_with_registered` and, under "differs", what else is not as it was. ValueError
-    where the data are others, and for a B that was cut short before its fine-tuning.
+    mean -+ t s sqrt(1 + 1/n), of n normal values, 2 or more; with 2 it is some 15 s wide to each
+    side.
     """
-    values = check(letter, faces, settings, version, name)
-    differs = differing(version, experiment.origin(faces, settings))
-    for tag, (before, here) in differs.items():
-        report(f"warning: {tag} was {before}, here it is {here}")
-    model, _, number = name.partition("/")
-    path = folder / f"reproduction-{model}-{number}.json"
-    with tracking.run(
-        f"reproduce {name}",
-        experiment=experiment.name_of(faces),
-        tags=experiment.run_tags(letter, faces, settings, "reproduction")
-        | {"model.name": model, "model.version": number, "model.run_id": version["run_id"]},
-        description=f"{name} trained again, with its own seed and others.",
-    ) as run_id:
-        experiment.log_dataset(run_id, faces, "reproduction")
-        registered = {measure: float(version[measure]) for measure in retrain.MEASURES}
-        seed, epochs = int(version["seed"]), int(version["epochs"])
-        for count in (0, OTHER_SEEDS) if seeds is None else (seeds,):
-            plan = retrain.Plan(
-                letter,
-                settings,
-                {0: values},
-                range(seed, seed + count + 1),
-                epochs,
-                counted_epochs=int(version["epochs_trained"]),
-            )
-            table = retrain.retrain(
-                plan, faces, path=path, parent_run_id=run_id, cache=cache, report=report
-            )
-            result = compare_with_registered(registered, table.iloc[0], table.iloc[1:])
-            if result["identical"]:
-                break
-        result |= {"differs": differs, "trainings": table.to_dict("records")}
-        tracking.log_text(run_id, json.dumps(result, indent=1), "reproduction.json")
-        tracking.set_tags(run_id, {"verdict": result["verdict"]})
-    path.unlink()  # What was found is in the store; asked again, it is trained again.
-    report("\n".join(told(result, name, len(table) - 1)))
-    return result
+    count, deviation = len(values), np.std(values, ddof=1)
+    scale = deviation * math.sqrt(1 + 1 / count)
+    low, high = stats.t.interval(retrain.CONFIDENCE, count - 1, np.mean(values), scale)
+    return float(low), float(high)
 
 
-def check(
-    letter: str,
-    faces: pixels.Faces,
-    settings: config.Settings,
-    version: dict[str, str],
-    name: str,
-) -> dict[str, Any]:
-    """Return the values of a version that can be trained again here; else ValueError."""
-    if faces.digest != version["data.digest"]:
-        raise ValueError(
-            f"{name} was trained on data with digest {version['data.digest']}; these faces "
-            f"have {faces.digest}. Give the same pictures with DATA=, in an environment from the "
-            "same requirements.lock: digests are of the decoded pixels and of their split."
-        )
-    values = json.loads(version["settings"])
-    head_epochs = families.FAMILIES[letter].first_epochs(settings)
-    if int(version["epochs_trained"]) < head_epochs + (values.get("unfrozen_share", 0) > 0):
-        raise ValueError(
-            f"{name} was cut short by MINUTES while its head was warming up, at a moment that no "
-            "other training would meet. Reproduce a version that had the time."
-        )
-    return values
-
-
-def differing(version: dict[str, str], now: dict[str, str]) -> dict[str, list[str]]:
-    """Return which SURROUNDINGS of a version are others now: as they were, and as they are."""
-    return {
-        tag: [version.get(tag, "not noted"), now[tag]]
-        for tag in SURROUNDINGS
-        if version.get(tag) != now[tag]
-    }
-
-
-def told(result: dict[str, Any], name: str, others: int) -> list[str]:
-    """Say in lines what was found, with so many other seeds."""
+def _told(result: dict[str, Any], name: str, others: int) -> list[str]:
+    """Say in lines what was found with this number of other seeds."""
     lines = []
     for measure, found in result["measures"].items():
         line = f"{measure}: registered {found['registered']:.4g}, "

@@ -1,4 +1,4 @@
-"""The best settings trained again with several seeds, to see which differ by more than chance.
+"""Settings trained again with several seeds, to see which differ by more than chance.
 
 Every training is on the manifest's own split, for the same number of epochs, and kept in a file as
 soon as it ends, so that interrupted work goes on. The test is not looked at.
@@ -7,7 +7,6 @@ soon as it ends, so that interrupted work goes on. The test is not looked at.
 import dataclasses
 import itertools
 import json
-import math
 import statistics
 import time
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from agegender import config, disk, progress, records
-from agegender.data import pixels, splits
+from agegender import config, disk, records
+from agegender.data import splits
 from agegender.networks import fit
 from agegender.registry import tracking
 from tuning import experiment, families, journal
@@ -28,17 +27,14 @@ MEASURES = ("val_score", "val_age_mae", "val_gender_accuracy")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Settings of one family, each to be trained with each seed.
+    """Settings, each to be trained with each seed.
 
-    chosen: the values of each setting, by its number.
+    chosen: the values of each setting, by its number; names: what the settings are called.
     epochs: of every training.
-    names: what the settings are called, by number.
-    counted_epochs: the best epoch is taken among so many, for a training that was cut short; None:
-        among all.
+    counted_epochs: the best epoch is one of the first this many, for a training that was cut short;
+        None: one of all.
     """
 
-    letter: str
-    settings: config.Settings
     chosen: dict[int, dict[str, Any]]
     seeds: range
     epochs: int
@@ -46,21 +42,86 @@ class Plan:
     counted_epochs: int | None = None
 
 
-def retrain(
-    plan: Plan,
-    faces: pixels.Faces,
-    *,
-    path: Path,
-    parent_run_id: str,
-    cache: Path,
-    stop_at: float = math.inf,
-    report: progress.Report = progress.plain,
+def compare_best(
+    job: experiment.Job, *, count: int, seeds: int, epochs: int | None
 ) -> pd.DataFrame:
+    """Compare the best `count` settings of a search; return their `standing`.
+
+    epochs: None for those of the candidate or, without a candidate, of a trial.
+
+    SearchError where the search has no completed trial.
+    """
+    done = journal.read(job.folder / records.JOURNAL)
+    if not done:
+        raise journal.SearchError(
+            f"No search in {job.folder}: run `make search` with the same flags."
+        )
+    candidate = records.Candidate.load(job.folder / records.CANDIDATE)
+    if epochs is None and candidate:
+        epochs = candidate.epochs
+    best, tier = journal.best(done, count), job.settings.tier
+    plan = Plan(
+        {t.number: job.family.for_epochs(t.values, epochs or 0, tier) for t in best},
+        _seeds(job, seeds),
+        epochs or job.trial_epochs({}),
+        {trial.number: f"setting {trial.number}" for trial in best},
+    )
+    return _compare(job, plan, "leaderboard")
+
+
+def ablate(job: experiment.Job, *, seeds: int, epochs: int | None) -> pd.DataFrame:
+    """Compare the full space's defaults with these after one of config.ABLATIONS each.
+
+    epochs: None for those of a trial. Return their `standing`.
+    """
+    changes = config.ABLATIONS[job.letter]
+    defaults = families.defaults(job.family, job.cache)
+    plan = Plan(
+        dict(enumerate([defaults, *(defaults | change for change in changes.values())])),
+        _seeds(job, seeds),
+        epochs or job.trial_epochs({}),
+        dict(enumerate(["the defaults", *changes])),
+    )
+    settings = dataclasses.replace(job.settings, tier="full")
+    return _compare(dataclasses.replace(job, settings=settings), plan, "ablation")
+
+
+def _seeds(job: experiment.Job, count: int) -> range:
+    return range(job.settings.seed, job.settings.seed + count)
+
+
+def _compare(job: experiment.Job, plan: Plan, role: str) -> pd.DataFrame:
+    """Carry out a plan in one parent run with the tables; return the `standing`.
+
+    role: of the parent run.
+    """
+    path = job.folder / f"{role}.json"
+    told = f"{len(plan.chosen)} settings, {len(plan.seeds)} seeds, {plan.epochs} epochs."
+    with tracking.run(
+        f"{role} {job.letter} · {job.settings.preset} · seed {job.settings.seed}",
+        experiment=experiment.name_of(job.faces),
+        run_id=json.loads(path.read_text())[-1]["parent_run_id"] if path.exists() else None,
+        tags=experiment.run_tags(job.letter, job.faces, job.settings, role)
+        | {"epochs": str(plan.epochs)},
+        description=f"{job.family.title}: {told}",
+    ) as run_id:
+        experiment.log_dataset(run_id, job.faces, role)
+        job.report(f"{job.family.title}: {told}")
+        table = retrain(job, plan, path=path, parent_run_id=run_id)
+        summary = standing(table)
+        summary.insert(1, "setting", summary.trial.map(plan.names))
+        tracking.log_table(run_id, summary, f"{role}.csv")
+        tracking.log_table(run_id, table, "trainings.csv")
+        tracking.set_tags(run_id, {"conclusion": conclusion(summary)})
+        job.report(f"{summary.round(4).to_string(index=False)}\n{conclusion(summary)}")
+    return summary
+
+
+def retrain(job: experiment.Job, plan: Plan, *, path: Path, parent_run_id: str) -> pd.DataFrame:
     """Carry out a plan, a child run a training; return one row a training.
 
+    job: a training that would likely end after its stop_at is not started.
     path: the finished trainings; what is there is not repeated.
-    cache: the folder of fetched weights and cached activations.
-    stop_at: on time.monotonic()'s clock; a training that would likely end later is not started.
 
     Columns: trial, seed, epochs, the MEASURES (missing where it diverged), seconds, run_id and
     parent_run_id.
@@ -69,37 +130,33 @@ def retrain(
     rows, missing = [], []
     for seed, (number, values) in itertools.product(plan.seeds, plan.chosen.items()):
         asked = {"trial": number, "values": values, "seed": seed, "epochs": plan.epochs}
-        name = f"{plan.letter} setting {number:03d} · {plan.settings.preset} · seed {seed}"
+        name = f"{job.letter} setting {number:03d} · {job.settings.preset} · seed {seed}"
         row = next((row for row in finished if asked.items() <= row.items()), None)
         if row is None:
             likely_seconds = statistics.median([r["seconds"] for r in finished] or [0])
-            if finished and time.monotonic() + 1.1 * likely_seconds > stop_at:
+            if finished and time.monotonic() + 1.1 * likely_seconds > job.stop_at:
                 missing.append(name)
                 continue
             training = experiment.Training(
-                plan.letter, values, plan.epochs, seed, name, "retraining", number, parent_run_id
+                job.letter, values, plan.epochs, seed, name, "retraining", number, parent_run_id
             )
-            row = asked | _train(plan, training, faces, cache, report)
+            row = asked | _train(job, training, plan.counted_epochs)
             finished.append(row)
             disk.write(path, json.dumps(finished, indent=1))
         if "val_score" in row:
-            report(
+            job.report(
                 f"  {name}: val_score {row['val_score']:.4f} ({row['val_age_mae']:.3f} years, "
                 f"{row['val_gender_accuracy']:.4f}) in {row['seconds']:.0f} s"
             )
         rows.append(row)
     if missing:
-        report(f"Out of time; the same command trains what is missing: {', '.join(missing)}.")
+        job.report(f"Out of time; the same command trains what is missing: {', '.join(missing)}.")
     columns = ["trial", "seed", "epochs", *MEASURES, "seconds", "run_id", "parent_run_id"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _train(
-    plan: Plan,
-    training: experiment.Training,
-    faces: pixels.Faces,
-    cache: Path,
-    report: progress.Report,
+    job: experiment.Job, training: experiment.Training, counted_epochs: int | None
 ) -> dict[str, Any]:
     """Return what is kept of one training: no measure where it diverged."""
     started = time.monotonic()
@@ -107,121 +164,18 @@ def _train(
     try:
         result, trained = experiment.train_and_log(
             training,
-            faces,
-            dataclasses.replace(plan.settings, seed=training.seed),
-            splits.folds(faces.manifest, 1, training.seed),
-            cache=cache,
-            report=report,
+            job.faces,
+            dataclasses.replace(job.settings, seed=training.seed),
+            splits.folds(job.faces.manifest, 1, training.seed),
+            cache=job.cache,
+            report=job.report,
         )
-        history = trained.history.iloc[: plan.counted_epochs]
+        history = trained.history.iloc[:counted_epochs]
         best = dataclasses.replace(trained, history=history).best_epoch
         row |= {measure: best[measure] for measure in MEASURES} | {"run_id": result.run_id}
     except fit.TrainingDivergedError as error:
-        report(f"  {training.name}: {error}")
+        job.report(f"  {training.name}: {error}")
     return row | {"seconds": time.monotonic() - started}
-
-
-def best_settings(
-    letter: str,
-    faces: pixels.Faces,
-    settings: config.Settings,
-    folder: Path,
-    *,
-    count: int = 3,
-    seeds: int = 3,
-    epochs: int | None = None,
-) -> Plan:
-    """Return the best `count` settings of the search in a folder, to be trained over seeds.
-
-    epochs: None for as many as the candidate had, or a trial where there is no candidate.
-
-    SearchError where the search has no completed trial.
-    """
-    done, chosen = journal.read(folder / records.JOURNAL), families.FAMILIES[letter]
-    if not done:
-        raise journal.SearchError(f"No search in {folder}: run `make search` with the same flags.")
-    candidate = records.Candidate.load(folder / records.CANDIDATE)
-    if epochs is None and candidate:
-        epochs = candidate.epochs
-    best = journal.best(done, count)
-    return Plan(
-        letter,
-        settings,
-        {t.number: chosen.for_epochs(t.values, epochs or 0, settings.tier) for t in best},
-        range(settings.seed, settings.seed + seeds),
-        epochs or families.trial_epochs(chosen.settings(settings).rungs[-1], faces),
-        {trial.number: f"setting {trial.number}" for trial in best},
-    )
-
-
-def changed_defaults(
-    letter: str,
-    faces: pixels.Faces,
-    settings: config.Settings,
-    cache: Path,
-    *,
-    seeds: int = 2,
-    epochs: int | None = None,
-) -> Plan:
-    """Return the full space's defaults, and these with one of config.ABLATIONS at a time.
-
-    epochs: None for those of a trial.
-    """
-    chosen, changes = families.FAMILIES[letter], config.ABLATIONS[letter]
-    defaults = families.defaults(chosen, cache)
-    return Plan(
-        letter,
-        dataclasses.replace(settings, tier="full"),
-        dict(enumerate([defaults, *(defaults | change for change in changes.values())])),
-        range(settings.seed, settings.seed + seeds),
-        epochs or families.trial_epochs(chosen.settings(settings).rungs[-1], faces),
-        dict(enumerate(["the defaults", *changes])),
-    )
-
-
-def compare(
-    plan: Plan,
-    role: str,
-    faces: pixels.Faces,
-    *,
-    folder: Path,
-    cache: Path,
-    stop_at: float = math.inf,
-    report: progress.Report = progress.plain,
-) -> pd.DataFrame:
-    """Carry out a plan in one parent run with the tables, a child run a training.
-
-    role: of the parent run. folder: keeps the finished trainings. Return their `standing`.
-    """
-    path = folder / f"{role}.json"
-    title = families.FAMILIES[plan.letter].title
-    told = f"{len(plan.chosen)} settings, {len(plan.seeds)} seeds, {plan.epochs} epochs."
-    with tracking.run(
-        f"{role} {plan.letter} · {plan.settings.preset} · seed {plan.settings.seed}",
-        experiment=experiment.name_of(faces),
-        run_id=json.loads(path.read_text())[-1]["parent_run_id"] if path.exists() else None,
-        tags=experiment.run_tags(plan.letter, faces, plan.settings, role)
-        | {"epochs": str(plan.epochs)},
-        description=f"{title}: {told}",
-    ) as run_id:
-        experiment.log_dataset(run_id, faces, role)
-        report(f"{title}: {told}")
-        table = retrain(
-            plan,
-            faces,
-            path=path,
-            parent_run_id=run_id,
-            cache=cache,
-            stop_at=stop_at,
-            report=report,
-        )
-        summary = standing(table)
-        summary.insert(1, "setting", summary.trial.map(plan.names))
-        tracking.log_table(run_id, summary, f"{role}.csv")
-        tracking.log_table(run_id, table, "trainings.csv")
-        tracking.set_tags(run_id, {"conclusion": conclusion(summary)})
-        report(f"{summary.round(4).to_string(index=False)}\n{conclusion(summary)}")
-    return summary
 
 
 def standing(trainings: pd.DataFrame) -> pd.DataFrame:
@@ -231,8 +185,7 @@ def standing(trainings: pd.DataFrame) -> pd.DataFrame:
     its val_score does not clearly differ from the best one's at 95 % (Tukey 1949, Kramer 1956). It
     is true of all where a setting has fewer than 2 seeds.
     """
-    known = trainings.dropna(subset=["val_score"])
-    groups = known.groupby("trial")
+    groups = trainings.dropna(subset=["val_score"]).groupby("trial")
     summary = groups.size().to_frame("seeds")
     for measure in MEASURES:
         summary[f"{measure}_mean"] = groups[measure].mean()

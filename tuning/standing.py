@@ -12,16 +12,27 @@ LINE_LENGTH = 79  # of the narrowest terminal
 MOST_SHOWN = 5
 
 
+def measured(trial: journal.Trial) -> str:
+    """Return what a completed trial reached, and in what time."""
+    return (
+        f"val_score {trial.val_score:.3f}  {trial.metrics['val_age_mae']:5.2f} years  "
+        f"gender {trial.metrics['val_gender_accuracy']:.3f}  {trial.seconds:4.0f} s"
+    )
+
+
 def result_line(results: list[journal.Trial]) -> str:
     """Return a line with the last of the results, marked where it is the best so far."""
     trial = results[-1]
     line = f"  trial {trial.number:>2}  "
     if trial.status == "FAILED":
         return f"{line}failed: {trial.message.strip().splitlines()[-1]}"[:LINE_LENGTH]
-    leads = trial is journal.best([one for one in results if one.status == "COMPLETED"])[0]
-    line += f"val_score {trial.val_score:.3f}  {trial.metrics['val_age_mae']:5.2f} years  gender "
-    line += f"{trial.metrics['val_gender_accuracy']:.3f}  {trial.seconds:4.0f} s"
-    return line + "  best so far" * leads
+    return line + measured(trial) + "  best so far" * (trial is journal.best(results)[0])
+
+
+def is_news(results: list[journal.Trial]) -> bool:
+    """Say whether the last result is worth a line: of a first rung, only the best so far is."""
+    trial = results[-1]
+    return trial.status == "FAILED" or trial.rung != 0 or trial is journal.best(results)[0]
 
 
 def progress_of(
@@ -36,9 +47,8 @@ def progress_of(
         seconds_left = min(seconds_left, pace * more)
         note = f"trial {min(len(results) + 1, total)} of {total}"
     if any(trial.status == "COMPLETED" for trial in results):
-        leader = journal.best(results)[0]
-        note += f", best {leader.metrics['val_age_mae']:.2f} years, "
-        note += f"{leader.metrics['val_gender_accuracy']:.3f}"
+        metrics = journal.best(results)[0].metrics
+        note += f", best {metrics['val_age_mae']:.2f} years, {metrics['val_gender_accuracy']:.3f}"
     finite = seconds_left if math.isfinite(seconds_left) else None
     return progress.Progress(name, len(results), total, note, finite)
 
@@ -48,18 +58,12 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def is_news(results: list[journal.Trial]) -> bool:
-    """Say whether the last result is worth a line: of a first rung, only the best so far is."""
-    trial = results[-1]
-    return trial.status == "FAILED" or trial.rung != 0 or trial is journal.best(results)[0]
-
-
 def leaders(trials: list[journal.Trial]) -> list[str]:
     """Return lines with the best settings and in what each differs from the first, the defaults."""
     settings = count(journal.count_settings(trials), "setting")
     lines = [f"  Best of {settings} in {count(len(trials), 'trial')}:"]
+    defaults = trials[0].setting
     for trial in journal.best(trials, MOST_SHOWN):
-        defaults = trials[0].setting
         changes = [
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in trial.setting.items()

@@ -133,7 +133,7 @@ def trial_cost(faces, arguments) -> dict:
             pixels.prepare(None, folder / "data", seed=0, generated_faces=arguments.faces)
         )
         family_search.search_family(
-            "A", few, settings, folder=folder / "search", cache=CACHE, report=report
+            experiment.Job("A", few, settings, folder / "search", CACHE, report=report)
         )
         runs = mlflow.search_runs(
             experiment_names=[experiment.name_of(few)],

@@ -73,14 +73,14 @@ from pathlib import Path
 from agegender import config
 from agegender.data import pixels
 from agegender.registry import tracking
-from tuning import family_search
+from tuning import experiment, family_search
 root, seed = Path(sys.argv[1]), int(sys.argv[2])
 tracking.connect(root)
 settings = dataclasses.replace(config.PRESETS["smoke"], seed=seed)
 settings = dataclasses.replace(settings, scratch=dataclasses.replace(settings.scratch, trials=1))
 prepared = pixels.prepare(None, root / "data", seed=0, generated_faces=100)
 faces = pixels.open_faces(prepared)
-family_search.search_family("A", faces, settings, folder=root / "search", cache=root)
+family_search.search_family(experiment.Job("A", faces, settings, root / "search", root))
 """
 
 

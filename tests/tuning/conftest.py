@@ -19,7 +19,7 @@ from agegender import config
 from agegender.data import pixels
 from agegender.networks import backend
 from agegender.registry import tracking
-from tuning import family_search
+from tuning import experiment, family_search
 
 def main():
     family, trials, workers, count, epochs = sys.argv[1], *map(int, sys.argv[2:])
@@ -34,9 +34,9 @@ def main():
         pretrained=config.FamilySettings(trials, (epochs,), epochs, 0.2, 0.3),
         workers=workers,
     )
+    report = lambda line: print(line, flush=True)
     family_search.search_family(
-        family, faces, settings, folder=Path("search"), cache=Path("cache"),
-        report=lambda line: print(line, flush=True),
+        experiment.Job(family, faces, settings, Path("search"), Path("cache"), report=report)
     )
 
 if __name__ == "__main__":
