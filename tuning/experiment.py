@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from agegender import config, disk, progress, records
 from agegender.data import pixels
@@ -84,7 +83,7 @@ def name_of(faces: pixels.Faces) -> str:
 
 
 def origin(faces: pixels.Faces, settings: config.Settings) -> dict[str, str]:
-    """Return, as tags of a version, what besides its settings decides how a training comes out."""
+    """Return what decides the result of a training besides its settings, as tags of a version."""
     return provenance.tags(faces.digest, faces.kind) | {
         "lock.sha256": disk.checksum(Path(__file__).parents[1] / "requirements.lock"),
         "preset": settings.preset,
@@ -157,39 +156,34 @@ def train_and_log(
     stop_at: float = math.inf,
     report: progress.Report = progress.plain,
 ) -> tuple[journal.Trial, families.Trained]:
-    """Train one setting on each fold in one run; return its Trial and the last network.
+    """Train one setting in a run of its own; return its Trial and the network.
 
-    folds: pairs of training and validation rows. The run shows the curves of the last one and the
-        means of the metrics.
+    folds: one pair of training and validation rows.
     cache: the folder of fetched weights and cached activations.
     kept: what earlier trainings of this process left to be used again.
     stop_at: on time.monotonic()'s clock.
     report: called whenever something is done.
     """
-    chosen, checkpoint = families.FAMILIES[training.letter], training.checkpoint
-    setting = chosen.from_values(training.values)
+    (fold,) = folds
+    family, checkpoint = families.FAMILIES[training.letter], training.checkpoint
+    setting = family.from_values(training.values)
     with _run_of(training, faces, settings) as run_id:
-        started, measured, shared_seconds = time.monotonic(), [], 0.0
-        for place, fold in enumerate(folds):
-            watch = _Watch(training, run_id, settings, stop_at, report)
-            watch.logs_epochs = place == len(folds) - 1
-            path = checkpoint and checkpoint / f"fold-{place}"
-            hooks = fit.Hooks(watch.epoch, watch.activations, path, stop_at)
-            context = families.Context(
-                settings, cache, training.epochs, training.seed, hooks, kept or step.Kept()
-            )
-            trained = chosen.train(setting, faces, families.Fold(*fold), context)
-            measured.append(trained.best_epoch)
-            if training.epochs:
-                # The quickest: what else ran on the machine for a while is no plan's measure.
-                epoch_seconds = trained.history.seconds.tail(training.epochs).min()
-                measured[-1]["epoch_seconds"] = epoch_seconds
-            shared_seconds += watch.activation_seconds
-        metrics = pd.DataFrame(measured).mean().to_dict()
+        watch, started = _Watch(training, run_id, settings, stop_at, report), time.monotonic()
+        hooks = fit.Hooks(
+            watch.epoch, watch.activations, checkpoint and checkpoint / "fold-0", stop_at
+        )
+        context = families.Context(
+            settings, cache, training.epochs, training.seed, hooks, kept or step.Kept()
+        )
+        trained = family.train(setting, faces, families.Fold(*fold), context)
+        metrics = trained.best_epoch
+        if training.epochs:
+            # The quickest: what else ran on the machine for a while is no plan's measure.
+            metrics["epoch_seconds"] = float(trained.history.seconds.tail(training.epochs).min())
         # What is computed once for all trials is no part of what the next one takes.
-        if shared_seconds:
-            metrics["activation_seconds"] = shared_seconds
-        seconds = time.monotonic() - started - shared_seconds
+        if watch.activation_seconds:
+            metrics["activation_seconds"] = watch.activation_seconds
+        seconds = time.monotonic() - started - watch.activation_seconds
         log_dataset(run_id, faces, training.role)
         _log_trained(run_id, training, trained, metrics | {"seconds": seconds})
     report(progress.Progress(training.name, 1, 1))
@@ -200,8 +194,10 @@ def train_and_log(
 @contextlib.contextmanager
 def _run_of(training: Training, faces: pixels.Faces, settings: config.Settings) -> Iterator[str]:
     """Open the run of a training, an interrupted call's with its checkpoint; yield its run_id."""
-    checkpoint, run_id = training.checkpoint, _interrupted_run(training)
+    checkpoint, run_id = training.checkpoint, None
     if checkpoint:
+        if training.keep_in_store or checkpoint.exists():
+            run_id = tracking.find_child(training.parent_run_id, training.name)
         checkpoint.mkdir(parents=True, exist_ok=True)
     tags = run_tags(training.letter, faces, settings, training.role)
     with (
@@ -218,13 +214,6 @@ def _run_of(training: Training, faces: pixels.Faces, settings: config.Settings) 
         if checkpoint and training.keep_in_store:
             stored_checkpoints.download(run_id, checkpoint)
         yield run_id
-
-
-def _interrupted_run(training: Training) -> str | None:
-    """Return the run of an earlier call that was interrupted, where there may be one."""
-    if training.checkpoint and (training.keep_in_store or training.checkpoint.exists()):
-        return tracking.find_child(training.parent_run_id, training.name)
-    return None
 
 
 def _log_trained(
@@ -266,10 +255,7 @@ def candidate(
 
 
 class _Watch:
-    """Follows a training on one fold: epochs and checkpoints to the store, progress to the user.
-
-    logs_epochs: whether the run gets them.
-    """
+    """Follows a training: epochs and checkpoints to the store, progress to the user."""
 
     def __init__(
         self,
@@ -279,13 +265,10 @@ class _Watch:
         stop_at: float,
         report: progress.Report,
     ):
-        self.name, self.run_id = training.name, run_id
-        # At most so many, of both phases.
-        before = families.FAMILIES[training.letter].first_epochs(settings)
-        self.epochs = before + training.epochs
+        self.training, self.run_id = training, run_id
         self.stop_at, self.report = stop_at, report
-        self.logs_epochs = True
-        self.stored_checkpoint = training.checkpoint if training.keep_in_store else None
+        # The most that both phases may have.
+        self.epochs = families.FAMILIES[training.letter].first_epochs(settings) + training.epochs
         self.paces: dict[str | None, progress.Pace] = {}
         self.uploaded, self.upload_seconds = time.monotonic(), 0.0
         self.activations_began: float | None = None
@@ -296,20 +279,13 @@ class _Watch:
         now = time.monotonic()
         self.activations_began = self.activations_began or now
         self.activation_seconds = now - self.activations_began
-        left = self._left("activations", done, total)
         note = f"activations, {done:,} of {total:,} faces"
-        self.report(progress.Progress(self.name, done, total, note, left))
+        self._show(done, total, note, self._left("activations", done, total))
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Log an epoch and report it."""
-        if self.logs_epochs:
-            tracking.log_epoch(self.run_id, row)
-        # Uploads take a tenth of the time at most.
-        if self.stored_checkpoint and time.monotonic() - self.uploaded > 10 * self.upload_seconds:
-            began = time.monotonic()
-            stored_checkpoints.upload(self.run_id, self.stored_checkpoint)
-            self.uploaded = time.monotonic()
-            self.upload_seconds = self.uploaded - began
+        tracking.log_epoch(self.run_id, row)
+        self._upload()
         done, prefix = row["epoch"] + 1, "val_" if "val_score" in row else ""
         note = (
             f"epoch {done} of {self.epochs}, {row[f'{prefix}age_mae']:.2f} years, "
@@ -320,7 +296,18 @@ class _Watch:
             left = None  # Its epochs say nothing of those that follow.
         elif left is not None:
             left = min(left, max(0.0, self.stop_at - time.monotonic()))
-        self.report(progress.Progress(self.name, done, self.epochs, note, left))
+        self._show(done, self.epochs, note, left)
+
+    def _upload(self) -> None:
+        """Keep the checkpoint in the store, which takes a tenth of the time at most."""
+        began = time.monotonic()
+        if self.training.keep_in_store and began - self.uploaded > 10 * self.upload_seconds:
+            stored_checkpoints.upload(self.run_id, self.training.checkpoint)
+            self.uploaded = time.monotonic()
+            self.upload_seconds = self.uploaded - began
 
     def _left(self, phase: str | None, done: int, total: int) -> float | None:
         return self.paces.setdefault(phase, progress.Pace()).seconds_left(done, total)
+
+    def _show(self, done: int, total: int, note: str, seconds_left: float | None) -> None:
+        self.report(progress.Progress(self.training.name, done, total, note, seconds_left))
