@@ -1,4 +1,4 @@
-"""A search: trials, budget, resume, parent and child runs.
+"""A search: trials, budget, resume.
 
 Keras Tuner's oracles propose; this loop asks, runs and tells, several trials at once if wanted. The
 journal, one JSON file written atomically when a trial begins and when it ends, is the whole state:
@@ -7,7 +7,6 @@ replays the journal instead of trusting a pickled optimiser, and takes up what w
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import math
@@ -15,7 +14,7 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ ALGORITHMS = {
     "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
     "hyperband": keras_tuner.oracles.HyperbandOracle,
 }
-Space = Callable[[keras_tuner.HyperParameters], object]  # declares what is searched
 Tell = Callable[[float | None], None]
 Proposal = tuple[dict[str, Any], Tell]
 
@@ -41,12 +39,13 @@ Proposal = tuple[dict[str, Any], Tell]
 class Plan:
     """Which settings are tried, and for how long.
 
-    algorithm: a key of ALGORITHMS. most_trials, fewest_trials: at least the second number, however
-        long they take.
+    space: declares what is searched.
+    algorithm: a key of ALGORITHMS.
+    fewest_trials: this many are run even if the time is over.
     rungs, factor, known: of "priorband", see `oracle.Oracle`.
     """
 
-    space: Space
+    space: Callable[[keras_tuner.HyperParameters], object]
     algorithm: str
     seed: int
     most_trials: int
@@ -58,23 +57,18 @@ class Plan:
 
 def make_oracle(plan: Plan, directory: str) -> keras_tuner.Oracle:
     """Return Keras Tuner's oracle over all parameters of the space, to minimise val_score."""
-    algorithm = plan.algorithm
-    if algorithm not in ALGORITHMS:
-        raise journal.SearchError(
-            f"ALGORITHM must be one of {', '.join(ALGORITHMS)}; got {algorithm!r}."
-        )
     parameters = keras_tuner.HyperParameters()
     plan.space(parameters)
     # Repeated proposals are answered from the journal, so the oracle may see more than it runs.
     budget: dict[str, Any] = {"max_trials": 20 * plan.most_trials}
-    if algorithm == "hyperband":
+    if plan.algorithm == "hyperband":
         budget = {"max_epochs": 9, "factor": 3}
-    elif algorithm == "priorband":
+    elif plan.algorithm == "priorband":
         budget |= {"rungs": plan.rungs, "factor": plan.factor, "known": plan.known}
-    elif algorithm == "bayesian":
+    elif plan.algorithm == "bayesian":
         # Left to itself it draws three random settings a dimension: more than a short search has.
         budget["num_initial_points"] = 4
-    made = ALGORITHMS[algorithm](
+    made = ALGORITHMS[plan.algorithm](
         objective=keras_tuner.Objective("val_score", "min"),
         hyperparameters=parameters,
         # Keras Tuner takes seed 0 for 'none given'.
@@ -110,14 +104,10 @@ def proposals(asked: keras_tuner.Oracle) -> Iterator[Proposal | None]:
             defaults = keras_tuner.HyperParameters.from_config(asked.get_space().get_config())
             trial.hyperparameters.values |= hyperparameters.setting(defaults.values)
         count += 1
-        parameters = trial.hyperparameters
-        active = {
-            parameter.name: parameters.values[parameter.name]
-            for parameter in parameters.space
-            if parameters.is_active(parameter) and parameter.name in parameters.values
-        }
-        own = parameters.values.keys() - hyperparameters.setting(parameters.values).keys()
-        active |= {name: parameters.values[name] for name in sorted(own)}
+        parameters, values = trial.hyperparameters, trial.hyperparameters.values
+        names = [p.name for p in parameters.space if parameters.is_active(p)]
+        names += sorted(values.keys() - hyperparameters.setting(values).keys())
+        active = {name: values[name] for name in names if name in values}
         key = json.dumps(active, sort_keys=True)
 
         def tell(score: float | None, trial: Any = trial, key: str = key) -> None:
@@ -138,9 +128,9 @@ def proposals(asked: keras_tuner.Oracle) -> Iterator[Proposal | None]:
 class Runner:
     """What runs trials.
 
-    run: trains the values of a trial and returns it with what came of it; called in threads.
+    run: trains the values of a trial and returns it with its result; called in threads.
     forget: gets each trial once its result is in the journal, and again where the search goes on.
-    follow: gets all results whenever there is one more.
+    follow: gets all results after each new one.
     stop: called when the search ends, to end what runs or could run trials.
     name: what the search's progress is reported under.
     """
@@ -167,59 +157,88 @@ def search(
         raise SearchError. A SearchError and a full disk (OSError) end the search at once.
     path: the journal. Finished trials of an earlier, interrupted call in it are taken as they are;
         those that were running are run first, under their numbers.
-    workers: so many trials run at once.
+    workers: how many trials run at once.
     stop_at: on time.monotonic()'s clock; a trial that would likely end later is not started, unless
         there are fewer than the plan's `fewest_trials`.
     """
-    trials = journal.read(path)
-    results = sorted((t for t in trials if t.told is not None), key=lambda trial: trial.told or 0)
-    for trial in results:
-        runner.forget(trial)  # It may have been killed before it could.
-    if trials:
-        running = len(trials) - len(results)
-        interrupted = f", {running} interrupted" if running else ""
-        report(f"  Going on from {standing.count(len(results), 'finished trial')}{interrupted}.")
     with tempfile.TemporaryDirectory() as directory:
         asks = proposals(make_oracle(plan, directory))
-        tells = _replay(asks, trials, results, path)
-        state = _State(path, trials, results, asks, tells, plan, stop_at, report)
-        report(standing.progress_of(results, plan.most_trials, stop_at, runner.name))
-        with contextlib.closing(_run_trials(runner, state, workers)) as ended:
-            for _ in ended:
-                runner.follow(results)
-                if standing.is_news(results):
-                    report(standing.result_line(results))
-                report(standing.progress_of(results, plan.most_trials, stop_at, runner.name))
-        report(progress.Progress(runner.name, 1, 1))
-    done = sorted(results, key=lambda trial: trial.number)
+        under_way = _Search(runner, plan, path, stop_at, report, asks)
+        under_way.replay()
+        under_way.run(workers)
+    report(progress.Progress(runner.name, 1, 1))
+    done = sorted(under_way.results, key=lambda trial: trial.number)
     if any(trial.status == "COMPLETED" for trial in done):
         report("\n".join(standing.leaders(done)))
     return done
 
 
-@dataclasses.dataclass
-class _State:
+class _Search:
     """A search under way.
 
     trials: by number; results: those that ended, in the order in which they did.
     asks, tells: what the oracle proposes, and how it is told the result of each trial that runs.
     """
 
-    path: Path
-    trials: list[journal.Trial]
-    results: list[journal.Trial]
-    asks: Iterator[Proposal | None]
-    tells: dict[int, Tell]
-    plan: Plan
-    stop_at: float
-    report: progress.Report
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        plan: Plan,
+        path: Path,
+        stop_at: float,
+        report: progress.Report,
+        asks: Iterator[Proposal | None],
+    ):
+        self.runner, self.plan, self.path, self.asks = runner, plan, path, asks
+        self.stop_at, self.report = stop_at, report
+        self.tells: dict[int, Tell] = {}
+        self.trials = journal.read(path)
+        ended = [trial for trial in self.trials if trial.told is not None]
+        self.results = sorted(ended, key=lambda trial: trial.told or 0)
         self.waiting = [trial for trial in self.trials if trial.told is None]
+        for trial in self.results:
+            runner.forget(trial)  # It may have been killed before it could.
+        if self.trials:
+            finished = standing.count(len(ended), "finished trial")
+            interrupted = f", {len(self.waiting)} interrupted" if self.waiting else ""
+            report(f"  Going on from {finished}{interrupted}.")
 
-    def save(self) -> None:
-        """Write the journal."""
-        journal.write(self.path, self.trials)
+    def replay(self) -> None:
+        """Ask and tell the oracle what it was asked and told."""
+        for count in range(len(self.results) + 1):
+            for trial in self.trials:
+                if trial.asked_after == count:
+                    values, tell = next(self.asks, None) or (None, None)
+                    if tell is None or values != trial.values:
+                        raise journal.SearchError(
+                            f"{self.path} was written by another search: trial {trial.number} had "
+                            f"{trial.values}, this search would try {values}. Move it away."
+                        )
+                    self.tells[trial.number] = tell
+            if count < len(self.results):
+                self.tell(self.results[count])
+        self.check_failures()
+
+    def run(self, workers: int) -> None:
+        """Run trials, `workers` at once."""
+        self.show()
+        with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+            futures: dict[concurrent.futures.Future[journal.Trial], int] = {}
+            try:
+                while True:
+                    while len(futures) < workers and (trial := self.next_trial()):
+                        futures[threads.submit(self.attempt, trial)] = trial.number
+                    if not futures:
+                        return
+                    ended, _ = concurrent.futures.wait(
+                        futures, return_when=concurrent.futures.FIRST_COMPLETED
+                    )
+                    for future in sorted(ended, key=futures.__getitem__):
+                        del futures[future]
+                        self.keep(future.result())
+                    self.check_failures()
+            finally:
+                self.runner.stop()  # Before the threads are waited for.
 
     def next_trial(self) -> journal.Trial | None:
         """Return the trial to run next; None where there is none, or none yet."""
@@ -238,90 +257,52 @@ class _State:
         trial = journal.Trial(len(self.trials) + 1, asked[0], asked_after=len(self.results))
         self.tells[trial.number] = asked[1]
         self.trials.append(trial)
-        self.save()
+        journal.write(self.path, self.trials)
         return trial
 
-    def keep(self, ended: journal.Trial) -> journal.Trial:
-        """Put a trial that has ended into the journal; return it with its place."""
+    def attempt(self, trial: journal.Trial) -> journal.Trial:
+        """Run a trial; return it with its result or, where it raises, as failed."""
+        started = time.monotonic()
+        try:
+            return self.runner.run(trial)
+        except Exception as error:
+            # A full disk is no trial's fault.
+            if isinstance(error, journal.SearchError) or disk.full(error, Path.cwd()):
+                raise
+            message = traceback.format_exc()
+            seconds = time.monotonic() - started
+            return dataclasses.replace(trial, status="FAILED", message=message, seconds=seconds)
+
+    def keep(self, ended: journal.Trial) -> None:
+        """Put a trial that has ended into the journal; then tell the oracle and the user."""
         trial = dataclasses.replace(ended, told=len(self.results))
         self.trials[trial.number - 1] = trial
         self.results.append(trial)
-        self.save()
-        return trial
+        journal.write(self.path, self.trials)
+        self.runner.forget(trial)
+        self.tell(trial)
+        self.runner.follow(self.results)
+        if line := standing.result_line(self.results):
+            self.report(line)
+        self.show()
 
+    def tell(self, trial: journal.Trial) -> None:
+        """Tell the oracle a result."""
+        self.tells.pop(trial.number)(trial.val_score if trial.status == "COMPLETED" else None)
 
-def _run_trials(
-    runner: Runner, state: _State, workers: int
-) -> Generator[journal.Trial, None, None]:
-    """Run trials, `workers` at once; yield each that has ended, once the oracle was told."""
-    with concurrent.futures.ThreadPoolExecutor(workers) as threads:
-        futures: dict[concurrent.futures.Future[journal.Trial], int] = {}
-        try:
-            while True:
-                while len(futures) < workers and (trial := state.next_trial()):
-                    futures[threads.submit(_run, runner.run, trial)] = trial.number
-                if not futures:
-                    return
-                ended, _ = concurrent.futures.wait(
-                    futures, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                for future in sorted(ended, key=lambda future: futures[future]):
-                    del futures[future]
-                    trial = state.keep(future.result())
-                    runner.forget(trial)
-                    state.tells.pop(trial.number)(_score(trial))
-                    yield trial
-                _check_failures(state.results)
-        finally:
-            runner.stop()  # Before the threads are waited for.
-
-
-def _replay(
-    asks: Iterator[Proposal | None],
-    trials: list[journal.Trial],
-    results: list[journal.Trial],
-    path: Path,
-) -> dict[int, Tell]:
-    """Ask and tell an oracle what it was asked and told; return how to tell it the rest."""
-    tells: dict[int, Tell] = {}
-    for count in range(len(results) + 1):
-        for trial in trials:
-            if trial.asked_after == count:
-                values, tell = next(asks, None) or (None, None)
-                if tell is None or values != trial.values:
-                    raise journal.SearchError(
-                        f"{path} was written by another search: trial {trial.number} had "
-                        f"{trial.values}, this search would try {values}. Move it away."
-                    )
-                tells[trial.number] = tell
-        if count < len(results):
-            tells.pop(results[count].number)(_score(results[count]))
-    _check_failures(results)
-    return tells
-
-
-def _score(trial: journal.Trial) -> float | None:
-    return trial.val_score if trial.status == "COMPLETED" else None
-
-
-def _check_failures(results: list[journal.Trial]) -> None:
-    last = results[-MOST_FAILURES_IN_A_ROW:]
-    if len(last) == MOST_FAILURES_IN_A_ROW and all(trial.status == "FAILED" for trial in last):
-        raise journal.SearchError(
-            f"{MOST_FAILURES_IN_A_ROW} trials in a row failed, the last with:\n{last[-1].message}"
+    def show(self) -> None:
+        """Say how far the search is."""
+        self.report(
+            standing.progress_of(
+                self.results, self.plan.most_trials, self.stop_at, self.runner.name
+            )
         )
 
-
-def _run(
-    run_trial: Callable[[journal.Trial], journal.Trial], trial: journal.Trial
-) -> journal.Trial:
-    started = time.monotonic()
-    try:
-        return run_trial(trial)
-    except Exception as error:
-        # A full disk is no trial's fault.
-        if isinstance(error, journal.SearchError) or disk.full(error, Path.cwd()):
-            raise
-        message = traceback.format_exc()
-        seconds = time.monotonic() - started
-        return dataclasses.replace(trial, status="FAILED", message=message, seconds=seconds)
+    def check_failures(self) -> None:
+        """Raise SearchError where the last trials all failed."""
+        last = self.results[-MOST_FAILURES_IN_A_ROW:]
+        if [trial.status for trial in last] == ["FAILED"] * MOST_FAILURES_IN_A_ROW:
+            raise journal.SearchError(
+                f"{MOST_FAILURES_IN_A_ROW} trials in a row failed, the last with:\n"
+                f"{last[-1].message}"
+            )

@@ -21,18 +21,17 @@ def measured(trial: journal.Trial) -> str:
 
 
 def result_line(results: list[journal.Trial]) -> str:
-    """Return a line with the last of the results, marked where it is the best so far."""
+    """Return a line with the last result, marked if it is the best so far.
+
+    Of a first rung, only the best so far is worth a line; "" for the others.
+    """
     trial = results[-1]
     line = f"  trial {trial.number:>2}  "
     if trial.status == "FAILED":
         return f"{line}failed: {trial.message.strip().splitlines()[-1]}"[:LINE_LENGTH]
-    return line + measured(trial) + "  best so far" * (trial is journal.best(results)[0])
-
-
-def is_news(results: list[journal.Trial]) -> bool:
-    """Say whether the last result is worth a line: of a first rung, only the best so far is."""
-    trial = results[-1]
-    return trial.status == "FAILED" or trial.rung != 0 or trial is journal.best(results)[0]
+    if trial is journal.best(results)[0]:
+        return f"{line}{measured(trial)}  best so far"
+    return "" if trial.rung == 0 else line + measured(trial)
 
 
 def progress_of(
