@@ -41,13 +41,11 @@ def obtain(
 ) -> bool:
     """Fetch one set beside its place, check it, and move it there; say what to do if that fails."""
     try:
-        if not target.exists():
-            part = target.with_name(target.name + ".part")
-            found = fetch(part)
-            check(found)
-            os.replace(found, target)
-            shutil.rmtree(part, ignore_errors=True)
-        check(target)
+        part = target.with_name(target.name + ".part")
+        found = target if target.exists() else fetch(part)
+        check(found)
+        os.replace(found, target)
+        shutil.rmtree(part, ignore_errors=True)
     except (
         OSError,
         EOFError,
