@@ -16,8 +16,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ |= dict.fromkeys(
         ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"
     )
-    # The process that trials are forked from starts in some test's folder and imports from here.
-    os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])
+# What a test starts in a folder of its own imports from here.
+os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])
 # Tests make their own stores and never write into a user's.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.

@@ -3,15 +3,12 @@
 import contextlib
 import errno
 import json
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
 FLAGS = ["-m", "pipelines", "search", "--preset", "smoke", "--seed", "0"]
 
 
@@ -28,23 +25,14 @@ def clone(tmp_path, request):
     made = mount("-t", "tmpfs", "-o", "size=600m", "tmpfs", str(place))
     if made.returncode:
         pytest.skip(f"may not mount a small disk: {made.stderr.strip()}")
-    weights = REPOSITORY / ".cache" / "weights"
-    if weights.exists():
-        (folder / ".cache").mkdir(exist_ok=True)
-        (folder / ".cache" / "weights").symlink_to(weights)
     yield folder, place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def start(folder):
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": ""}
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, *FLAGS],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, *FLAGS], cwd=folder, stdout=pipe, stderr=pipe, text=True
     )
 
 

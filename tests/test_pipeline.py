@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -13,40 +12,22 @@ import pytest
 from agegender.registry import ledger, tracking
 
 pytestmark = pytest.mark.system
-REPOSITORY = Path(__file__).parents[1]
 FLAGS = ["--preset", "smoke", "--seed", "0"]
 
 
-def run(folder, *flags, stage="tune", **changes):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
-        "MLFLOW_TRACKING_URI": "",
-        **changes,
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines", stage, *flags],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=540,
-    )
+def run(folder, *flags, stage="tune"):
+    command = [sys.executable, "-m", "pipelines", stage, *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=540)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """An empty folder in which `make tune` got Ctrl-C in its second trial and was begun again."""
     folder = tmp_path_factory.mktemp("clone")
-    weights = REPOSITORY / ".cache" / "weights"
-    if weights.exists():
-        (folder / ".cache").mkdir()
-        (folder / ".cache" / "weights").symlink_to(weights)
     with open(folder / "interrupted.txt", "w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines", "tune", *FLAGS],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": ""},
             stdout=output,
             stderr=output,
             start_new_session=True,

@@ -123,7 +123,6 @@ def test_a_second_make_waits_for_the_first(project, monkeypatch):
     (project / ".cache").mkdir()
     with disk.hold(project / ".cache" / "set_up.lock"):
         command = [sys.executable, "-m", "pipelines.set_up", "tensorflow"]
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
         second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert second.stderr.readline().startswith("Waiting: another make")
         (project / ".venv").mkdir()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+from agegender.registry import access, tracking
+
 SEARCH = """
 import dataclasses, sys
 from pathlib import Path
@@ -42,27 +43,6 @@ def main():
 if __name__ == "__main__":
     main()
 """
-RUNS = """
-import json
-from pathlib import Path
-import mlflow
-from agegender.registry import tracking
-tracking.connect(Path.cwd())
-client = mlflow.MlflowClient()
-runs = client.search_runs(
-    [client.get_experiment_by_name("age-gender-generated").experiment_id], "tags.role = 'trial'"
-)
-print(json.dumps({
-    run.info.run_id: {
-        "status": run.info.status,
-        "name": run.info.run_name,
-        "steps": [epoch + 1 for epoch in history.epoch],
-        "losses": list(history.get("val_loss", ())),
-    }
-    for run in runs
-    for history in [tracking.history(run.info.run_id)]
-}))
-"""
 
 
 class Place:
@@ -72,28 +52,20 @@ class Place:
         folder.mkdir()
         self.folder = folder
         (folder / "search.py").write_text(SEARCH)
-        (folder / "cache").mkdir()
-        weights = REPOSITORY / ".cache" / "weights"
-        if weights.exists():
-            (folder / "cache" / "weights").symlink_to(weights)
         self.command = [sys.executable, "search.py", family]
         self.command += map(str, [trials, workers, faces, epochs])
-        self.environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        self.environment = dict(os.environ)
 
-    def start(self, command=None, output=subprocess.DEVNULL):
-        """Start a command, the search if none is given."""
+    def start(self, output=subprocess.DEVNULL):
+        """Start the search."""
         return subprocess.Popen(
-            command or self.command,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=output,
-            stderr=output,
+            self.command, cwd=self.folder, env=self.environment, stdout=output, stderr=output
         )
 
-    def run(self, command=None, until=lambda: False):
-        """Run a command, the search if none is given; kill it as soon as `until` says so."""
+    def run(self, until=lambda: False):
+        """Run the search; kill it as soon as `until` says so."""
         with open(self.folder / "output.txt", "w+") as output:
-            process = self.start(command, output)
+            process = self.start(output)
             while process.poll() is None and not until():
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)  # Nothing happens to one that has ended.
@@ -149,9 +121,21 @@ class Place:
         ]
 
     def runs(self):
-        status, output = self.run([sys.executable, "-c", RUNS])
-        assert status == 0, output
-        return json.loads(output.splitlines()[-1])
+        """Each trial's run in the store, by its id."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(access.TRACKING, self.environment.get(access.TRACKING, ""))
+            tracking.connect(self.folder)
+        found = tracking.search("age-gender-generated", "tags.role = 'trial'")
+        histories = [tracking.history(run.info.run_id) for run in found]
+        return {
+            run.info.run_id: {
+                "status": run.info.status,
+                "name": run.info.run_name,
+                "steps": [epoch + 1 for epoch in history.epoch],
+                "losses": list(history.get("val_loss", ())),
+            }
+            for run, history in zip(found, histories, strict=True)
+        }
 
 
 @pytest.fixture
