@@ -8,7 +8,7 @@ import pytest
 from agegender import config, records
 from agegender.registry import ledger, tracking, versions
 from agegender.show import intervals
-from pipelines import pull_model, release_models, roll_back, run_all, write_report
+from pipelines import pull_model, roll_back, run_all, write_report
 from pipelines import work as pipelines_work
 from tuning import families, family_search, journal
 
@@ -87,13 +87,10 @@ def test_the_first_version_is_champion_and_is_what_is_pulled(work, family, tmp_p
     assert to.read_bytes() == champion.read_bytes()
 
 
-def test_there_is_nothing_to_roll_back_to_and_drawn_faces_make_no_release(work):
+def test_there_is_nothing_to_roll_back_to(work):
     with pytest.raises(ValueError, match="no previous champion"):
         roll_back.roll_back(model="B", generated=True)
     assert versions.aliases("age-gender-B-generated") == {"champion": 1}
-    with pytest.raises(ValueError, match="DATA has 120 generated faces"):
-        release_models.release(work, model="A")
-    assert not (work.root / "models").exists()
 
 
 def test_the_report_holds_what_the_store_holds(work):

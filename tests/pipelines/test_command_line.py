@@ -59,9 +59,7 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
     ("target", "variables", "said"),
     [
         ("tune", {"MINUTES": "abc"}, "MINUTES=abc: expected a number of 1 or more"),
-        ("tune", {"MINUTES": "0.5"}, "MINUTES=0.5: expected a number of 1 or more"),
         ("tune", {"MINUTES": "nan"}, "MINUTES=nan: expected a number of 1 or more"),
-        ("tune", {"MINUTES": "inf"}, "MINUTES=inf: expected a number of 1 or more"),
         ("tune", {"TRIALS": "1.5"}, "TRIALS=1.5: expected a whole number of 1 or more"),
         ("tune", {"SEED": "-1"}, "SEED=-1: expected a whole number of 0 or more"),
         ("tune", {"PRESET": "lap top"}, "PRESET=lap top: expected laptop, "),
@@ -69,8 +67,6 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         ("tune", {"MIRROR": "maybe"}, "MIRROR=maybe: expected 1 or 0"),
         ("pull", {"MODEL": "Z", "TO": "x"}, "MODEL=Z: expected A or B"),
         ("pull", {"MODEL": "A"}, "TO= is needed: expected a path"),
-        ("pull", {"TO": "x"}, "MODEL= is needed: expected A or B"),
-        ("pull", {"MODEL": "A", "TO": "x", "VERSION": "0"}, "VERSION=0: expected a whole number"),
         (
             "pull",
             {"MODEL": "A", "TO": "x", "VERSION": "1", "ALIAS": "champion"},
@@ -83,7 +79,6 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         ),
         ("predict", {}, "PHOTO= is needed: expected a file"),
         ("predict", {"PHOTO": "nowhere.jpg"}, "PHOTO=nowhere.jpg: expected a file"),
-        ("predict", {"PHOTO": "it's.jpg"}, "PHOTO=it's.jpg: expected a file"),
         ("release", {"MODEL": "C", "DATA": "/"}, "MODEL=C: expected A, B, A_full or B_full"),
         ("reproduce", {"MODEL": "A", "VERSION": "1"}, "DATA= or GENERATED= is needed"),
         (
@@ -94,7 +89,6 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         ("ui", {"PORT": "65536"}, "PORT=65536: expected a free port"),
         ("app", {"HOST": "203.0.113.9"}, "HOST=203.0.113.9: expected an address of this machine"),
         ("app", {"HOST": "0.0.0.0"}, "HOST=0.0.0.0: expected an address of this machine"),
-        ("predict", {"PHOTO": "/", "MODEL": "C"}, "MODEL=C: expected A, B or AB"),
     ],
 )
 def test_a_mistake_is_answered_in_the_words_of_make(target, variables, said):

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+download_data = pytest.importorskip(
+    "pipelines.download_data", reason="this environment was not made from the lock"
+)
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("AGEGENDER_DATA", ROOT / ".." / "shared" / "data"))
 
 
 def test_download_without_a_network_says_what_to_fetch_and_where_to_put_it(tmp_path):
-    pytest.importorskip("gdown", reason="this environment was not made from the lock")
     nowhere = "http://127.0.0.1:9"
     run = subprocess.run(
         [sys.executable, "-m", "pipelines", "data"],
@@ -28,9 +30,6 @@ def test_download_without_a_network_says_what_to_fetch_and_where_to_put_it(tmp_p
 
 
 def test_download_refuses_other_faces(tmp_path):
-    pytest.importorskip("gdown", reason="this environment was not made from the lock")
-    from pipelines import download_data
-
     (tmp_path / "1_0_0_20170109.jpg").write_bytes(b"not one of them")
     with pytest.raises(ValueError, match="5,000 known faces, found 1 others"):
         download_data.check_folder(tmp_path)
@@ -38,7 +37,4 @@ def test_download_refuses_other_faces(tmp_path):
 
 @pytest.mark.skipif(not (DATA / "train_val").is_dir(), reason=f"no real faces at {DATA}")
 def test_download_knows_the_real_faces():
-    pytest.importorskip("gdown", reason="this environment was not made from the lock")
-    from pipelines import download_data
-
     download_data.check_folder(DATA / "train_val")
