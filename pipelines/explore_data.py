@@ -15,7 +15,7 @@ from agegender.show import exploration
 
 
 def explore(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports")) -> None:
-    """Write the page and log it with its figures; ValueError or OSError for data of no use."""
+    """Write the page and log it with its figures; ValueError or OSError for unusable data."""
     tracking.connect(Path.cwd())
     prepared = pixels.prepare(data, Path(".cache", "data"), seed=seed)
     faces = pixels.open_faces(prepared)

@@ -289,7 +289,7 @@ def settings(values: Mapping[str, Any]) -> config.Settings:
     if trials := changes.pop("trials", None):
         for family in ("scratch", "pretrained"):
             changes[family] = dataclasses.replace(getattr(preset, family), trials=trials)
-        # TRIALS alone asks for just so many; MINUTES beside it ends the same list earlier.
+        # TRIALS alone asks for exactly this many; MINUTES beside it ends the same list earlier.
         changes.setdefault("minutes", None)
     return dataclasses.replace(preset, **changes)
 

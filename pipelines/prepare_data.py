@@ -6,5 +6,5 @@ from agegender.data import pixels
 
 
 def prepare(*, data: Path | None = None, seed: int = 0) -> None:
-    """Prepare the faces; ValueError or OSError where there is nothing of use."""
+    """Prepare the faces; ValueError or OSError if none can be used."""
     print(pixels.summary(pixels.prepare(data, Path(".cache", "data"), seed=seed)))

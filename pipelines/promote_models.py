@@ -12,7 +12,7 @@ from tuning import families
 
 
 def promote(work: Work) -> None:
-    """Register each candidate, judge it and say what came of it; nothing is done twice."""
+    """Register each candidate, judge it and say the result; nothing is done twice."""
     work.display("\nRegistry")
     if work.faces.kind == "utkface":
         # What a first search has to beat: the models trained on as many faces.

@@ -36,10 +36,10 @@ STARTED = ""
 class Tasks:
     """Trials on a cluster, each with the CPUs and GPUs that the settings ask for.
 
-    run(function, arguments) may be called from many threads. A task whose worker or node dies is
-    started again by Ray, twice, and goes on from the last checkpoint in the store; one that reports
-    nothing for `silent_minutes` is killed. faces and the files in the folder `weights` are put into
-    Ray's object store once. SearchError where the cluster cannot be used.
+    A task whose worker or node dies is started again by Ray, twice, and goes on from the last
+    checkpoint in the store; one that reports nothing for `silent_minutes` is killed. faces and the
+    files in the folder `weights` go into Ray's object store once. SearchError where the cluster
+    cannot be used.
     """
 
     def __init__(self, faces: pixels.Faces, weights: Path, settings: config.Settings):
@@ -106,13 +106,10 @@ class Tasks:
             ) from error
 
     def run(self, function: Callable, arguments: dict[str, Any], report: progress.Report) -> Any:
-        """Return function(**arguments, ...) from a node of the cluster; all is pickled.
+        """Return function(**arguments, report=...) from a node of the cluster, as `workers` does.
 
-        arguments: with an `experiment.Training` as "training", whose checkpoint becomes an empty
-            folder on that node that is kept in the store.
-
-        The function gets besides: report as in `workers.Processes.run`, the faces and a cache. What
-        it raises is raised here. TrialError where its worker died each time, or hung.
+        The function gets faces and a cache of that node, and as "training" the one in arguments
+        with an empty folder there for a checkpoint, which is kept in the store.
         """
         name, starts, heard = arguments["training"].name, 0, None
         task = self.task.remote(function, arguments, self.faces, self.weights, self.mailbox)
@@ -206,7 +203,7 @@ def _work(
             changes = {"training": training, "faces": faces, "cache": cache}
             return function(**arguments | changes, report=say)
         except Exception as error:
-            # What is behind an error stays behind when it is sent.
+            # An error is sent without its cause.
             if full := disk.full(error, cache):
                 raise journal.SearchError(full) from None
             raise

@@ -25,10 +25,11 @@ class SearchError(ValueError):
 
 @dataclasses.dataclass
 class Trial:
-    """One setting and what came of it; `metrics` are those of its best epoch.
+    """One setting and its result; `metrics` are those of its best epoch.
 
-    status: RUNNING, COMPLETED or FAILED. asked_after: so many results were known when it was
-    proposed; told: its place among the results, from 0, or None where it has none.
+    status: RUNNING, COMPLETED or FAILED.
+    asked_after: how many results were known when it was proposed.
+    told: its place among the results, from 0, or None where it has none.
     """
 
     number: int

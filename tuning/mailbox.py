@@ -1,7 +1,4 @@
-"""Where the trials of a cluster leave word: a module of its own, for it needs no network.
-
-The process that serves it imports what its module imports: here next to nothing.
-"""
+"""What the trials of a cluster report. The process that keeps it imports this module alone."""
 
 import collections
 

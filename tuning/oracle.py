@@ -1,9 +1,9 @@
 """The search's own oracle: many short trials near good settings, then longer trials of the best.
 
 Asynchronous successive halving (ASHA, Li et al., MLSys 2020), whose new settings come from a
-mixture as in PriorBand (Mallik et al., NeurIPS 2023). A longer trial starts anew, with a schedule
-for its own length: to go on where the short one ended would save a quarter of the time, but the
-learning rate would not have come down when the trials are compared.
+mixture as in PriorBand (Mallik et al., NeurIPS 2023). A longer trial starts anew: to go on where
+the short one ended would save a quarter of the time, but the learning rate would not have come down
+when the trials are compared.
 """
 
 import random
@@ -16,8 +16,8 @@ from keras_tuner.engine import hyperparameters as kinds
 from agegender import hyperparameters
 from tuning import journal
 
-# Of new settings, so many are drawn from the whole space, from around the defaults, and from around
-# the best so far; before there is a best, from the first two alone.
+# Shares of new settings drawn from the whole space, from around the defaults, and from around the
+# best so far; before there is a best, from the first two alone.
 SHARES = (0.15, 0.25, 0.6)
 # Width of the neighbourhoods, as a share of a parameter's range, and how many parameters change.
 DEVIATION, CHANGED = 0.2, 0.6

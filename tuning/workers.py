@@ -6,6 +6,7 @@ trial pays for no import; where forking is not safe (macOS), each imports for it
 
 import contextlib
 import dataclasses
+import math
 import multiprocessing.connection
 import os
 import queue
@@ -33,7 +34,7 @@ PATIENCE_SECONDS = 20
 
 @dataclasses.dataclass
 class _Worker:
-    """A process, the pipe to it, and how much it has done; memory in bytes, at most so far."""
+    """A process, the pipe to it, its calls so far, and its memory after the first in bytes."""
 
     process: Any
     connection: Any
@@ -50,11 +51,10 @@ class _Worker:
 class Processes:
     """At most `count` processes at once, each with its share of the cores and of the GPUs.
 
-    run(function, arguments) may be called from as many threads. A process serves many calls, so
-    that what one has built and traced serves the next; it is replaced after MOST_SERVED of them,
-    when it has grown, and after one that failed. A process that dies is replaced, and its call is
-    made again, twice; one that reports nothing for `silent_seconds` is killed. What has a
-    checkpoint goes on from it.
+    A process serves many calls, so that what one has built and traced serves the next; it is
+    replaced after MOST_SERVED of them, when it has grown, and after one that failed. A process that
+    dies is replaced, and its call is made again, twice; one that reports nothing for
+    `silent_seconds` is killed.
     """
 
     def __init__(self, count: int, silent_seconds: float):
@@ -70,7 +70,7 @@ class Processes:
     def run(self, function: Callable, arguments: dict[str, Any], report: progress.Report) -> Any:
         """Return function(**arguments, report=...) from another process; all is pickled.
 
-        The function reports whenever it has done something. What it raises is raised here.
+        May be called from `count` threads at once. What the function raises is raised here;
         TrialError where its process died each time, or hung.
         """
         place = self.places.get()
@@ -78,20 +78,18 @@ class Processes:
             for attempt in range(1, ATTEMPTS + 1):
                 answer = self._attempt(place, function, arguments, report)
                 if not isinstance(answer, int):
-                    break
+                    result, error = answer
+                    if error is not None:
+                        raise error
+                    return result
                 how = f"signal {-answer}" if answer < 0 else f"exit status {answer}"
                 report(f"  A trial's process died ({how}): attempt {attempt} of {ATTEMPTS}.")
-            else:
-                raise TrialError(
-                    f"Its process ended with {how}, {ATTEMPTS} times: for lack of memory, or killed"
-                    " from outside."
-                )
         finally:
             self.places.put(place)
-        result, error = answer
-        if error is not None:
-            raise error
-        return result
+        raise TrialError(
+            f"Its process ended with {how}, {ATTEMPTS} times: for lack of memory, or killed from "
+            "outside."
+        )
 
     def stop(self) -> None:
         """End all processes; each is given the time to say so in the tracking store."""
@@ -145,7 +143,7 @@ class TrialError(RuntimeError):
     """A trial's process died or hung."""
 
 
-def shares(count: int) -> list[dict]:
+def shares(count: int) -> list[dict[str, Any]]:
     """Return what each of `count` processes may use: cores, and variables that name its GPU.
 
     One process alone gets all. GPUs are dealt out in turn; those that share one divide its memory.
@@ -153,13 +151,12 @@ def shares(count: int) -> list[dict]:
     if count == 1:
         return [{"cores": None, "variables": {}}]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    gpus = visible_gpus()
-    parts = []
+    gpus, parts = visible_gpus(), []
     for place in range(count):
         variables = {}
         if gpus:
+            sharing = math.ceil(count / len(gpus))
             variables["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
-            sharing = -(-count // len(gpus))
             variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.2f}"
         parts.append({"cores": cores[place % max(1, len(cores)) :: count], "variables": variables})
     return parts
@@ -211,10 +208,9 @@ def _call(
     try:
         return function(**arguments, report=report), None
     except Exception as error:
-        # What is behind an error stays behind when it is sent.
+        # An error is sent without its cause and its traceback.
         if full := disk.full(error, Path.cwd()):
             error = journal.SearchError(full)
-        # The traceback stays behind in this process: what a reader needs of it goes along.
         error.add_note(traceback.format_exc())
         return None, error
 
