@@ -24,10 +24,11 @@ FORKING = ("tune", "search")
 
 def main(arguments: list[str]) -> int:
     """Run a stage and return the exit status: 2, with one line, for what its user can mend."""
-    name = ""
+    name, only_check = "", arguments[:1] == ["--check"]
     try:
-        if arguments[:1] == ["--check"]:
-            return check(arguments[1:])
+        if only_check:  # By make, before it begins to set up; it reads standard output.
+            options.from_make(arguments[1:], os.environ)
+            return 0
         name, values = read(arguments)
         return run(name, values)
     except KeyboardInterrupt:
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
         print(f"\nStopped{kept}.", file=sys.stderr)
         return 130
     except options.Refused as refusal:
-        print(refusal, file=sys.stderr)
+        print(refusal, file=sys.stdout if only_check else sys.stderr)
         return 2
     except Exception as error:
         told = disk.full(error, Path.cwd())
@@ -53,15 +54,6 @@ def read(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     if options.GIVEN in os.environ and len(arguments) == 1 and arguments[0] in options.STAGES:
         return arguments[0], options.from_make(arguments, os.environ)[arguments[0]]
     return options.from_arguments(arguments)
-
-
-def check(targets: list[str]) -> int:
-    """Print what is wrong with make's variables, if anything, before it begins to set up."""
-    try:
-        options.from_make(targets, os.environ)
-    except options.Refused as refusal:
-        print(refusal)
-    return 0
 
 
 def run(name: str, values: dict[str, Any]) -> int:

@@ -38,19 +38,18 @@ def place(tmp_path_factory):
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         status = process.wait(60)
-    (folder / "status.txt").write_text(str(status))
-    return folder, run(folder, *FLAGS)
+    return folder, status, run(folder, *FLAGS)
 
 
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(place):
-    folder, _ = place
-    assert (folder / "status.txt").read_text() == "130"
+    folder, status, _ = place
+    assert status == 130
     said = (folder / "interrupted.txt").read_text()
     assert "the same command goes on" in said and "Traceback" not in said
 
 
 def test_goes_on_after_ctrl_c_and_ends_with_two_models(place):
-    folder, done = place
+    folder, _, done = place
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Going on from 1 finished trial, 1 interrupted." in done.stdout
     for family in "AB":
@@ -62,7 +61,7 @@ def test_goes_on_after_ctrl_c_and_ends_with_two_models(place):
 
 
 def test_the_interrupted_trial_went_on_in_its_own_run(place):
-    folder, _ = place
+    folder, *_ = place
     tracking.connect(folder)
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("age-gender-generated")
@@ -76,7 +75,7 @@ def test_the_interrupted_trial_went_on_in_its_own_run(place):
 
 
 def test_a_second_call_shows_the_result_and_trains_nothing(place):
-    folder, first = place
+    folder, _, first = place
     started = time.monotonic()
     again = run(folder, *FLAGS)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -89,7 +88,7 @@ def test_a_second_call_shows_the_result_and_trains_nothing(place):
 
 @pytest.mark.slow
 def test_a_version_reproduces_itself(place):
-    folder, _ = place
+    folder, *_ = place
     flags = ["--model", "A", "--version", "1", "--generated"]
     done = run(folder, *flags, stage="reproduce")
     assert done.returncode == 0, done.stdout + done.stderr
