@@ -5,6 +5,7 @@ decides whether the model replaces the one in models/. 1,002 test faces show no 
 a release of the 5,000 may be judged on all of UTKFace's with TEST_DATA=. Hours on two cores.
 """
 
+import dataclasses
 from pathlib import Path
 
 from agegender import config, records
@@ -27,15 +28,9 @@ def release(work: Work, *, model: str, test_data: Path | None = None) -> None:
             pixels.prepare(test_data, work.cache / "data", seed=work.settings.seed)
         )
         releases.check_unseen(work.faces, faces)
-    family = config.RELEASES[model].family
-    folder = release_training.train_release(
-        model,
-        work.faces,
-        work.settings,
-        folder=work.folder / f"release-{model}" / family,
-        cache=work.cache,
-        report=work.display,
-    )
+    job = work.job(config.RELEASES[model].family)
+    job = dataclasses.replace(job, folder=work.folder / f"release-{model}" / job.letter)
+    folder = release_training.train_release(model, job)
     candidate = records.Candidate.load(folder)
     if not candidate.evidence:
         candidate = candidates.evaluate(

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,6 @@ class Job:
 class Training:
     """One setting to train, and the run that shows it.
 
-    letter: of its family, "A" or "B".
     values: the setting, as the journal has it.
     epochs: of A, or of B's fine-tuning.
     name, role: of the run; number: of the trial, 0 where it was none.
@@ -64,7 +63,6 @@ class Training:
     keep_in_store: keep it among the run's artifacts too, for a call on another machine.
     """
 
-    letter: str
     values: dict[str, Any]
     epochs: int
     seed: int
@@ -82,35 +80,31 @@ def name_of(faces: pixels.Faces) -> str:
     return "age-gender" if faces.kind == "utkface" else f"age-gender-{faces.kind}"
 
 
-def origin(faces: pixels.Faces, settings: config.Settings) -> dict[str, str]:
+def origin(job: Job) -> dict[str, str]:
     """Return what decides the result of a training besides its settings, as tags of a version."""
-    return provenance.tags(faces.digest, faces.kind) | {
+    return provenance.tags(job.faces.digest, job.faces.kind) | {
         "lock.sha256": disk.checksum(Path(__file__).parents[1] / "requirements.lock"),
-        "preset": settings.preset,
-        "tier": settings.tier,
+        "preset": job.settings.preset,
+        "tier": job.settings.tier,
     }
 
 
-def run_tags(
-    letter: str, faces: pixels.Faces, settings: config.Settings, role: str
-) -> dict[str, str]:
+def run_tags(job: Job, role: str) -> dict[str, str]:
     """Return what every run of a family is tagged with."""
-    return provenance.tags(faces.digest, faces.kind) | {
-        "family": letter,
+    return provenance.tags(job.faces.digest, job.faces.kind) | {
+        "family": job.letter,
         "role": role,
-        "algorithm": settings.algorithm,
-        "preset": settings.preset,
-        "tier": settings.tier,
-        "seed": str(settings.seed),
+        "algorithm": job.settings.algorithm,
+        "preset": job.settings.preset,
+        "tier": job.settings.tier,
+        "seed": str(job.settings.seed),
     }
 
 
 @contextlib.contextmanager
 def parent_run(
+    job: Job,
     name: str,
-    letter: str,
-    faces: pixels.Faces,
-    settings: config.Settings,
     role: str,
     *,
     handover: Path,
@@ -123,9 +117,9 @@ def parent_run(
     """
     with tracking.run(
         name,
-        experiment=name_of(faces),
+        experiment=name_of(job.faces),
         run_id=json.loads(handover.read_text())["run_id"] if handover.exists() else None,
-        tags=run_tags(letter, faces, settings, role),
+        tags=run_tags(job, role),
         params=params,
         description=description,
     ) as run_id:
@@ -146,36 +140,26 @@ def log_dataset(run_id: str, faces: pixels.Faces, context: str) -> None:
 
 
 def train_and_log(
+    job: Job,
     training: Training,
-    faces: pixels.Faces,
-    settings: config.Settings,
-    folds: Sequence[tuple[np.ndarray, np.ndarray]],
-    *,
-    cache: Path,
+    fold: tuple[np.ndarray, np.ndarray],
     kept: step.Kept | None = None,
-    stop_at: float = math.inf,
-    report: progress.Report = progress.plain,
 ) -> tuple[journal.Trial, families.Trained]:
     """Train one setting in a run of its own; return its Trial and the network.
 
-    folds: one pair of training and validation rows.
-    cache: the folder of fetched weights and cached activations.
+    fold: rows to train on and to validate on.
     kept: what earlier trainings of this process left to be used again.
-    stop_at: on time.monotonic()'s clock.
-    report: called whenever something is done.
     """
-    (fold,) = folds
-    family, checkpoint = families.FAMILIES[training.letter], training.checkpoint
-    setting = family.from_values(training.values)
-    with _run_of(training, faces, settings) as run_id:
-        watch, started = _Watch(training, run_id, settings, stop_at, report), time.monotonic()
+    checkpoint, setting = training.checkpoint, job.family.from_values(training.values)
+    with _run_of(job, training) as run_id:
+        watch, started = _Watch(job, training, run_id), time.monotonic()
         hooks = fit.Hooks(
-            watch.epoch, watch.activations, checkpoint and checkpoint / "fold-0", stop_at
+            watch.epoch, watch.activations, checkpoint and checkpoint / "fold-0", job.stop_at
         )
         context = families.Context(
-            settings, cache, training.epochs, training.seed, hooks, kept or step.Kept()
+            job.settings, job.cache, training.epochs, training.seed, hooks, kept or step.Kept()
         )
-        trained = family.train(setting, faces, families.Fold(*fold), context)
+        trained = job.family.train(setting, job.faces, families.Fold(*fold), context)
         metrics = trained.best_epoch
         if training.epochs:
             # The quickest: what else ran on the machine for a while is no plan's measure.
@@ -184,29 +168,28 @@ def train_and_log(
         if watch.activation_seconds:
             metrics["activation_seconds"] = watch.activation_seconds
         seconds = time.monotonic() - started - watch.activation_seconds
-        log_dataset(run_id, faces, training.role)
-        _log_trained(run_id, training, trained, metrics | {"seconds": seconds})
-    report(progress.Progress(training.name, 1, 1))
+        log_dataset(run_id, job.faces, training.role)
+        _log_trained(run_id, job.letter, training.role, trained, metrics | {"seconds": seconds})
+    job.report(progress.Progress(training.name, 1, 1))
     result = journal.Trial(training.number, training.values, "COMPLETED", metrics, seconds, run_id)
     return result, trained
 
 
 @contextlib.contextmanager
-def _run_of(training: Training, faces: pixels.Faces, settings: config.Settings) -> Iterator[str]:
+def _run_of(job: Job, training: Training) -> Iterator[str]:
     """Open the run of a training, an interrupted call's with its checkpoint; yield its run_id."""
     checkpoint, run_id = training.checkpoint, None
     if checkpoint:
         if training.keep_in_store or checkpoint.exists():
             run_id = tracking.find_child(training.parent_run_id, training.name)
         checkpoint.mkdir(parents=True, exist_ok=True)
-    tags = run_tags(training.letter, faces, settings, training.role)
     with (
         tracking.run(
             training.name,
-            experiment=name_of(faces),
+            experiment=name_of(job.faces),
             run_id=run_id,
             parent_run_id=training.parent_run_id,
-            tags=tags | {"trial": str(training.number)},
+            tags=run_tags(job, training.role) | {"trial": str(training.number)},
             params=training.values if training.shown is None else training.shown,
         ) as run_id,
         tracking.system_metrics(run_id),
@@ -217,7 +200,7 @@ def _run_of(training: Training, faces: pixels.Faces, settings: config.Settings) 
 
 
 def _log_trained(
-    run_id: str, training: Training, trained: families.Trained, metrics: dict[str, float]
+    run_id: str, letter: str, role: str, trained: families.Trained, metrics: dict[str, float]
 ) -> None:
     """Put on a run what its training came to, its curves and its layers."""
     history = trained.history
@@ -227,29 +210,25 @@ def _log_trained(
     tracking.log_metrics(run_id, metrics)
     tracking.log_network(run_id, trained.network)
     # Those of trials are drawn when the search has ended.
-    if "val_score" in history and training.role != "trial":
-        curves = figures.learning_curves({training.letter: history})
+    if "val_score" in history and role != "trial":
+        curves = figures.learning_curves({letter: history})
         tracking.log_figure(run_id, curves, records.CURVES)
 
 
 def candidate(
-    training: Training,
-    result: journal.Trial,
-    trained: families.Trained,
-    faces: pixels.Faces,
-    settings: config.Settings,
+    job: Job, training: Training, result: journal.Trial, trained: families.Trained
 ) -> records.Candidate:
     """Return the record of a trained network, which is still to be evaluated."""
     return records.Candidate(
-        family=training.letter,
+        family=job.letter,
         run_id=result.run_id,
         values=training.values,
         epochs=training.epochs,
         seed=training.seed,
-        data=faces.digest,
-        backbone=families.FAMILIES[training.letter].backbone(training.values),
+        data=job.faces.digest,
+        backbone=job.family.backbone(training.values),
         val=result.metrics,
-        origin=origin(faces, settings) | {"epochs_trained": str(len(trained.history))},
+        origin=origin(job) | {"epochs_trained": str(len(trained.history))},
         fine_tuning_kept=trained.fine_tuning_kept,
     )
 
@@ -257,18 +236,10 @@ def candidate(
 class _Watch:
     """Follows a training: epochs and checkpoints to the store, progress to the user."""
 
-    def __init__(
-        self,
-        training: Training,
-        run_id: str,
-        settings: config.Settings,
-        stop_at: float,
-        report: progress.Report,
-    ):
-        self.training, self.run_id = training, run_id
-        self.stop_at, self.report = stop_at, report
+    def __init__(self, job: Job, training: Training, run_id: str):
+        self.job, self.training, self.run_id = job, training, run_id
         # The most that both phases may have.
-        self.epochs = families.FAMILIES[training.letter].first_epochs(settings) + training.epochs
+        self.epochs = job.family.first_epochs(job.settings) + training.epochs
         self.paces: dict[str | None, progress.Pace] = {}
         self.uploaded, self.upload_seconds = time.monotonic(), 0.0
         self.activations_began: float | None = None
@@ -295,7 +266,7 @@ class _Watch:
         if row.get("phase") == "head":
             left = None  # Its epochs say nothing of those that follow.
         elif left is not None:
-            left = min(left, max(0.0, self.stop_at - time.monotonic()))
+            left = min(left, max(0.0, self.job.stop_at - time.monotonic()))
         self._show(done, self.epochs, note, left)
 
     def _upload(self) -> None:
@@ -310,4 +281,4 @@ class _Watch:
         return self.paces.setdefault(phase, progress.Pace()).seconds_left(done, total)
 
     def _show(self, done: int, total: int, note: str, seconds_left: float | None) -> None:
-        self.report(progress.Progress(self.training.name, done, total, note, seconds_left))
+        self.job.report(progress.Progress(self.training.name, done, total, note, seconds_left))

@@ -41,10 +41,8 @@ def search_family(job: experiment.Job) -> list[journal.Trial]:
         return journal.read(path)
     names, constants = families.searched(job.family, settings.tier, job.cache)
     with experiment.parent_run(
+        job,
         f"search {job.letter} · {settings.preset} · seed {settings.seed}",
-        job.letter,
-        job.faces,
-        settings,
         "search",
         handover=job.folder / records.SEARCH,
         params={"seed": settings.seed, "algorithm": settings.algorithm, "tier": settings.tier}
@@ -154,7 +152,6 @@ class _Trials:
         """Train a trial in another process; return it with its result."""
         job, name = self.job, self.name(trial)
         training = experiment.Training(
-            job.letter,
             trial.values,
             job.trial_epochs(trial.values),
             job.settings.seed,
@@ -174,8 +171,10 @@ class _Trials:
         arguments = {
             "training": training,
             "store": tracking.current_uri(),
+            "letter": job.letter,
             "faces": job.faces.folder,
             "settings": job.settings,
+            "folder": job.folder,
             "cache": job.cache,
             # A clock of one process says nothing in another on some systems.
             "seconds_left": math.inf if in_any_case else job.stop_at - time.monotonic(),
@@ -204,8 +203,10 @@ def train_trial(
     *,
     training: experiment.Training,
     store: str,
+    letter: str,
     faces: pixels.Faces | Path,
     settings: config.Settings,
+    folder: Path,
     cache: Path,
     seconds_left: float,
     report: progress.Report,
@@ -217,17 +218,10 @@ def train_trial(
     backend.prepare()
     tracking.use(store)
     faces = faces if isinstance(faces, pixels.Faces) else pixels.open_faces(faces)
-    result, _ = experiment.train_and_log(
-        training,
-        faces,
-        settings,
-        splits.folds(faces.manifest, 1, settings.seed),
-        cache=cache,
-        kept=_kept(),
-        stop_at=time.monotonic() + seconds_left,
-        report=report,
-    )
-    return result
+    stop_at = time.monotonic() + seconds_left
+    job = experiment.Job(letter, faces, settings, folder, cache, stop_at, report)
+    (fold,) = splits.folds(faces.manifest, 1, settings.seed)
+    return experiment.train_and_log(job, training, fold, _kept())[0]
 
 
 def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) -> None:

@@ -58,8 +58,8 @@ def train_finalists(job: experiment.Job) -> Path:
         plan = _make_plan(job, done, best)
         disk.write(job.folder / records.PLAN, json.dumps(dataclasses.asdict(plan)))
     training, result, trained = _carry_out(job, plan, {t.number: t.values for t in done})
-    export_networks(job.letter, trained, candidate, job.settings.mirror_images, job.report)
-    found = experiment.candidate(training, result, trained, job.faces, job.settings)
+    export_networks(job, trained, candidate)
+    found = experiment.candidate(job, training, result, trained)
     dataclasses.replace(found, budget=plan.budget).save(candidate)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return candidate
@@ -150,7 +150,6 @@ def _carry_out(
     on_first_fold: dict[int, tuple[experiment.Training, journal.Trial, families.Trained]] = {}
     for number, fold in plan.trainings:
         training = experiment.Training(
-            job.letter,
             job.family.for_epochs(values[number], plan.epochs, job.settings.tier),
             plan.epochs,
             seed + fold,
@@ -160,42 +159,29 @@ def _carry_out(
             parent_run_id=parent_run_id,
             checkpoint=job.folder / "checkpoints" / f"finalist-{number:03d}-{fold}",
         )
-        result, trained = experiment.train_and_log(
-            training,
-            job.faces,
-            job.settings,
-            [folds[fold]],
-            cache=job.cache,
-            stop_at=job.stop_at,
-            report=job.report,
-        )
+        result, trained = experiment.train_and_log(job, training, folds[fold])
         scores.setdefault(number, []).append(result.val_score)
         on_first_fold.setdefault(number, (training, result, trained))
         job.report(f"  trial {number:>2} again, fold {fold}  {standing.measured(result)}")
     return on_first_fold[min(scores, key=lambda number: statistics.mean(scores[number]))]
 
 
-def export_networks(
-    letter: str,
-    trained: families.Trained,
-    folder: Path,
-    mirror_images: bool,
-    report: progress.Report,
-) -> None:
+def export_networks(job: experiment.Job, trained: families.Trained, folder: Path) -> None:
     """Write a trained network's .h5 and, of a fine-tuned one, that of its head before that.
 
     The second is for the evaluation alone, so no fresh process has to read it.
     """
-    report(progress.Progress(f"Export of {letter}", 0, 1, "written, then read by a new process"))
+    part = f"Export of {job.letter}"
+    job.report(progress.Progress(part, 0, 1, "written, then read by a new process"))
     folder.mkdir(exist_ok=True)
 
     def write(network: keras.Model, name: str, *, fresh_process: bool) -> None:
-        exported = export.with_mirror(network) if mirror_images else network
+        exported = export.with_mirror(network) if job.settings.mirror_images else network
         export.export_h5(exported, folder / name, fresh_process=fresh_process)
 
-    write(trained.network, f"{records.PREFIX}{letter}.h5", fresh_process=True)
+    write(trained.network, f"{records.PREFIX}{job.letter}.h5", fresh_process=True)
     if trained.fine_tuning_kept:
         frozen = keras.models.clone_model(trained.network)
         frozen.set_weights(trained.frozen_weights)
         write(frozen, records.FROZEN, fresh_process=False)
-    report(progress.Progress(f"Export of {letter}", 1, 1))
+    job.report(progress.Progress(part, 1, 1))

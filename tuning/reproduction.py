@@ -50,7 +50,7 @@ def reproduce(
     its fine-tuning.
     """
     values = _check(job, version, name)
-    now = experiment.origin(job.faces, job.settings)
+    now = experiment.origin(job)
     before = {tag: version.get(tag, "not noted") for tag in SURROUNDINGS}
     differs = {tag: [was, now[tag]] for tag, was in before.items() if was != now[tag]}
     for tag, (was, here) in differs.items():
@@ -60,7 +60,7 @@ def reproduce(
     with tracking.run(
         f"reproduce {name}",
         experiment=experiment.name_of(job.faces),
-        tags=experiment.run_tags(job.letter, job.faces, job.settings, "reproduction")
+        tags=experiment.run_tags(job, "reproduction")
         | {"model.name": model, "model.version": number, "model.run_id": version["run_id"]},
         description=f"{name} trained again, with its own seed and others.",
     ) as run_id:

@@ -7,6 +7,7 @@ soon as it ends, so that interrupted work goes on. The test is not looked at.
 import dataclasses
 import itertools
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -101,8 +102,7 @@ def _compare(job: experiment.Job, plan: Plan, role: str) -> pd.DataFrame:
         f"{role} {job.letter} · {job.settings.preset} · seed {job.settings.seed}",
         experiment=experiment.name_of(job.faces),
         run_id=json.loads(path.read_text())[-1]["parent_run_id"] if path.exists() else None,
-        tags=experiment.run_tags(job.letter, job.faces, job.settings, role)
-        | {"epochs": str(plan.epochs)},
+        tags=experiment.run_tags(job, role) | {"epochs": str(plan.epochs)},
         description=f"{job.family.title}: {told}",
     ) as run_id:
         experiment.log_dataset(run_id, job.faces, role)
@@ -138,7 +138,7 @@ def retrain(job: experiment.Job, plan: Plan, *, path: Path, parent_run_id: str) 
                 missing.append(name)
                 continue
             training = experiment.Training(
-                job.letter, values, plan.epochs, seed, name, "retraining", number, parent_run_id
+                values, plan.epochs, seed, name, "retraining", number, parent_run_id
             )
             row = asked | _train(job, training, plan.counted_epochs)
             finished.append(row)
@@ -162,14 +162,10 @@ def _train(
     started = time.monotonic()
     row: dict[str, Any] = {"parent_run_id": training.parent_run_id}
     try:
-        result, trained = experiment.train_and_log(
-            training,
-            job.faces,
-            dataclasses.replace(job.settings, seed=training.seed),
-            splits.folds(job.faces.manifest, 1, training.seed),
-            cache=job.cache,
-            report=job.report,
-        )
+        (fold,) = splits.folds(job.faces.manifest, 1, training.seed)
+        settings = dataclasses.replace(job.settings, seed=training.seed)
+        job = dataclasses.replace(job, settings=settings, stop_at=math.inf)
+        result, trained = experiment.train_and_log(job, training, fold)
         history = trained.history.iloc[:counted_epochs]
         best = dataclasses.replace(trained, history=history).best_epoch
         row |= {measure: best[measure] for measure in MEASURES} | {"run_id": result.run_id}

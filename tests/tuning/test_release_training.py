@@ -40,14 +40,9 @@ def test_a_release_learns_from_validation_too_and_calibrates_without_it(
     lines: list[str] = []
 
     def release():
-        return release_training.train_release(
-            "A",
-            faces,
-            config.Settings(),
-            folder=root / "A",
-            cache=root,
-            report=lines.append,
-        )
+        settings = config.Settings()
+        job = experiment.Job("A", faces, settings, root / "A", root, report=lines.append)
+        return release_training.train_release("A", job)
 
     candidate = release()
     record = records.Candidate.load(candidate)
