@@ -51,6 +51,11 @@ class Evidence:
     mirror: dict[str, Any] | None = None
     mirror_validation: dict[str, Any] | None = None
 
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The slices of one decade, gender or race, without the pairs of these."""
+        return [row for row in self.slices or () if ", " not in row["slice"]]
+
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Self:
         """Return what `to_json` gave, or an earlier version of this project."""

@@ -13,26 +13,25 @@ from agegender.show import report as show
 def report(*, generated: bool = False, faces: bool = False, to: Path = Path("reports")) -> None:
     """Write both files and log them; ValueError where there is no champion."""
     tracking.connect(Path.cwd())
-    for kind in ("generated",) if generated else ("utkface", "generated"):
-        names = {family: versions.full_name(family, kind == "generated") for family in "AB"}
-        models = {
-            family: dossier.read(name)
-            for family, name in names.items()
-            if "champion" in versions.aliases(name)
-        }
+    for drawn in (True,) if generated else (False, True):
+        models = [
+            dossier.read(family, drawn)
+            for family in "AB"
+            if "champion" in versions.aliases(versions.full_name(family, drawn))
+        ]
         if models:
             break
     else:
         raise ValueError("No champion is registered: run `make tune` first.")
-    facts = show.facts(models, ledger.looks(), kind=kind)
-    html, pdf = show.write(facts, faces=faces or kind == "generated")
+    kind = "generated" if drawn else "utkface"
+    html, pdf = show.write(models, ledger.looks(), kind=kind, faces=faces or drawn)
     to.mkdir(parents=True, exist_ok=True)
     paths = [to / f"report-{kind}.{ending}" for ending in ("html", "pdf")]
     paths[0].write_text(html)
     paths[1].write_bytes(pdf)
-    tags = {f"version.{family}": model.tags["version"] for family, model in models.items()}
+    tags = {f"version.{model.family}": model.tags["version"] for model in models}
     tags |= {"data.kind": kind, "role": "report"}
-    of = " and ".join(f"{model.name} {model.tags['version']}" for model in models.values())
+    of = " and ".join(f"{model.name} {model.tags['version']}" for model in models)
     with tracking.run(f"report · {of}", experiment=tracking.PAGES, tags=tags) as run_id:
         for path in paths:
             tracking.log_file(run_id, path)

@@ -12,21 +12,22 @@ from agegender.registry import tracking, versions
 from agegender.show.report import StoredRun, StoredVersion
 
 
-def read(model_name: str, which: str | int = "champion") -> StoredVersion:
-    """Return all there is of a version, named by alias or number; what there is not is empty.
+def read(family: str, generated: bool = False) -> StoredVersion:
+    """Return all that the store has of the champion "A" or "B"; what it does not have is empty.
 
-    ValueError where there is no such version.
+    generated: of drawn faces. ValueError where there is no champion.
     """
-    tags = versions.get(model_name, which)
-    run = _run(tags.get("run_id", ""))
-    parent = _run(run.data.tags.get("mlflow.parentRunId", "")) if run else None
-    inputs = run.inputs.dataset_inputs if run and run.inputs else []
+    name = versions.full_name(family, generated)
+    tags = versions.get(name, "champion")
+    run = _run(tags["run_id"])
+    inputs = run.inputs.dataset_inputs if run else []
     known = backbones.BACKBONES.get(tags.get("backbone", ""))
     return StoredVersion(
-        name=model_name,
+        family=family,
+        name=name,
         tags=tags,
         run=_stored(run),
-        search=_stored(parent),
+        search=_stored(_run(run.data.tags.get("mlflow.parentRunId", "")) if run else None),
         history=tracking.history(run.info.run_id) if run else pd.DataFrame(),
         sizes=json.loads(inputs[0].dataset.profile or "{}") if inputs else {},
         pretraining=known.pretraining if known else "",

@@ -5,10 +5,19 @@ import operator
 from collections.abc import Mapping
 
 from agegender import records
-from agegender.measure import evaluation, robustness
+from agegender.measure import robustness
 from agegender.show import pages
-from agegender.show.findings import METRICS, Findings
 
+METRICS = {
+    "mae": "mean absolute error, years",
+    "rmse": "root mean square error, years",
+    "bias": "bias (predicted - labelled), years",
+    "cs5": "share within 5 years",
+    "gender_accuracy": "gender accuracy",
+    "gender_f1": "gender F1, mean of both",
+    "gender_auc": "gender AUC",
+    "gender_ece": "gender calibration error",
+}
 # What B's weights are where they are not fine-tuned, by `Candidate.fine_tuning_kept`.
 FINE_TUNING = {
     "False": "Fine-tuning was tried and discarded: in validation it was no better than the head on "
@@ -47,7 +56,6 @@ def model_card(
         record=candidate,
         epochs=candidate.origin.get("epochs_trained"),
         metrics=METRICS,
-        found=Findings.of(evaluation.flatten(candidate.test or {}), evidence),
         evidence=evidence,
         test_looks=test_looks,
         corrupted=[(name, list(of_name)) for name, of_name in rows],

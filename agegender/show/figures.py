@@ -4,7 +4,6 @@ Most take their tables by the model's name and draw all models side by side. Col
 Okabe and Ito (2008), which colour-blind readers can distinguish.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,20 +35,6 @@ MEASURES = {
     "bias": "bias: predicted - labelled (years)",
     "gender_accuracy": "gender accuracy",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Tested:
-    """The results of testing one model.
-
-    predictions: a row for each face, with age_years, gender, race, age_predicted,
-        gender_probability, age_low and age_high.
-    slices, curves: of `evaluation.slices` and `robustness.curves`.
-    """
-
-    predictions: pd.DataFrame
-    slices: pd.DataFrame
-    curves: pd.DataFrame
 
 
 def blank(
@@ -257,15 +242,23 @@ def slices(tables: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
     return figure
 
 
-def of_test(tested: Mapping[str, Tested]) -> dict[str, matplotlib.figure.Figure]:
-    """Return all figures of an evaluation that show no face, by name."""
-    predictions = {name: each.predictions for name, each in tested.items()}
+def of_test(
+    tested: Mapping[str, tuple[pd.DataFrame, records.Evidence]],
+) -> dict[str, matplotlib.figure.Figure]:
+    """Return all figures of an evaluation that show no face, by name.
+
+    tested: predictions, with age_low and age_high, and evidence with slices and robustness.
+    """
+    predictions = {name: table for name, (table, _) in tested.items()}
+    measured = {name: evidence for name, (_, evidence) in tested.items()}
     return {
         "predicted_against_true": predicted_against_true(predictions),
         "confusion": confusion(predictions),
         "reliability_diagram": reliability_diagram(predictions),
-        "slices": slices({name: each.slices for name, each in tested.items()}),
-        "robustness": robustness_curves({name: each.curves for name, each in tested.items()}),
+        "slices": slices({name: pd.DataFrame(each.slices) for name, each in measured.items()}),
+        "robustness": robustness_curves(
+            {name: pd.DataFrame(each.robustness) for name, each in measured.items()}
+        ),
     }
 
 

@@ -21,6 +21,7 @@ import PIL.Image
 import typst
 from markdown_it.token import Token
 
+from agegender.measure import evaluation
 from agegender.show import intervals
 
 WIDTH_PIXELS = 1400
@@ -51,6 +52,7 @@ _templates.filters |= {
     function.__name__: lambda number, function=function: markupsafe.Markup(function(number))
     for function in (intervals.digits, intervals.percent, intervals.probability, intervals.value)
 }
+_templates.globals["fewest"] = evaluation.SMALL_SLICE
 _templates.filters |= {"code": _code, "interval": intervals.Interval.of}
 _parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
 

@@ -8,8 +8,7 @@ import pytest
 
 from agegender import records
 from agegender.show import card as cards
-from agegender.show import findings, intervals
-from agegender.show.findings import Findings
+from agegender.show import intervals
 from agegender.show.intervals import Interval
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -32,7 +31,7 @@ CANDIDATE = records.Candidate(
     backbone="faceres",
     val={"val_score": 0.31234, "val_age_mae": 5.4321, "val_gender_accuracy": 0.91234},
     fine_tuning_kept=True,
-    test={"n": 4143, "score": 0.333} | {name: interval(0.8765432) for name in findings.METRICS},
+    test={"n": 4143, "score": 0.333} | {name: interval(0.8765432) for name in cards.METRICS},
     evidence=records.Evidence(),
 )
 
@@ -110,27 +109,32 @@ def test_what_was_not_measured_leaves_no_heading():
     assert "nothing about people" in bare and "## Slices" in card(evidence=full_evidence())
 
 
-def test_abstention_that_cannot_be_reached_is_said():
-    never = {"accuracy_target": 0.97, "confidence": None}
-    assert "97 %: no confidence reaches it" in card(evidence=records.Evidence(abstention=never))
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {
+                "evidence": records.Evidence(
+                    abstention={"accuracy_target": 0.97, "confidence": None}
+                )
+            },
+            "97 %: no confidence reaches it",
+        ),
+        ({"fine_tuning_kept": False}, "Fine-tuning was tried and discarded"),
+        ({"fine_tuning_kept": None}, "Nothing was fine-tuned"),
+        ({"origin": {"epochs_trained": "19"}}, "seed 7, 19 epochs"),
+        # Where that was not kept, it is said that they are a limit; a release trains all of them.
+        ({}, "seed 7, at most 31 epochs"),
+        ({"history": []}, "seed 7, 31 epochs"),
+        ({"history": []}, "shorter training without the validation faces"),
+    ],
+)
+def test_the_card_says_what_became_of_the_training(changes, said):
+    assert said in card(**changes)
 
 
-def test_the_card_says_where_fine_tuning_was_discarded():
-    assert "Fine-tuning was tried and discarded" in card(fine_tuning_kept=False)
-    assert "Nothing was fine-tuned" in card(fine_tuning_kept=None)
-    assert "head on frozen features" not in card(fine_tuning_kept=True)
-
-
-def test_the_epochs_are_those_that_were_trained():
-    assert "seed 7, 19 epochs" in card(origin={"epochs_trained": "19"})
-    # Where that was not kept, it is said that they are a limit; a release trains all of them.
-    assert "seed 7, at most 31 epochs" in card()
-    assert "seed 7, 31 epochs" in card(history=[])
-
-
-def test_a_release_says_whose_its_validation_numbers_are():
-    assert "shorter training without the validation faces" in card(history=[])
-    assert "shorter training" not in card()
+def test_the_card_of_a_search_speaks_of_no_release_and_no_discarded_tuning():
+    assert "shorter training" not in card() and "head on frozen features" not in card()
 
 
 def table_of_groups(text):
@@ -160,18 +164,14 @@ def test_the_worst_groups_that_are_named_are_those_of_the_table(indian, small_is
             assert table[name][column] in part and f"on {table[name][0]} faces" in part
 
 
-def test_without_groups_none_is_worst():
-    assert Findings.of({}, records.Evidence()).worst("mae") == []
-
-
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.json")), ids=lambda path: path.stem)
 def test_the_released_cards_are_those_of_their_records(path):
     record = records.Candidate.from_json(json.loads(path.read_text())["record"])
     text = path.with_suffix(".md").read_text()
-    for name, label in findings.METRICS.items():
+    for name, label in cards.METRICS.items():
         assert f"| {label} | {intervals.digits(Interval.of(record.test[name]))} |" in text
     assert f"seed {record.seed}, {record.origin['epochs_trained']} epochs" in text
-    groups = Findings.of({}, record.evidence).groups
     assert {name: row[0] for name, row in table_of_groups(text).items()} == {
-        group.name + " (few)" * (not group.ranked): str(group.faces) for group in groups
+        group["slice"] + " (few)" * (not group["ranked"]): str(group["n"])
+        for group in record.evidence.groups
     }

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from agegender.measure import evaluation, robustness
-from agegender.show import figures, findings, intervals, pages, report
+from agegender.show import card, figures, intervals, pages, report
 from agegender.show.intervals import Interval
 from agegender.show.report import StoredRun, StoredVersion
 
@@ -73,6 +73,7 @@ def stored(family, error_years, wrong_share, *, files=None, tags=None, **changes
     kept = {"predictions.csv": predictions, "evidence.json": json.dumps(evidence).encode()}
     kept |= {"layers.json": json.dumps(layers).encode()}
     arguments = {
+        "family": family,
         "name": f"age-gender-{family}",
         "tags": {"version": "3", "data.digest": "abc", "seed": "7", "run_id": f"run{family}"}
         | {"settings": json.dumps({"learning_rate": 0.0020001, "odd": "<b> | *x*"})}
@@ -101,13 +102,9 @@ def looks(count):
     )
 
 
-def facts(versions, count=2, kind="utkface"):
-    return report.facts(versions, looks(count), kind=kind)
-
-
-def written(versions, count=2, kind="utkface"):
+def written(*models, count=2, kind="utkface"):
     """Return the page without its pictures, whose drawing takes most of the time."""
-    return pages.html(report.markdown(facts(versions, count, kind), {}), {})
+    return pages.html(report.markdown(models, looks(count), kind, {}), {})
 
 
 def rows(text):
@@ -119,18 +116,18 @@ def rows(text):
 
 @pytest.fixture(scope="module")
 def both():
-    return {"A": stored("A", 8, 0.2), "B": stored("B", 3, 0.02)}
+    return [stored(family, *how) for family, how in HOW.items()]
 
 
 @pytest.fixture(scope="module")
 def page(both):
-    return report.write(facts(both), faces=False)
+    return report.write(both, looks(2), kind="utkface", faces=False)
 
 
 def test_every_metric_is_that_of_its_model_side_by_side(page):
     table = rows(page[0])
     numbers = {family: measured(family, *how)[0] for family, how in HOW.items()}
-    for name, label in findings.METRICS.items():
+    for name, label in card.METRICS.items():
         shown = [intervals.digits(Interval.of(numbers[family], name)) for family in "AB"]
         assert table[label] == shown, name
     assert table["parameters"] == ["122", "122"] and table["faces"] == ["300", "300"]
@@ -143,26 +140,22 @@ def test_every_metric_is_that_of_its_model_side_by_side(page):
     assert "2,000 faces: 1,700 train, 300 test." in page[0]
 
 
-def test_the_verdict_is_that_of_the_paired_comparison(both):
-    for versions, age, gender in (
-        (both, "B is better", "B is better"),
-        ({"A": stored("A", 3, 0.02), "B": stored("B", 8, 0.2)}, "A is better", "A is better"),
-        (
-            {"A": stored("A", 5, 0.1), "B": stored("B", 5, 0.1)},
-            "no clear difference",
-            "no clear difference",
-        ),
-    ):
-        models = facts(versions)
-        found = evaluation.compare(
-            models.models[1].predictions, models.models[0].predictions, seed=0
-        )
-        assert (models.pair.age, models.pair.gender) == (age, gender)
-        assert models.pair.difference == Interval.of(found["mae"])
-        assert (models.pair.only_b, models.pair.only_a) == (
-            found["gender"]["only_a"],
-            found["gender"]["only_b"],
-        )
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ((8, 0.2), (3, 0.02), "B is better"),
+        ((3, 0.02), (8, 0.2), "A is better"),
+        ((5, 0.1), (5, 0.1), "no clear difference"),
+    ],
+)
+def test_the_verdict_is_that_of_the_paired_comparison(a, b, verdict):
+    models = [stored("A", *a), stored("B", *b)]
+    text = written(*models)
+    assert f"Age: <strong>{verdict}</strong>. Gender: <strong>{verdict}</strong>" in text
+    found = evaluation.compare(models[1].predictions, models[0].predictions, seed=0)
+    assert f"minus A's is {intervals.digits(Interval.of(found['mae']))} years" in text
+    gender = found["gender"]
+    assert f"B alone is right for {gender['only_a']} faces, A alone for {gender['only_b']}" in text
 
 
 def test_the_worst_groups_are_those_of_the_table_and_small_ones_say_so(page):
@@ -171,41 +164,42 @@ def test_the_worst_groups_are_those_of_the_table_and_small_ones_say_so(page):
     for row in worse["slices"]:
         if row["slice"] == "age 80+":
             row |= {"mae": 17.1, "mae_low": 12.2, "mae_high": 22.4}
-    text = written({"A": stored("A", 8, 0.2, files={"evidence.json": json.dumps(worse).encode()})})
+    text = written(stored("A", 8, 0.2, files={"evidence.json": json.dumps(worse).encode()}))
     assert "age 80+ looks worst, 17 [12, 22] years, on 9 faces only;" in text
 
 
 def test_a_release_is_not_said_to_be_searched():
     release = {"release": "age_gender_A_full", "epochs": "36"}
-    text = written({"A": stored("A", 8, 0.2, tags=release)})
+    text = written(stored("A", 8, 0.2, tags=release))
     assert rows(text)["chosen among so many settings"] == ["none: fixed before"]
     assert "A was released: trained for 36 epochs on training and validation faces" in text
     assert "make release MODEL=A_full" in text and "trials.csv" not in text
-    assert rows(written({"A": stored("A", 8, 0.2)}))["chosen among so many settings"] == [
-        "not known"
-    ]
+    text = written(stored("A", 8, 0.2))
+    assert rows(text)["chosen among so many settings"] == ["not known"]
 
 
 def test_discarded_fine_tuning_is_said(both):
     discarded = stored("B", 3, 0.02, tags={"fine_tuning_kept": "False"})
-    assert "Fine-tuning was tried and discarded" in written({"B": discarded})
+    assert "Fine-tuning was tried and discarded" in written(discarded)
     kept = stored("B", 3, 0.02, tags={"fine_tuning_kept": "True"})
-    assert "discarded" not in written({"A": both["A"], "B": kept})
+    assert "discarded" not in written(both[0], kept)
 
 
 def test_different_faces_are_not_compared(both):
     table = labels().assign(age_predicted=1.0, gender_probability=0.2, name="other")
     table["age_low"] = table["age_high"] = 1.0
     other = stored("B", 3, 0.02, files={"predictions.csv": table.to_csv(index=False).encode()})
-    assert facts({"A": both["A"], "B": other}).pair is None
-    assert "they are not compared" in written({"A": both["A"], "B": other})
+    text = written(both[0], other)
+    assert "they are not compared" in text and "is better" not in text
 
 
 def test_whatever_is_missing_is_named_and_nothing_breaks(page):
     assert re.search(r"of network A:\s+the search that it came from \(trials.csv\)\.", page[0])
     assert "layers.json" not in page[0]
     nothing = {"run": StoredRun(), "history": pd.DataFrame(), "sizes": {}}
-    empty, pdf = report.write(facts({"A": stored("A", 8, 0.2, **nothing)}, 1), faces=True)
+    empty, pdf = report.write(
+        [stored("A", 8, 0.2, **nothing)], looks(1), kind="utkface", faces=True
+    )
     for told in ("Network B has no champion", "evidence.json", "predictions.csv", "layers.json"):
         assert told in empty, told
     assert "nan" not in empty.lower() and "None" not in empty and "<img" not in empty
@@ -232,12 +226,12 @@ def test_real_faces_stay_out_unless_asked_for():
         figures.search_history({"A": pd.DataFrame({"trial": [1], "val_score": [0.5]})})
     )
     kept = {f"test/{name}.png": content for name in report.FACES}
-    nothing = stored("A", 8, 0.2, run=StoredRun(files=kept))
-    shown = facts({"A": dataclasses.replace(nothing, history=pd.DataFrame())})
-    assert not report.pictures(shown, faces=False).keys() & set(report.FACES)
-    found = report.pictures(shown, faces=True)
+    model = stored("A", 8, 0.2, run=StoredRun(files=kept), history=pd.DataFrame())
+    assert not report.pictures([model], faces=False).keys() & set(report.FACES)
+    found = report.pictures([model], faces=True)
     assert found.keys() == set(report.FACES)
-    assert pages.html(report.markdown(shown, found), found).count("<img ") == len(report.FACES)
+    text = report.markdown([model], looks(1), "utkface", found)
+    assert pages.html(text, found).count("<img ") == len(report.FACES)
 
 
 def search_of(count):
@@ -259,17 +253,21 @@ def test_the_search_is_told_as_its_table_has_it():
     trials, search = search_of(12)
     a = stored("A", 8, 0.2, search=search, tags={"settings": '{"learning_rate": 0.003}'})
     a = dataclasses.replace(a, run=dataclasses.replace(a.run, tags={"trial": "4"}))
-    found = facts({"A": a}).models[0].search
-    done = trials[trials.status == "COMPLETED"]
+    found, done = a.search_facts, trials[trials.status == "COMPLETED"]
     assert (found.trials, found.complete, found.settings) == (12, len(done), 12)
     assert done.val_score[done.trial == found.best_trial].item() == done.val_score.min()
-    assert found.best_score == done.val_score.min() and found.chosen_trial == 4
+    assert found.best_score == done.val_score.min()
     # The search itself may rank a longer trial before one with a lower score.
-    ranked = dataclasses.replace(a, search=dataclasses.replace(search, tags={"best_trial": "9"}))
-    found = facts({"A": ranked}).models[0].search
+    ranked = dataclasses.replace(search, tags={"best_trial": "9"})
+    found = dataclasses.replace(a, search=ranked).search_facts
     assert (found.best_trial, found.best_score) == (9, trials.val_score[8])
+    # Settings that were tried again count once.
+    again = pd.concat([trials, trials[:3].assign(trial=[13, 14, 15])])
+    repeated = dataclasses.replace(search, files={"trials.csv": again.to_csv(index=False).encode()})
+    found = dataclasses.replace(a, search=repeated).search_facts
+    assert (found.trials, found.settings) == (15, 12)
     # What varied among the complete trials, and what the version has: not the best trial's.
-    text = written({"A": a, "B": stored("B", 3, 0.02)})
+    text = written(a, stored("B", 3, 0.02))
     assert rows(text)["learning_rate"] == ["0.0001 to 0.00658", "0.003", "", ""]
     assert rows(text)["head"] == ["ordinal, regression", "not used", "", ""]
     for name in ("width", "epoch_seconds", "tuner/rung"):
@@ -279,14 +277,6 @@ def test_the_search_is_told_as_its_table_has_it():
     assert re.findall(r"[\d.]+\b", said) == ["12", "12", "11", "11", "0.445", "4"]
 
 
-def test_settings_that_were_tried_again_count_once():
-    trials, search = search_of(12)
-    again = pd.concat([trials, trials[:3].assign(trial=[13, 14, 15])])
-    search = dataclasses.replace(search, files={"trials.csv": again.to_csv(index=False).encode()})
-    found = facts({"A": stored("A", 8, 0.2, search=search)}).models[0].search
-    assert (found.trials, found.settings, found.chosen_trial) == (15, 12, None)
-
-
 def test_the_ledger_counts_the_looks_at_this_data():
-    text = written({"A": stored("A", 8, 0.2)}, count=31)
+    text = written(stored("A", 8, 0.2), count=31)
     assert "31 looks at a test are noted in this store, 30 of them at the test of this data" in text
