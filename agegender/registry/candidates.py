@@ -170,12 +170,10 @@ def log_tested(run_id: str, candidate: records.Candidate, predictions: pd.DataFr
     """Put on a run what the test of a candidate found, with figures that show no face."""
     flat = evaluation.flatten(candidate.test)
     tracking.log_metrics(run_id, {f"test_{name}": value for name, value in flat.items()})
-    evidence = candidate.evidence
+    evidence = candidate.evidence or records.Evidence()
     tracking.log_text(run_id, json.dumps(evidence.to_json(), indent=1), records.EVIDENCE)
     tracking.log_table(run_id, predictions, records.PREDICTIONS)
-    tables = pd.DataFrame(evidence.slices), pd.DataFrame(evidence.robustness)
-    tested = {candidate.family: figures.Tested(predictions, *tables)}
-    _log_figures(run_id, figures.of_test(tested))
+    _log_figures(run_id, figures.of_test({candidate.family: (predictions, evidence)}))
 
 
 def _log_figures(run_id: str, drawn: Mapping[str, matplotlib.figure.Figure]) -> None:
