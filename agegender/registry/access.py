@@ -1,15 +1,18 @@
-"""Whether a store can be used, and in one line what is wrong with its address or its server.
+"""The store: its address, what is wrong with it in one line, and the SQLite file that it is here.
 
 Every target opens its store through `address` and `check`, and `explain` says what fails later. At
-the top it imports the standard library alone: a mistake is answered before MLflow is loaded.
+the top this imports the standard library alone: a mistake is answered before MLflow is loaded.
 """
 
 import contextlib
 import os
 import re
 import shlex
+import sqlite3
 import sys
 from pathlib import Path
+
+from agegender import disk
 
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 SECONDS = 5  # What has not answered by then is not there; a name may have two addresses.
@@ -36,6 +39,20 @@ TROUBLES = {
     r"failed to resolve|connection (failed|is bad)": "No answer from {store}: start it, or set "
     "{variable} to another.",
 }
+# Every column in which MLflow 3 keeps an absolute path to artifacts.
+LOCATION_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+FOLDER_TAG = "store.folder"
+
+
+def uri(root: Path) -> str:
+    """Return the URI of the tracking store, as `address` does, or that of `root`."""
+    return address(TRACKING, f"sqlite:///{root.resolve()}/mlruns/mlflow.db")
 
 
 def address(variable: str, default: str = "") -> str:
@@ -102,6 +119,7 @@ def _check_server(uri: str, variable: str) -> None:
     import mlflow
     from mlflow.utils import credentials, rest_utils
 
+    store, instead = shown(uri), f"set {variable} to another"
     asked = "experiments" if variable == TRACKING else "registered-models"
     try:
         answer = rest_utils.http_request(
@@ -114,24 +132,19 @@ def _check_server(uri: str, variable: str) -> None:
             timeout=SECONDS,
         )
     except (mlflow.MlflowException, OSError) as error:
+        reason = f"No answer from the server {store}: start it, or {instead}."
         if "SSL" in str(error):
-            raise ValueError(
-                f"No secure connection to {shown(uri)}: it speaks http alone, or its certificate "
-                "is not trusted (MLFLOW_TRACKING_SERVER_CERT_PATH)."
-            ) from error
-        raise ValueError(
-            f"No answer from the server {shown(uri)}: start it, or set {variable} to another."
-        ) from error
+            reason = f"No secure connection to {store}: it speaks http alone, or its certificate "
+            reason += "is not trusted (MLFLOW_TRACKING_SERVER_CERT_PATH)."
+        raise ValueError(reason) from error
     if answer.status_code in (401, 403):
         raise ValueError(
-            f"The server {shown(uri)} wants a user that it knows: set MLFLOW_TRACKING_USERNAME "
-            "and MLFLOW_TRACKING_PASSWORD."
+            f"The server {store} wants a user that it knows: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD."
         )
     if not answer.ok or not answer.headers.get("Content-Type", "").startswith("application/json"):
-        raise ValueError(
-            f"Expected an MLflow server at {shown(uri)}, got {answer.status_code} "
-            f"{answer.reason}: set {variable} to another."
-        )
+        got = f"{answer.status_code} {answer.reason}"
+        raise ValueError(f"Expected an MLflow server at {store}, got {got}: {instead}.")
 
 
 def _check_database(uri: str, variable: str) -> None:
@@ -141,6 +154,7 @@ def _check_database(uri: str, variable: str) -> None:
     from alembic import migration, script
     from mlflow.store.db import utils
 
+    store, instead = shown(uri), f"set {variable} to another"
     wait = {"connect_timeout": SECONDS} if uri.startswith(("postgresql", "mysql")) else {}
     try:
         engine = sqlalchemy.create_engine(uri, connect_args=wait)
@@ -150,34 +164,29 @@ def _check_database(uri: str, variable: str) -> None:
         engine.dispose()
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{variable}={shown(uri)} needs the package {error.name!r}: install it, or set "
-            f"{variable} to another."
+            f"{variable}={store} needs the package {error.name!r}: install it, or {instead}."
         ) from error
     except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
         first_line = str(getattr(error, "orig", None) or error).partition("\n")[0]
         told = explain(error, uri, variable)
-        raise ValueError(told or f"{variable}={shown(uri)}: {EXPECTED}; {first_line}") from error
+        raise ValueError(told or f"{variable}={store}: {EXPECTED}; {first_line}") from error
+    steps = script.ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    reason = ""
     if not revision:
         if tables and "experiments" not in tables:
-            raise ValueError(
-                f"{shown(uri)} is a database of something else: set {variable} to another."
-            )
-        return
-    steps = script.ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
-    if revision == steps.get_current_head():
+            reason = f"{store} is a database of something else: {instead}."
+    elif revision == steps.get_current_head():
         if not utils.Base.metadata.tables.keys() <= tables:
-            raise ValueError(TROUBLES[NO_TABLE].format(store=f"The store {shown(uri)}"))
-        return
-    if revision in {step.revision for step in steps.walk_revisions()}:
-        command = [sys.executable, "-m", "mlflow", "db", "upgrade", shown(uri)]
-        raise ValueError(
-            f"{shown(uri)} was made by an older MLflow. To go on with it, copy it, then run: "
-            f"{shlex.join(command)}"
-        )
-    raise ValueError(
-        f"{shown(uri)} was made by a newer MLflow than the one here: install that one, or set "
-        f"{variable} to another."
-    )
+            reason = TROUBLES[NO_TABLE].format(store=f"The store {store}")
+    elif revision in {step.revision for step in steps.walk_revisions()}:
+        command = shlex.join([sys.executable, "-m", "mlflow", "db", "upgrade", store])
+        reason = f"{store} was made by an older MLflow. To go on with it, copy it, then run: "
+        reason += command
+    else:
+        reason = f"{store} was made by a newer MLflow than the one here: install that one, or "
+        reason += f"{instead}."
+    if reason:
+        raise ValueError(reason)
 
 
 def explain(error: BaseException | None, uri: str = "", variable: str = TRACKING) -> str | None:
@@ -196,3 +205,58 @@ def explain(error: BaseException | None, uri: str = "", variable: str = TRACKING
                     return line[0].upper() + line[1:]
         error = error.__cause__ or error.__context__
     return None
+
+
+def in_place(database: Path) -> bool:
+    """Tell whether the paths in an SQLite store lead to where it is; `prepare` mends them."""
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as reader:
+        return _noted_folder(reader) == str(database.parent)
+
+
+def _noted_folder(connection: sqlite3.Connection) -> str | None:
+    note = "SELECT value FROM experiment_tags WHERE key = ? AND experiment_id = 0"
+    return (connection.execute(note, (FOLDER_TAG,)).fetchone() or (None,))[0]
+
+
+def prepare(database: Path) -> None:
+    """Make the tables of an SQLite store if there are none, mend the paths if its folder was moved.
+
+    One process at a time: MLflow's migrations crash where two begin at once. ValueError as in
+    `check`.
+    """
+    check_path(database)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with disk.hold(database.parent / ".lock"):
+        if database.exists():
+            check(f"sqlite:///{database}")
+        else:
+            print(f"Making the tracking store {database}", file=sys.stderr, flush=True)
+        import mlflow
+
+        mlflow.MlflowClient(f"sqlite:///{database}").search_experiments(max_results=1)
+        _mend_moved(database)
+
+
+def _mend_moved(database: Path) -> None:
+    """Rewrite absolute paths, in one transaction, where the note in the store names another folder.
+
+    A folder seen under two names (a mount, a link) is not moved.
+    """
+    new = str(database.parent)
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        old = _noted_folder(connection)
+        if old is not None:
+            there = Path(old, database.name)
+            if old == new or there.exists() and there.samefile(database):
+                return
+            for table, column in LOCATION_COLUMNS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, len(old) + 1, f"{old}/"),
+                )
+            print(f"The tracking store was in {old}: its paths are mended.", file=sys.stderr)
+        connection.execute(
+            "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, 0)",
+            (FOLDER_TAG, new),
+        )

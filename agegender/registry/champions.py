@@ -5,17 +5,39 @@ prediction itself.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
 
-from agegender import records
+from agegender import disk, records
 from agegender.networks import export
 from agegender.photos import estimate
-from agegender.registry import access, store
+from agegender.registry import access
+
+
+@dataclasses.dataclass(frozen=True)
+class Champion:
+    """A model's champion: its version's tags, "version" among them, and where its files are.
+
+    evidence: of the run that trained it; where the run or the file is gone, there is no such file.
+    """
+
+    tags: dict[str, str]
+    h5: Path
+    evidence: Path
+
+
+def full_name(model: str, generated: bool = False) -> str:
+    """Return the registered name of "A" or "B"; a name that is longer is one already.
+
+    generated: of generated faces, whose models live apart.
+    """
+    return model if len(model) > 1 else f"age-gender-{model}" + "-generated" * generated
 
 
 def models_for_prediction(
@@ -36,7 +58,7 @@ def models_for_prediction(
     models = {}
     passed = root / ".cache" / "passed"
     for family in families or "BA":
-        name = store.full_name(family, generated)
+        name = full_name(family, generated)
         release = None if generated else estimate.released(root / "models", family, full=True)
         with tempfile.TemporaryDirectory() as folder:
             if champion := _find(root, name, Path(folder)):
@@ -47,32 +69,55 @@ def models_for_prediction(
             break
     if not models:
         command = "make tune" if generated else "make tune DATA=..."
-        names = " or ".join(store.full_name(family, generated) for family in families or "AB")
+        names = " or ".join(full_name(family, generated) for family in families or "AB")
+        drawn = "" if generated else "; GENERATED=1 takes the models of drawn faces"
         raise ValueError(
-            f"No champion of {names} in {access.shown(store.uri(root))}: run `{command}` first, or "
-            f"set {access.TRACKING}"
-            + ("." if generated else "; GENERATED=1 takes the models of drawn faces.")
+            f"No champion of {names} in {access.shown(access.uri(root))}: run `{command}` first, "
+            f"or set {access.TRACKING}{drawn}."
         )
     return models
 
 
-def _find(root: Path, name: str, folder: Path) -> store.Champion | None:
+def _find(root: Path, name: str, folder: Path) -> Champion | None:
     """Return a model's champion, its files on this disk; a server's are fetched into `folder`."""
-    database = access.database(store.uri(root))
-    if os.environ.get(access.REGISTRY):
-        return _fetch(root, name, folder)
-    if database and not database.exists():
-        return None
-    # What cannot be read so goes through MLflow, where it is told what is wrong.
-    with contextlib.suppress(sqlite3.Error):
-        if database and store.in_place(database):
-            champion = store.champion(database, name)
-            if champion is None or champion.h5.is_file():
-                return champion
+    database = access.database(access.uri(root))
+    if database and not os.environ.get(access.REGISTRY):
+        if not database.exists():
+            return None
+        # What cannot be read here is read by MLflow, which says what is wrong.
+        with contextlib.suppress(sqlite3.Error):
+            if access.in_place(database):
+                champion = read(database, name)
+                if champion is None or champion.h5.is_file():
+                    return champion
     return _fetch(root, name, folder)
 
 
-def _fetch(root: Path, name: str, folder: Path) -> store.Champion | None:
+def read(database: Path, model_name: str) -> Champion | None:
+    """Return a model's champion from an SQLite store, None where it has none.
+
+    sqlite3.Error where it has not the tables of MLflow 3.
+    """
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as reader:
+        found = reader.execute(
+            "SELECT v.version, v.storage_location, r.artifact_uri FROM registered_model_aliases a "
+            "JOIN model_versions v ON v.name = a.name AND v.version = a.version "
+            "LEFT JOIN runs r ON r.run_uuid = v.run_id WHERE a.name = ? AND a.alias = 'champion'",
+            (model_name,),
+        ).fetchone()
+        if found is None:
+            return None
+        version, artifacts, run_artifacts = found
+        kept = reader.execute(
+            "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?",
+            (model_name, version),
+        )
+        tags = dict(kept) | {"version": str(version)}
+        h5 = Path(artifacts, h5_path(model_name, tags))
+        return Champion(tags, h5, Path(run_artifacts or artifacts, records.EVIDENCE))
+
+
+def _fetch(root: Path, name: str, folder: Path) -> Champion | None:
     from agegender.registry import tracking, versions
 
     tracking.connect(root)
@@ -83,10 +128,10 @@ def _fetch(root: Path, name: str, folder: Path) -> store.Champion | None:
     evidence = folder / records.EVIDENCE
     if text := tracking.read_text(tags["run_id"], records.EVIDENCE):
         evidence.write_text(text)
-    return store.Champion(tags, h5, evidence)
+    return Champion(tags, h5, evidence)
 
 
-def _load(name: str, champion: store.Champion, folder: Path, passed: Path) -> estimate.Model:
+def _load(name: str, champion: Champion, folder: Path, passed: Path) -> estimate.Model:
     title = f"{name} version {champion.tags['version']}"
     if not champion.evidence.is_file():
         raise ValueError(
@@ -97,6 +142,24 @@ def _load(name: str, champion: store.Champion, folder: Path, passed: Path) -> es
     evidence = records.Evidence.from_json(json.loads(champion.evidence.read_text()))
     # What is checked is what is loaded, whoever writes to the store meanwhile.
     copy = shutil.copyfile(champion.h5, folder / "checked.h5")
-    store.check_sha256(title, champion.tags, copy)
+    check_sha256(title, champion.tags, copy)
     network = export.load_verified(copy, passed)
     return estimate.Model(title, network, evidence.intervals, evidence.abstention["confidence"])
+
+
+def h5_path(title: str, tags: dict[str, str]) -> str:
+    """Return where a version's .h5 is among its artifacts; ValueError where it names none."""
+    path = tags.get("h5.path", "")
+    if not re.fullmatch(r"artifacts/\w[\w.-]*\.h5", path) or "h5.sha256" not in tags:
+        raise ValueError(f"{title} was not registered by this project: it names no .h5 to fetch.")
+    return path
+
+
+def check_sha256(title: str, tags: dict[str, str], path: Path) -> None:
+    """Raise ValueError where a version's .h5 is not the file that was registered."""
+    checksum = disk.checksum(path)
+    if checksum != tags["h5.sha256"]:
+        raise ValueError(
+            f"{title}: the .h5 has the SHA-256 {checksum}, but {tags['h5.sha256']} was registered. "
+            "Do not use it; register it anew."
+        )

@@ -23,7 +23,7 @@ import mlflow
 import pandas as pd
 
 from agegender import records
-from agegender.registry import access, provenance, store
+from agegender.registry import access, provenance
 
 T = TypeVar("T")
 PAGES = "pages"  # the experiment of what is written for readers
@@ -45,9 +45,9 @@ def connect(root: Path) -> str:
     server that goes away later is asked again for ten minutes by each call.
     """
     given = os.environ.get(access.TRACKING)
-    uri, registry = store.uri(root), access.address(access.REGISTRY)
+    uri, registry = access.uri(root), access.address(access.REGISTRY)
     if database := access.database(uri):
-        store.prepare(database)
+        access.prepare(database)
         uri = f"sqlite:///{database}"
     else:
         access.check(uri)

@@ -17,9 +17,9 @@ from mlflow.types.schema import AnyType, ColSpec, Schema
 
 from agegender import disk
 from agegender.networks import export
-from agegender.registry import access, store, tracking
+from agegender.registry import access, champions, tracking
 
-full_name = store.full_name
+full_name = champions.full_name
 # What a version itself shows of its tags and metrics. With these, those of its file (h5.) and those
 # of the gate (gate., entered_as) it has twelve.
 TAGS = ("data.digest", "licence")
@@ -190,7 +190,7 @@ def pull(model_name: str, which: str | int, to: Path) -> Path:
     """
     version = get(model_name, which)
     title = f"{model_name} version {version['version']}"
-    path = store.h5_path(title, version)
+    path = champions.h5_path(title, version)
     to = to / Path(path).name if to.is_dir() else to
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".pull-") as folder:
@@ -202,7 +202,7 @@ def pull(model_name: str, which: str | int, to: Path) -> Path:
                 f"{title}: its file {path} cannot be fetched from the store. Where it was deleted, "
                 "restore it from a copy, or roll back or promote another version."
             ) from error
-        store.check_sha256(title, version, fetched)
+        champions.check_sha256(title, version, fetched)
         export.load_verified(fetched)
         os.replace(fetched, to)
     return to

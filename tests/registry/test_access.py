@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy
 from mlflow.store.db import utils
 
-from agegender.registry import access, store, tracking, versions
+from agegender.registry import access, champions, tracking, versions
 from pipelines import __main__ as command
 from pipelines import pull_model
 
@@ -271,7 +271,7 @@ def test_a_clone_in_an_odd_folder_works_or_is_refused_before_anything_is_written
     register(run_id)
     assert tracking.read_text(run_id, "note.txt") == "kept"
     assert versions.pull("age-gender-A", "champion", clone / "A.h5").stat().st_size
-    assert store.champion(clone / "mlruns" / "mlflow.db", "age-gender-A").h5.is_file()
+    assert champions.read(clone / "mlruns" / "mlflow.db", "age-gender-A").h5.is_file()
     assert len(list(clone.glob("mlruns/artifacts/tests/models/**/*.h5"))) == 1
     assert [path.name for path in clone.parent.iterdir()] == [name]
 

@@ -18,7 +18,7 @@ import pytest
 from agegender import records
 from agegender.data import generated_faces
 from agegender.networks import export
-from agegender.registry import champions, store, tracking
+from agegender.registry import access, champions, tracking
 from pipelines import __main__ as command
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_champions_come_with_what_was_fitted_for_them(
     champion, root, network, through_mlflow, monkeypatch
 ):
     if through_mlflow:  # As from a server, or an SQLite store that was moved.
-        monkeypatch.setattr(store, "in_place", lambda database: False)
+        monkeypatch.setattr(access, "in_place", lambda database: False)
     champion("age-gender-A")
     champion("age-gender-A")  # A challenger.
     (found,) = champions.models_for_prediction(root).values()
