@@ -8,7 +8,7 @@ import textwrap
 import time
 
 from agegender import progress, records
-from agegender.registry import access, ledger, tracking, views
+from agegender.registry import access, ledger, tracking, ui
 from agegender.show import summary
 from pipelines import evaluate_models, promote_models, search_models, train_finalists
 from pipelines.work import Work
@@ -63,7 +63,7 @@ def results(work: Work) -> list[str]:
 def next_steps(work: Work) -> list[str]:
     """Return what one would type next."""
     found = [work.folder / family / records.SEARCH for family in families.FAMILIES]
-    trials = [views.address(json.loads(path.read_text())["run_id"]) for path in found]
+    trials = [ui.address(json.loads(path.read_text())["run_id"]) for path in found]
     uri = access.shown(tracking.current_uri())
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     return [

@@ -20,7 +20,7 @@ import pandas as pd
 from agegender import config, disk, hyperparameters, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import backend, fit, step
-from agegender.registry import memory, stored_checkpoints, tracking, views
+from agegender.registry import stored_checkpoints, tracking, ui
 from agegender.show import figures
 from tuning import cluster, experiment, families, finalists, journal, search, standing, workers
 
@@ -52,7 +52,7 @@ def search_family(job: experiment.Job) -> list[journal.Trial]:
     ) as parent_run_id:
         experiment.log_dataset(parent_run_id, job.faces, "search")
         measures = ["val_score", "val_age_mae", "val_gender_accuracy"]
-        views.save(parent_run_id, metrics=measures, params=names)
+        ui.save_view(parent_run_id, metrics=measures, params=names)
         job.report(f"\nSearch of {job.family.title}")
         trials = _Trials(job, parent_run_id, constants, _processes(job))
         done = search.search(
@@ -89,16 +89,16 @@ def known_settings(job: experiment.Job) -> tuple[dict[str, Any], ...]:
     """
     path, tier = job.folder / records.MEMORY, job.settings.tier
     if not path.exists():
-        found: list[memory.Remembered] = []
+        found: dict[str, dict[str, str]] = {}
         if job.settings.memory and not (job.folder / records.JOURNAL).exists():
             tags = {"family": job.letter, "tier": tier, "data.digest": job.faces.digest}
-            found = memory.best_trials(experiment.name_of(job.faces), tags, 5 * MOST_REMEMBERED)
+            found = tracking.best_trials(experiment.name_of(job.faces), tags, 5 * MOST_REMEMBERED)
         space = families.searched_space(job.family, tier, job.cache)
         kept: dict[str, dict[str, Any]] = {}
-        for one in found:
-            setting = families.typed(space, one.params)
+        for run_id, params in found.items():
+            setting = families.typed(space, params)
             if setting not in kept.values() and len(kept) < MOST_REMEMBERED:
-                kept[one.run_id] = setting
+                kept[run_id] = setting
         disk.write(path, json.dumps(kept, indent=1))
     known = json.loads(path.read_text())
     if known:

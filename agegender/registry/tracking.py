@@ -33,6 +33,7 @@ SAMPLING_SECONDS = 10  # of CPU, memory and so on
 # batch that it could not write, and says so only to a log.
 _writer = futures.ThreadPoolExecutor(1, "epochs")
 _unwritten: dict[str, list[futures.Future]] = {}
+_last_epochs: dict[str, float] = {}  # of runs to go on with
 
 
 def connect(root: Path) -> str:
@@ -127,6 +128,7 @@ def run(
         for mark in {"error", "killed"} & found.data.tags.keys():
             client.delete_tag(run_id, mark)
         client.update_run(run_id, status="RUNNING")
+        _last_epochs[run_id] = history(run_id)["epoch"].max()
         set_tags(run_id, tags)
     else:
         run_id = client.create_run(_experiment_id(experiment), tags=tags, run_name=name).info.run_id
@@ -144,6 +146,7 @@ def run(
         raise
     finally:
         futures.wait(_unwritten.pop(run_id, []))
+        _last_epochs.pop(run_id, None)
         client.set_terminated(run_id, status)
 
 
@@ -200,12 +203,10 @@ def find(call: Callable[..., T], *arguments: object) -> T | None:
 
 
 def repair_stale_runs(experiment: str) -> int:
-    """Mark KILLED what dead processes of this host left RUNNING; return how many runs those were.
+    """Mark KILLED the runs that dead processes of this host left RUNNING; return how many.
 
-    Processes are told apart by their number and the time they began, so that a number used again
-    is not mistaken.
+    A process is known by its number and the time it began: numbers are used again.
     """
-    client = mlflow.MlflowClient()
     count = 0
     for stale in search(experiment, "attributes.status = 'RUNNING'"):
         tags = stale.data.tags
@@ -215,19 +216,36 @@ def repair_stale_runs(experiment: str) -> int:
         if provenance.process_start(int(pid)) != tags.get("process.start"):
             found = datetime.datetime.now().isoformat(" ", "seconds")
             set_tags(stale.info.run_id, {"killed": f"process {pid} was gone, found {found}"})
-            client.set_terminated(stale.info.run_id, "KILLED")
+            mlflow.MlflowClient().set_terminated(stale.info.run_id, "KILLED")
             count += 1
     return count
 
 
-def search(experiment: str, condition: str = "") -> list[mlflow.entities.Run]:
-    """Return the runs of an experiment that meet a condition, the oldest first."""
+def search(
+    experiment: str,
+    condition: str = "",
+    order: str = "attributes.start_time ASC",
+    most: int = 100_000,
+) -> list[mlflow.entities.Run]:
+    """Return the first `most` runs of an experiment that meet a condition, the oldest first."""
     return mlflow.search_runs(
         [_experiment_id(experiment)],
         condition,
-        order_by=["attributes.start_time ASC"],
+        max_results=most,
+        order_by=[order],
         output_format="list",
     )
+
+
+def best_trials(experiment: str, tags: dict[str, str], count: int) -> dict[str, dict[str, str]]:
+    """Return, by run_id, the params of the finished trials with these tags and the best val_score.
+
+    MLflow keeps params as text. The lowest val_score comes first.
+    """
+    conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    conditions += ["tags.role = 'trial'", "attributes.status = 'FINISHED'"]
+    found = search(experiment, " and ".join(conditions), "metrics.val_score ASC", count)
+    return {run.info.run_id: run.data.params for run in found if "val_score" in run.data.metrics}
 
 
 def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
@@ -237,6 +255,8 @@ def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
     step 0. Epochs are written in the order of the calls; the end of `run` waits for all of them.
     Those that a run to go on with has in the store already are not written again.
     """
+    if row["epoch"] <= _last_epochs.get(run_id, -1):
+        return
     now = time.time_ns() // 1_000_000
     metrics = [
         mlflow.entities.Metric(_series(name), float(value), now, int(row["epoch"]) + 1)
@@ -244,10 +264,7 @@ def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
         for name, value in sorted(row.items(), key=lambda column: column[0] != "val_score")
         if name not in ("epoch", "phase")
     ]
-    of_run = _unwritten.setdefault(run_id, [])
-    if not of_run:
-        of_run.append(_writer.submit(_last_step, run_id, metrics[0].key))
-    of_run.append(_writer.submit(_write_epoch, run_id, metrics, of_run[0]))
+    _unwritten.setdefault(run_id, []).append(_writer.submit(_log_batch, run_id, metrics))
 
 
 def history(run_id: str) -> pd.DataFrame:
@@ -278,18 +295,6 @@ def _column(series: str) -> str:
     """Return the column that a series is; earlier versions of this project put nothing behind."""
     name, _, split = series.removeprefix(EPOCHS).partition("/")
     return f"val_{name}" if split == "validation" else name
-
-
-def _last_step(run_id: str, name: str) -> int:
-    points = mlflow.MlflowClient().get_metric_history(run_id, name)
-    return max((point.step for point in points), default=0)
-
-
-def _write_epoch(
-    run_id: str, metrics: list[mlflow.entities.Metric], last_step: futures.Future
-) -> None:
-    if metrics[0].step > last_step.result():
-        _log_batch(run_id, metrics)
 
 
 def log_metrics(run_id: str, metrics: dict[str, float], step: int = 0) -> None:

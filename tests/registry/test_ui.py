@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from agegender.registry import tracking, views
+from agegender.registry import tracking, ui
 
 
 def trial(parent, number, score):
@@ -32,12 +32,12 @@ def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, run
     ) as parent:
         scores = [0.7, 0.4, 0.6]
         run_ids = [trial(parent, number, score) for number, score in enumerate(scores, start=1)]
-    views.save(parent, metrics=["val_score", "a_metric"], params=["learning_rate"])
+    ui.save_view(parent, metrics=["val_score", "a_metric"], params=["learning_rate"])
     with tracking.run("search B", experiment="tests") as another:
         trial(another, 9, 0.1)
     register(run_ids[1], description="What it is.")
-    address = views.address(parent)
-    assert views.addresses() == [("search A", address)]
+    address = ui.address(parent)
+    assert ui.addresses() == [("search A", address)]
     browser.set_window_size(1700, 1000)
 
     def find(by, what):
