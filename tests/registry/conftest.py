@@ -1,10 +1,7 @@
 import contextlib
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import keras
@@ -12,7 +9,8 @@ import mlflow
 import pytest
 
 from agegender.networks import export
-from agegender.registry import versions
+from agegender.registry import tracking, versions
+from tests.registry import team_server
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +39,12 @@ def client(root):
 
 @pytest.fixture(scope="session")
 def register(network_h5):
-    """A function that registers a .h5 under a run."""
+    """A function that registers a .h5 under a run, or under a new one."""
 
-    def call(run_id, **changes):
+    def call(run_id=None, **changes):
+        if run_id is None:
+            with tracking.run("train", experiment="tests") as run_id:
+                pass
         arguments = {
             "model_name": "age-gender-A",
             "run_id": run_id,
@@ -63,9 +64,7 @@ def running():
 
     @contextlib.contextmanager
     def start(folder, *command, health, **environment):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = team_server.free_port()
         with (folder / "server.log").open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command, "--port", str(port)],
@@ -76,16 +75,8 @@ def running():
                 start_new_session=True,
             )
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
         try:
-            while True:
-                try:
-                    with urllib.request.urlopen(url + health, timeout=5):
-                        break
-                except OSError:
-                    said = (folder / "server.log").read_text()
-                    assert process.poll() is None and time.monotonic() < deadline, said
-                    time.sleep(0.2)
+            team_server.wait_for(url + health, process, folder / "server.log")
             yield url, process
         finally:
             os.killpg(process.pid, 15)

@@ -30,6 +30,25 @@ def programs() -> Path | None:
     return next((f for f in folders if (f / "initdb").exists() and (f / "pg_ctl").exists()), None)
 
 
+def free_port() -> int:
+    """Return a port of this machine that nobody listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    """Wait until a server answers."""
+    deadline = time.monotonic() + MOST_START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+
+
 class TeamServer:
     """Both servers on a folder; what they keep in it outlives them.
 
@@ -38,9 +57,7 @@ class TeamServer:
 
     def __init__(self, folder: Path):
         self.folder, self.data, self.log = folder, folder / "postgres", folder / "postgres.log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.secret = secrets.token_urlsafe()
         self.environment = {
@@ -105,15 +122,7 @@ class TeamServer:
             self.mlflow = subprocess.Popen(
                 command, env=surroundings, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + MOST_START_SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
-                    return
-            except OSError:
-                said = (self.folder / "mlflow.log").read_text()
-                assert self.mlflow.poll() is None and time.monotonic() < deadline, said
-                time.sleep(0.2)
+        wait_for(f"{self.url}/health", self.mlflow, self.folder / "mlflow.log")
 
     def stop(self) -> None:
         """End both in order."""

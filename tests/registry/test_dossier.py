@@ -44,9 +44,7 @@ def test_everything_of_a_version_and_its_search_is_read(root, register):
 
 
 def test_a_version_without_search_or_artifacts_has_empty_places(root, register):
-    with tracking.run("alone", experiment="e") as run_id:
-        pass
-    register(run_id)
+    register()
     found = dossier.read("A")
     assert found.search == report.StoredRun() and found.sizes == {}
     assert found.history.empty and found.pretraining == ""

@@ -170,22 +170,15 @@ def test_training_faces_and_their_copies_are_no_test_of_a_release(root, manifest
         releases.check_unseen(trained, part)
 
 
-def test_a_release_is_comparable_on_the_committed_test_faces_alone(root, candidate, manifest):
+def test_a_release_is_comparable_on_the_committed_test_faces_alone(
+    root, candidate, manifest, register
+):
     write(root / "models", candidate, "A")
     releases.register(root / "models", full=False)
 
     def judge(manifest):
         faces = with_pictures(manifest, root)
-        with tracking.run("train", experiment="tests") as run_id:
-            pass
-        version = versions.register_version(
-            model_name=MODEL,
-            run_id=run_id,
-            h5_path=candidate / "age_gender_A.h5",
-            metrics={},
-            tags={"data.digest": "digest"},
-            description="A rival.",
-        )
+        version = register(tags={"data.digest": "digest"})
         predictions = manifest.assign(
             age_predicted=manifest.age_years, gender_probability=manifest.gender * 1.0
         )

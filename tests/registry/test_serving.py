@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -16,7 +15,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from agegender.registry import serving, tracking, versions
+from agegender.registry import serving, tracking
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +24,10 @@ def faces():
 
 
 @pytest.fixture(scope="module")
-def model(network_h5, tmp_path_factory):
+def model(register, tmp_path_factory):
     """The registered model, loaded by alias as a user does."""
     tracking.connect(tmp_path_factory.mktemp("store"))
-    with tracking.run("train", experiment="tests") as run_id:
-        pass
-    versions.register_version(
-        model_name="age-gender-A",
-        run_id=run_id,
-        h5_path=network_h5,
-        metrics={},
-        tags={},
-        description="A network.",
-    )
+    register()
     return mlflow.pyfunc.load_model("models:/age-gender-A@champion")
 
 
@@ -162,9 +152,7 @@ def test_behind_a_server_only_a_few_pictures_in_base64_are_taken(
 def test_mlflows_own_server_serves_it_and_refuses_what_is_no_face(
     running, root, register, faces, network
 ):
-    with tracking.run("train", experiment="tests") as run_id:
-        pass
-    register(run_id)
+    register()
     command = ["mlflow", "models", "serve", "--model-uri", "models:/age-gender-A@champion"]
     command += ["--env-manager", "local", "--host", "127.0.0.1"]
     surroundings = {
@@ -199,9 +187,7 @@ def test_mlflows_own_server_serves_it_and_refuses_what_is_no_face(
 
 
 def test_a_truncated_picture_is_told(faces, tmp_path):
-    PIL.Image.fromarray(faces[0]).save(tmp_path / "whole.jpg")
-    shutil.copy(tmp_path / "whole.jpg", tmp_path / "torn.jpg")
-    with open(tmp_path / "torn.jpg", "r+b") as file:
-        file.truncate(2000)
+    PIL.Image.fromarray(faces[0]).save(tmp_path / "torn.jpg")
+    os.truncate(tmp_path / "torn.jpg", 2000)
     with pytest.raises(ValueError, match="torn.jpg"):
         serving.to_pixels(str(tmp_path / "torn.jpg"), 128)

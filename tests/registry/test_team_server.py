@@ -199,18 +199,6 @@ def test_the_database_away_for_a_while_loses_nothing(server, connected):
 
 
 @pytest.mark.slow
-def test_the_server_stopped_and_started_again_loses_nothing(server, connected):
-    with tracking.run("outage", experiment="tests") as run_id:
-        slowest = train(run_id, range(5))
-        server.stop()
-        slowest = max(slowest, train(run_id, range(5, 15)))
-        server.start()
-        slowest = max(slowest, train(run_id, range(15, 20)))
-    assert slowest < MOST_SECONDS_FOR_TRAINING_TO_WAIT
-    assert_all_written(connected, run_id, 20)
-
-
-@pytest.mark.slow
 def test_a_power_cut_of_a_minute_loses_nothing(server, connected, record_property):
     with tracking.run("power cut", experiment="tests") as run_id:
         slowest = train(run_id, range(20))

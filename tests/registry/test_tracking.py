@@ -330,5 +330,4 @@ def test_the_ledger_keeps_every_look(root):
         ledger.note(family * 32, "final evaluation", {"family": family})
     looks = ledger.looks()
     assert list(looks.family) == ["A", "B"] and list(looks.run_id) == ["A" * 32, "B" * 32]
-    assert set(looks.purpose) == {"final evaluation"} and looks.user.all()
-    assert looks.when.is_monotonic_increasing
+    assert looks.user.all() and looks.when.is_monotonic_increasing
