@@ -129,14 +129,7 @@ def parent_run(
 
 def log_dataset(run_id: str, faces: pixels.Faces, context: str) -> None:
     """Link a run to the faces that it used."""
-    tracking.log_dataset(
-        run_id,
-        faces.manifest,
-        name=faces.kind,
-        digest=faces.digest,
-        source=str(faces.folder / "manifest.csv"),
-        context=context,
-    )
+    tracking.log_dataset(run_id, faces, context)
 
 
 def train_and_log(

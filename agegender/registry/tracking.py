@@ -23,6 +23,7 @@ import mlflow
 import pandas as pd
 
 from agegender import records
+from agegender.data import pixels
 from agegender.registry import access, provenance
 
 T = TypeVar("T")
@@ -112,9 +113,10 @@ def run(
 ) -> Iterator[str]:
     """Open a run and yield its id; it ends FINISHED, FAILED on an error, KILLED when interrupted.
 
-    An error's traceback becomes the artifact traceback.txt; both are raised again. What kept
-    `log_epoch` from writing is an error too. run_id: a run to go on with; where the store has it no
-    longer, a new one is made.
+    Errors and interruptions are raised again, those of `log_epoch` too. An error's traceback
+    becomes the artifact traceback.txt.
+
+    run_id: a run to go on with; where the store no longer has it, a new one is made.
     """
     client = mlflow.MlflowClient()
     tags = (tags or {}) | provenance.process() | {"mlflow.user": provenance.user()}
@@ -134,7 +136,8 @@ def run(
         run_id = client.create_run(_experiment_id(experiment), tags=tags, run_name=name).info.run_id
     status = "KILLED"
     try:
-        log_params(run_id, params or {})
+        settings = [mlflow.entities.Param(*map(str, each)) for each in (params or {}).items()]
+        client.log_batch(run_id, params=settings)
         yield run_id
         for epoch in _unwritten.get(run_id, []):
             epoch.result()
@@ -312,12 +315,6 @@ def _log_batch(run_id: str, metrics: list[mlflow.entities.Metric]) -> None:
         set_tags(run_id, {"metrics_not_finite": ", ".join(odd)})
 
 
-def log_params(run_id: str, params: dict[str, object]) -> None:
-    """Log settings as text; MLflow refuses another value for a name that the run has."""
-    entries = [mlflow.entities.Param(name, str(value)) for name, value in params.items()]
-    mlflow.MlflowClient().log_batch(run_id, params=entries)
-
-
 def set_tags(run_id: str, tags: dict[str, str]) -> None:
     """Set or replace tags."""
     entries = [mlflow.entities.RunTag(name, str(value)) for name, value in tags.items()]
@@ -355,24 +352,19 @@ def log_file(run_id: str, path: Path) -> None:
     mlflow.MlflowClient().log_artifact(run_id, str(path))
 
 
-def log_dataset(
-    run_id: str, manifest: pd.DataFrame, *, name: str, digest: str, source: str, context: str
-) -> None:
-    """Link a run to its dataset: name, digest, columns and size; MLflow copies no rows.
-
-    manifest: as in agegender.data. digest: at most 36 characters. context: what it served for.
-    """
+def log_dataset(run_id: str, faces: pixels.Faces, context: str) -> None:
+    """Link a run to its faces, of which MLflow copies none; context: what they were used for."""
     columns = [{"type": "string", "name": name} for name in ("name", "split")]
     columns += [{"type": "long", "name": name} for name in ("age_years", "gender", "race")]
     # mlflow.data.from_pandas would infer this from the rows, with two warnings and 20 ms a run.
     dataset = mlflow.entities.Dataset(
-        name=name,
-        digest=digest,
+        name=faces.kind,
+        digest=faces.digest,
         source_type="local",
-        source=json.dumps({"uri": source}),
+        source=json.dumps({"uri": str(faces.folder / "manifest.csv")}),
         schema=json.dumps({"mlflow_colspec": columns}),
         profile=json.dumps(
-            {"num_rows": len(manifest)} | manifest["split"].value_counts().to_dict()
+            {"num_rows": len(faces.manifest)} | faces.manifest["split"].value_counts().to_dict()
         ),
     )
     tag = mlflow.entities.InputTag("mlflow.data.context", context)

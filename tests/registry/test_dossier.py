@@ -3,6 +3,7 @@
 import mlflow
 import pandas as pd
 
+from agegender.data import pixels
 from agegender.registry import dossier, tracking
 from agegender.show import report
 
@@ -26,9 +27,8 @@ def test_everything_of_a_version_and_its_search_is_read(root, register):
             tracking.log_text(run_id, "{}", "evidence.json")
             tracking.log_text(run_id, "a picture", "test/confusion.png")
             manifest = pd.DataFrame({"split": ["train", "train", "test"]})
-            tracking.log_dataset(
-                run_id, manifest, name="faces", digest="abc", source="here", context="training"
-            )
+            faces = pixels.Faces(root, manifest, None, "abc", "generated", {})
+            tracking.log_dataset(run_id, faces, "training")
     register(run_id)
     found = dossier.read("A")
     assert found.tags["version"] == "1" and found.run.tags["trial"] == "4"

@@ -16,6 +16,7 @@ import mlflow
 import pandas as pd
 import pytest
 
+from agegender.data import pixels
 from agegender.registry import tracking
 from pipelines import __main__ as command
 from tests.registry import team_server
@@ -86,13 +87,12 @@ family_search.search_family(experiment.Job("A", faces, settings, root / "search"
 
 def test_runs_that_begin_at_once_link_to_one_dataset(connected):
     manifest = pd.DataFrame({"split": ["train", "test"]})
+    where = (Path("faces"), manifest, None)
     at_once = threading.Barrier(8)
 
     def link(run_id, digest):
         at_once.wait()
-        tracking.log_dataset(
-            run_id, manifest, name="faces", digest=digest, source="manifest.csv", context="trial"
-        )
+        tracking.log_dataset(run_id, pixels.Faces(*where, digest, "generated", {}), "trial")
         return connected.get_run(run_id).inputs.dataset_inputs[0].dataset.digest
 
     experiment_id = connected.create_experiment("datasets")

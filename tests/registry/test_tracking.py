@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from agegender.data import pixels
 from agegender.registry import ledger, provenance, tracking, versions
 
 REPOSITORY = Path(__file__).parents[2]
@@ -158,16 +159,16 @@ def test_an_epoch_that_cannot_be_written_fails_the_run(client):
     }
 
 
-def test_artifacts_and_dataset(client):
+def test_artifacts_and_dataset(client, tmp_path):
     manifest = pd.DataFrame(
         {"name": list("abc"), "age_years": [1, 2, 3], "gender": 1, "race": 0, "split": "train"}
     )
     figure = matplotlib.figure.Figure()
     figure.subplots().plot([1, 2])
     with tracking.run("full", experiment="tests") as run_id:
-        tracking.log_dataset(
-            run_id, manifest, name="faces", digest=DIGEST, source=__file__, context="trial"
-        )
+        manifest.to_csv(tmp_path / "manifest.csv", index=False)
+        faces = pixels.Faces(tmp_path, manifest, None, DIGEST, "utkface", {})
+        tracking.log_dataset(run_id, faces, "trial")
         tracking.log_figure(run_id, figure, "curve.png")
         tracking.log_table(run_id, manifest, "manifest.csv")
     assert {file.path for file in client.list_artifacts(run_id)} == {"curve.png", "manifest.csv"}
@@ -175,9 +176,9 @@ def test_artifacts_and_dataset(client):
     assert tracking.read_text(run_id, "else.csv") is None
     pd.testing.assert_frame_equal(back, manifest, check_dtype=False)
     (link,) = client.get_run(run_id).inputs.dataset_inputs
-    assert (link.dataset.name, link.dataset.digest) == ("faces", DIGEST)
+    assert (link.dataset.name, link.dataset.digest) == ("utkface", DIGEST)
     assert json.loads(link.dataset.profile) == {"num_rows": 3, "train": 3}
-    assert mlflow.data.get_source(link.dataset).load() == __file__
+    assert mlflow.data.get_source(link.dataset).load() == str(tmp_path / "manifest.csv")
 
 
 def test_tags_tell_the_origin():
