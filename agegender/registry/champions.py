@@ -1,7 +1,6 @@
 """The models that answer for photos: the registry's champions, else the released ones.
 
-A store in SQLite is read without MLflow, which takes longer to import and to open it than the
-prediction itself.
+An SQLite store is read without MLflow: importing MLflow takes longer than the prediction itself.
 """
 
 import contextlib
@@ -22,9 +21,9 @@ from agegender.registry import access
 
 @dataclasses.dataclass(frozen=True)
 class Champion:
-    """A model's champion: its version's tags, "version" among them, and where its files are.
+    """A model's champion: the tags of its version, with its number as "version", and its files.
 
-    evidence: of the run that trained it; where the run or the file is gone, there is no such file.
+    evidence: of the run that trained it; the file may be gone.
     """
 
     tags: dict[str, str]
@@ -45,15 +44,14 @@ def models_for_prediction(
 ) -> dict[str, estimate.Model]:
     """Load the champions from the store of `root`, or the one named by the environment.
 
-    Each is checked as by `versions.pull`: its SHA-256, its content and, once for each file, its
-    golden predictions, which `root`/.cache/passed remembers. Where a family has no champion, its
-    released model in `root`/models stands in.
+    Each is checked as by `versions.pull`; `root`/.cache/passed remembers whose golden predictions
+    were reproduced. Where a family has no champion, its released model in `root`/models stands in.
 
     generated: the champions of drawn faces; none is released.
     families: A, B or AB; without, B, or A where there is no B.
 
-    ValueError where there is no model at all, where a file fails its checks, where a champion was
-    never evaluated, or where a server does not answer.
+    ValueError where there is no model, where a file fails its checks, where a champion was never
+    evaluated, or where a server does not answer.
     """
     models = {}
     passed = root / ".cache" / "passed"

@@ -16,7 +16,7 @@ def note(run_id: str, purpose: str, details: dict[str, str]) -> None:
 
 
 def looks() -> pd.DataFrame:
-    """Return the ledger, the oldest look first: when, user, run_id, purpose and the details."""
+    """Return the looks, the oldest first: when, user, run_id, purpose and the details."""
     return pd.DataFrame(
         {
             "when": pd.Timestamp(look.info.start_time, unit="ms"),

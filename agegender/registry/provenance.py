@@ -37,8 +37,8 @@ def process_start(pid: int) -> str:
 
 
 def tags(digest: str, kind: str) -> dict[str, str]:
-    """Return what every run says of its origin: code, backend, device and data."""
-    import keras  # Takes seconds, and to read a store nobody needs it.
+    """Return the tags of every run that tell its origin: code, backend, device and data."""
+    import keras  # Takes seconds; who only reads a store does not need it.
 
     return {
         "git.commit": _git_commit(),

@@ -1,4 +1,4 @@
-"""A checkpoint among the artifacts of its run, for whoever goes on with it on another machine.
+"""A checkpoint among the artifacts of its run, so that another machine can go on with it.
 
 Each is one zip with the next number, and the one before goes only then: what was cut off while it
 was written is no zip, and the one before is still there.
@@ -29,7 +29,7 @@ def upload(run_id: str, folder: Path) -> None:
 
 def download(run_id: str, folder: Path) -> None:
     """Put into a folder what a run has of them; nothing where it has none."""
-    for _, name in sorted(_kept(run_id).items(), reverse=True):
+    for _, name in sorted(_kept(run_id).items(), reverse=True):  # The newest may be torn.
         with tempfile.TemporaryDirectory() as working:
             archive = mlflow.MlflowClient().download_artifacts(run_id, name, working)
             if zipfile.is_zipfile(archive):
@@ -43,13 +43,13 @@ def remove(run_id: str) -> None:
         _delete(run_id, FOLDER)
 
 
-def _kept(run_id):
+def _kept(run_id: str) -> dict[int, str]:
     """Return the artifacts' paths by their numbers."""
     files = mlflow.MlflowClient().list_artifacts(run_id, FOLDER)
     return {int(Path(file.path).stem): file.path for file in files}
 
 
-def _delete(run_id, path):
+def _delete(run_id: str, path: str) -> None:
     # MLflow's client has no call for it.
     uri = mlflow.MlflowClient().get_run(run_id).info.artifact_uri
     artifact_repository_registry.get_artifact_repository(uri).delete_artifacts(path)

@@ -46,8 +46,8 @@ def show(root: Path, port: int) -> None:
         host = f"http://127.0.0.1:{port}"
         _wait_for(f"{host}/health", server, path)
         print(f"all runs: {host}/#/experiments?workflowType=machine_learning")
-        for name, address in addresses():
-            print(f"{name}: {host}{address}")
+        for name, trials in addresses():
+            print(f"{name}: {host}{trials}")
         print(f"registered models: {host}/#/models?workflowType=machine_learning")
         print("Ctrl-C ends it.", flush=True)
         while server.poll() is None:  # To wait at length would miss a Ctrl-C at its beginning.
@@ -61,22 +61,22 @@ def show(root: Path, port: int) -> None:
         server.wait()
 
 
-def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
+def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
     """Return once the address answers; ValueError where the server ended, or took too long."""
     give_up = time.monotonic() + SECONDS_TO_ANSWER
     while server.poll() is None and time.monotonic() < give_up:
         try:
-            with urllib.request.urlopen(address, timeout=5):
+            with urllib.request.urlopen(url, timeout=5):
                 return
         except OSError:
             time.sleep(0.1)
-    raise ValueError(f"MLflow's server does not answer at {address}: see {log}.")
+    raise ValueError(f"MLflow's server does not answer at {url}: see {log}.")
 
 
 def save_view(run_id: str, *, metrics: list[str], params: list[str]) -> None:
     """Keep a view of the trials of a search, and link it from the search and its experiment.
 
-    As the UI keeps what one shares; the lowest figure of the first metric comes first.
+    It is kept as the UI keeps what people share. The lowest value of the first metric comes first.
 
     run_id: of the search, the trials' parent. metrics, params: the columns, in their order.
     """
@@ -102,7 +102,7 @@ def save_view(run_id: str, *, metrics: list[str], params: list[str]) -> None:
 
 
 def address(run_id: str) -> str:
-    """Return where the UI shows the trials of a search: what follows its host."""
+    """Return the path at which the UI shows the trials of a search."""
     client = mlflow.MlflowClient()
     run, key = client.get_run(run_id), run_id
     experiment = client.get_experiment(run.info.experiment_id)

@@ -20,8 +20,8 @@ from agegender.networks import export
 from agegender.registry import access, champions, tracking
 
 full_name = champions.full_name
-# What a version itself shows of its tags and metrics. With these, those of its file (h5.) and those
-# of the gate (gate., entered_as) it has twelve.
+# The tags and metrics that a version itself shows; its run has the others. With those of its file
+# (h5.) and of the gate (gate., entered_as) it has twelve.
 TAGS = ("data.digest", "licence")
 METRICS = ("test_mae", "test_gender_accuracy")
 MOST_CHARACTERS = 5000  # of a description in MLflow's database
@@ -39,8 +39,8 @@ def register_version(
     """Register a .h5 with its pyfunc under a run; return the version, the same for the same call.
 
     The first version of a model gets the alias champion, later ones challenger; a version that was
-    registered before keeps what it has. The version is tagged with those of the metrics (rounded)
-    and tags that one compares versions by, and with the .h5's SHA-256; its run gets the other tags.
+    registered before keeps its alias. TAGS and METRICS become tags of the version, the other tags
+    those of its run.
     """
     client = mlflow.MlflowClient()
     checksum = disk.checksum(h5_path)
@@ -109,7 +109,7 @@ def _pyfunc(h5_path: Path) -> dict[str, object]:
 
 
 def _requirements() -> list[str]:
-    """Return what serving.py imports, as it is here; asked by itself MLflow takes 20 s."""
+    """Return the packages that serving.py imports; MLflow takes 20 s to find them."""
     import h5py
     import keras
 
@@ -159,8 +159,7 @@ def extend_description(model_name: str, version: int, section: str) -> None:
 def get(model_name: str, which: str | int) -> dict[str, str]:
     """Return the tags of a version, with the metrics (as text) and tags of its run if it exists.
 
-    which: an alias or a number. "version" is its number.
-    ValueError where there is no such model, alias or version.
+    which: an alias or a number. "version" is its number. ValueError where there is none.
     """
     number = aliases(model_name).get(which, 0) if isinstance(which, str) else which
     call = mlflow.MlflowClient().get_model_version
@@ -183,10 +182,11 @@ def get(model_name: str, which: str | int) -> dict[str, str]:
 def pull(model_name: str, which: str | int, to: Path) -> Path:
     """Fetch the .h5 of a version, named by alias or number, and return where it is.
 
-    to: a file, or a folder that exists. The file gets there only after its SHA-256 was compared
-    with the version's, it was inspected and, loaded by Keras, it reproduced its golden predictions;
-    no code stored with the model is run. ValueError with the reason otherwise; `to` is then as it
-    was.
+    The file gets there only after its SHA-256 was compared with the version's, it was inspected
+    and, loaded by Keras, it reproduced its golden predictions; no code stored with the model is
+    run. ValueError with the reason otherwise; `to` is then as it was.
+
+    to: a file, or a folder that exists.
     """
     version = get(model_name, which)
     title = f"{model_name} version {version['version']}"

@@ -26,15 +26,12 @@ class Interval:
         return cls(*(float(found[key]) for key in keys))
 
     def times(self, factor: float) -> "Interval":
-        """Return it in another unit, such as a share in percent."""
+        """Return the interval in another unit, such as a share in percent."""
         return Interval(factor * self.value, factor * self.low, factor * self.high)
 
     @property
     def decimals(self) -> int:
-        """The decimals that it supports: one digit of its half width, two after a 1.
-
-        A width of 0 supports all digits that anybody reads: 2 decimals.
-        """
+        """The decimals to show: one digit of the half width, two after a 1; 2 for no width."""
         half_width = (self.high - self.low) / 2
         if not half_width > 0:
             return 2

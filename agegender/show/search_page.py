@@ -9,17 +9,18 @@ from optuna import distributions, visualization
 
 from agegender.show import pages
 
-# With fewer trials a picture of a search, or of what mattered in it, says nothing.
+# With fewer trials a picture of a search, or of what matters in it, says nothing.
 FEWEST_TRIALS, FEWEST_FOR_IMPORTANCE = 3, 15
 OBJECTIVES = {"val_age_mae": "minimize", "val_gender_accuracy": "maximize"}
 
 
 def page(trials: pd.DataFrame, searched: Sequence[str]) -> str:
-    """Return the page as HTML that needs nothing else, of some 5 MB.
+    """Return the page, about 5 MB of HTML that needs no other file.
 
-    trials: a row a trial with trial, status, val_score, val_age_mae (years), val_gender_accuracy
-    and a column for each searched setting, missing where the trial does not have it. ValueError
-    for fewer than FEWEST_TRIALS complete ones.
+    trials: a row for each trial with trial, status, val_score, val_age_mae (years),
+        val_gender_accuracy and the searched settings; missing where the trial does not have one.
+
+    ValueError for fewer than FEWEST_TRIALS complete trials.
     """
     done = trials[trials["status"] == "COMPLETED"]
     if len(done) < FEWEST_TRIALS:
@@ -59,14 +60,12 @@ def _study(
     trials: pd.DataFrame, searched: Sequence[str], objectives: dict[str, str]
 ) -> optuna.Study:
     """Return a study in memory that holds the trials, numbered as they are."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # It reports each study at its making.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # It reports each new study.
     study = optuna.create_study(directions=list(objectives.values()))
-    optuna.logging.set_verbosity(level)
     known = {name: _distribution(trials[name].dropna()) for name in searched}
     rows = {row["trial"]: row for row in trials.to_dict("records")}
     for number in range(max(rows) + 1):
-        # Optuna counts from 0 without gaps: what is not among ours is a failed one, not drawn.
+        # Optuna counts from 0 without gaps: a missing number becomes a failed trial, not drawn.
         row = rows.get(number, {})
         values = {name: row[name] for name in known if not pd.isna(row.get(name))}
         study.add_trial(

@@ -1,4 +1,4 @@
-"""What a search found, in lines for a terminal."""
+"""The results of a search, in lines for a terminal."""
 
 import pandas as pd
 
@@ -28,7 +28,7 @@ def verdicts(b: records.Candidate, of_a: pd.DataFrame, of_b: pd.DataFrame) -> li
 
 
 def verdict(first: str, second: str, pair: dict) -> list[str]:
-    """Say in two lines what `evaluation.compare` shows at 95 %, and what it does not."""
+    """Return two lines on what `evaluation.compare` shows at 95 %, in age and in gender."""
     mae, gender = pair["mae"], pair["gender"]
     clear = {True: "a clear difference", False: "no clear difference"}
     return [
