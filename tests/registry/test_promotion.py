@@ -118,7 +118,7 @@ def test_a_slice_that_loses_less_than_the_margin_does_not_stop_it_and_is_named()
         assert {loss.task for loss in found.worse_slices if loss.beyond} == {task}
 
 
-def test_equal_models_are_not_told_apart():
+def test_equal_models_show_no_difference():
     found, reasons = decide(table(), table())
     assert not found.promote and found.worse_slices == [] and found.mae["value"] == 0
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,10 @@ import pytest
 
 from agegender import config, records
 from agegender.data import pixels, splits, utkface
-from agegender.measure import evaluation, robustness
 from agegender.registry import ledger, promotion, releases, tracking, versions
 
 MODEL = "age-gender-A"
+RELEASED = Path(__file__).parents[2] / "models" / "age_gender_A.h5"
 
 
 @pytest.fixture
@@ -22,49 +23,13 @@ def candidate(network_h5, tmp_path):
     folder = tmp_path / "candidate"
     folder.mkdir()
     shutil.copy(network_h5, folder / record().h5)
-    records.write_predictions(predictions(), folder / records.PREDICTIONS)
+    shutil.copy(RELEASED.with_suffix(".csv"), folder / records.PREDICTIONS)
     return folder
 
 
-def predictions():
-    """What a network that always says the same finds in 60 faces."""
-    table = pd.DataFrame({"age_years": np.arange(1, 61), "gender": np.arange(60) % 2, "race": 0})
-    table["name"] = [f"{age}_0_0_20170101000000001.jpg" for age in table.age_years]
-    constant = {"age_predicted": 91 / 3, "gender_probability": 2 / 3, "age_low": 5, "age_high": 55}
-    return table.assign(**constant)
-
-
 def record():
-    history = {
-        f"{prefix}{name}": 0.5
-        for prefix in ("", "val_")
-        for name in ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
-    }
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), np.uint8)
-    corrupted = robustness.curves(
-        lambda images: (np.full(len(images), 30.0), np.full(len(images), 0.6)),
-        pictures,
-        np.arange(4.0),
-        np.array([0.0, 1, 0, 1]),
-        seed=0,
-    )
-    return records.Candidate(
-        family="A",
-        run_id="0" * 32,
-        values={"width": 32},
-        epochs=40,
-        seed=0,
-        data="digest",
-        backbone="none",
-        val={"val_score": 0.5, "val_age_mae": 6.0, "val_gender_accuracy": 0.9},
-        history=[{"epoch": 0, "val_score": 0.5} | history],
-        test={"n": 60, "score": 0.4, "mae": {"value": 0.667, "low": 0.5, "high": 0.8}},
-        evidence=records.Evidence(
-            intervals={"coverage": 0.9, "half_widths_years": [9.0]},
-            slices=evaluation.slices(predictions(), seed=0).to_dict("records"),
-            robustness=corrupted.to_dict("records"),
-        ),
-    )
+    kept = json.loads(RELEASED.with_suffix(".json").read_text())["record"]
+    return records.Candidate.from_json(kept | {"data": "digest"})
 
 
 def write(folder, candidate, name):
@@ -77,7 +42,8 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
     assert releases.register(root / "models", full=False) == {"A": 1}
     version = versions.get(MODEL, "champion")
     assert version["version"] == "1" and version["release"] == "age_gender_A"
-    assert version["test_mae"] == "0.667" and version["epochs"] == "40"
+    assert version["epochs"] == str(record().epochs)
+    assert version["test_mae"] == f"{record().test['mae']['value']:.4g}"
     assert version["trained_without"] == splits.test_names_checksum()
     evidence = json.loads(tracking.read_text(version["run_id"], records.EVIDENCE))
     assert records.Evidence.from_json(evidence) == record().evidence
@@ -86,8 +52,11 @@ def test_a_release_becomes_the_first_champion_with_its_evidence(root, candidate)
     layers = json.loads(tracking.read_text(version["run_id"], "layers.json"))
     assert layers[0]["shape"] == [128, 128, 3] and layers[-1]["parameters"] > 0
     assert list(ledger.looks().purpose) == ["release, before it came here"]
-    assert "40 epochs" in tracking.read_text(version["run_id"], records.CARD)
-    assert "30.3333" in tracking.read_text(version["run_id"], "predictions.csv")
+    assert f"{record().origin['epochs_trained']} epochs" in tracking.read_text(
+        version["run_id"], records.CARD
+    )
+    kept = records.read_predictions(RELEASED.with_suffix(".csv"))
+    assert str(kept.age_predicted[0]) in tracking.read_text(version["run_id"], "predictions.csv")
     pulled = versions.pull(MODEL, "champion", root / "A.h5")
     assert pulled.read_bytes() == (root / "models" / "age_gender_A.h5").read_bytes()
     # Once: neither it nor another takes the place of what the registry has.

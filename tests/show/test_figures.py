@@ -1,7 +1,6 @@
 import io
 import itertools
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,12 +66,6 @@ def test_predictions_are_drawn_and_counted():
     shown = [[text.get_text() for text in axis.texts] for axis in figure.axes]
     assert shown == [["80.0%", "20.0%", "0.0%", "100.0%"], ["80.0%", "20.0%", "0.0%", "0.0%"]]
     assert "25 men, 25 women" in figure.axes[0].get_title()
-
-
-def test_styles_are_left_as_they_were():
-    before = dict(matplotlib.rcParams)
-    figures.search_history({"A": trials(5)})
-    assert dict(matplotlib.rcParams) == before
 
 
 @pytest.fixture
