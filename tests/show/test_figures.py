@@ -1,11 +1,13 @@
 import io
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from agegender.measure import evaluation, robustness, uncertainty
+from agegender import records
+from agegender.measure import evaluation, robustness
 from agegender.show import figures
 
 
@@ -70,14 +72,7 @@ def test_predictions_are_drawn_and_counted():
 
 @pytest.fixture
 def predictions():
-    generator = np.random.default_rng(0)
-    table = pd.DataFrame({"age_years": generator.integers(1, 100, 300)})
-    table["gender"] = generator.integers(0, 2, 300)
-    table["race"] = generator.integers(0, 5, 300)
-    table["age_predicted"] = table.age_years + generator.normal(2, 5, 300)
-    probability = table.gender * 0.5 + generator.normal(0.25, 0.2, 300)
-    table["age_low"], table["age_high"] = table.age_predicted - 9, table.age_predicted + 9
-    return table.assign(gender_probability=probability.clip(0, 1))
+    return records.read_predictions(Path(__file__).parents[2] / "models" / "age_gender_A.csv")
 
 
 def heights(container):
@@ -91,7 +86,7 @@ def test_reliability_is_the_share_of_women(predictions):
         predictions.gender.to_numpy(), predictions.gender_probability.to_numpy()
     )
     assert heights(figure.axes[0].containers[0]) == pytest.approx(found.share.to_numpy())
-    assert sum(bar.get_height() for bar in figure.axes[1].patches) == 300
+    assert sum(bar.get_height() for bar in figure.axes[1].patches) == len(predictions)
     assert draw(figures.reliability_diagram({"A": predictions[:2]}))
 
 
@@ -144,9 +139,7 @@ def test_a_grid_shows_each_face_under_its_label():
 
 
 def test_age_intervals_are_shaded(predictions):
-    calibration = uncertainty.fit_age_intervals(predictions.age_years, predictions.age_predicted)
-    low, high = uncertainty.age_intervals(calibration, predictions.age_predicted)
-    figure = figures.predicted_against_true({"A": predictions.assign(age_low=low, age_high=high)})
+    figure = figures.predicted_against_true({"A": predictions})
     assert draw(figure)
     shade = figure.axes[0].collections[0].get_paths()[0].get_extents()
-    assert (shade.xmin, shade.xmax) == (low.min(), high.max())
+    assert (shade.xmin, shade.xmax) == (predictions.age_low.min(), predictions.age_high.max())
