@@ -133,9 +133,7 @@ def page(
     text = pages.markdown(
         "exploration.md.jinja",
         faces=description,
-        rejected={
-            reason: list(names) for reason, names in rejected.groupby("reason", sort=False)["name"]
-        },
+        rejected=rejected.groupby("reason", sort=False)["name"].agg(list).to_dict(),
         drawn=drawn,
         kind=kind,
         source=source,
