@@ -77,7 +77,7 @@ def running():
         url = f"http://127.0.0.1:{port}"
         try:
             team_server.wait_for(url + health, process, folder / "server.log")
-            yield url, process
+            yield url
         finally:
             os.killpg(process.pid, 15)
             process.wait(30)

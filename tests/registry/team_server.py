@@ -4,7 +4,6 @@ All of it is in one folder. PostgreSQL listens on no port, only on a socket that
 reach, and runs as an ordinary user, since it refuses root.
 """
 
-import configparser
 import os
 import pwd
 import secrets
@@ -97,16 +96,12 @@ class TeamServer:
         options = f"-c listen_addresses='' -c unix_socket_directories='{self.socket_folder}'"
         self.postgres("pg_ctl", "start", f"--log={self.log}", f"--options={options}")
         uri = f"postgresql://{USER}@/postgres?host={self.socket_folder}"
-        settings = configparser.ConfigParser(interpolation=None)
-        settings["mlflow"] = {
-            "admin_username": USER,
-            "admin_password": self.environment["MLFLOW_TRACKING_PASSWORD"],
-            "database_uri": uri,
-            "default_permission": "READ",
-            "auth_cache_ttl_seconds": "60",  # Checking a password is slow on purpose.
-        }
-        with (self.folder / "basic_auth.ini").open("w") as file:
-            settings.write(file)
+        # Checking a password is slow on purpose.
+        (self.folder / "basic_auth.ini").write_text(
+            f"[mlflow]\nadmin_username = {USER}\n"
+            f"admin_password = {self.environment['MLFLOW_TRACKING_PASSWORD']}\n"
+            f"database_uri = {uri}\ndefault_permission = READ\nauth_cache_ttl_seconds = 60\n"
+        )
         command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", uri]

@@ -160,7 +160,7 @@ def test_mlflows_own_server_serves_it_and_refuses_what_is_no_face(
         # It calls uvicorn by its name.
         "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    with running(root, *command, health="/ping", **surroundings) as (url, _):
+    with running(root, *command, health="/ping", **surroundings) as url:
 
         def ask(*images):
             body = json.dumps({"inputs": images}).encode()

@@ -50,7 +50,7 @@ def test_the_best_trial_its_curve_and_the_champion_are_found(root, register, run
         browser.get("about:blank")  # A change of the fragment alone loads nothing.
         browser.get(url)
 
-    with running(root, "pipelines", "ui", health="/health") as (url, _):
+    with running(root, "pipelines", "ui", health="/health") as url:
         said = (root / "server.log").read_text
         wait.until(lambda _: url + address in said(), "The address is not printed")
 

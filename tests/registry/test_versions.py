@@ -15,7 +15,7 @@ def server(running, tmp_path, monkeypatch):
     command = ["mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
     command += ["--artifacts-destination", str(tmp_path / "kept")]
-    with running(tmp_path, *command, health="/health") as (uri, _):
+    with running(tmp_path, *command, health="/health") as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         yield uri
 
