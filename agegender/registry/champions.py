@@ -138,7 +138,7 @@ def _load(name: str, champion: Champion, folder: Path, passed: Path) -> estimate
             "another."
         )
     evidence = records.Evidence.from_json(json.loads(champion.evidence.read_text()))
-    # What is checked is what is loaded, whoever writes to the store meanwhile.
+    # The copy that is checked is loaded: another process may write to the store meanwhile.
     copy = shutil.copyfile(champion.h5, folder / "checked.h5")
     check_sha256(title, champion.tags, copy)
     network = export.load_verified(copy, passed)

@@ -353,7 +353,7 @@ def log_file(run_id: str, path: Path) -> None:
 
 
 def log_dataset(run_id: str, faces: pixels.Faces, context: str) -> None:
-    """Link a run to its faces, of which MLflow copies none; context: what they were used for."""
+    """Link a run to its faces, which MLflow does not copy; context: what they were used for."""
     columns = [{"type": "string", "name": name} for name in ("name", "split")]
     columns += [{"type": "long", "name": name} for name in ("age_years", "gender", "race")]
     # mlflow.data.from_pandas would infer this from the rows, with two warnings and 20 ms a run.

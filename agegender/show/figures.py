@@ -40,7 +40,7 @@ MEASURES = {
 def blank(
     width: float, height: float, rows: int = 1, columns: int = 1, **keywords: Any
 ) -> tuple[matplotlib.figure.Figure, Any]:
-    """Return a figure of so many inches and its axes."""
+    """Return a figure, width and height in inches, and its axes."""
     figure = matplotlib.figure.Figure(figsize=(width, height), dpi=110, layout="constrained")
     return figure, figure.subplots(rows, columns, **keywords)
 

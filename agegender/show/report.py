@@ -87,7 +87,7 @@ class StoredVersion:
 
     @functools.cached_property
     def evidence(self) -> records.Evidence:
-        """What was measured of it besides its metrics."""
+        """What was measured besides its metrics."""
         return records.Evidence.from_json(self.run.json(records.EVIDENCE))
 
     @functools.cached_property
