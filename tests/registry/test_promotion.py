@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -132,33 +133,21 @@ def test_other_faces_or_labels_are_refused():
 
 @pytest.fixture
 def faces(root, tmp_path):
-    """Random pictures with UTKFace names: 30 of training and validation, 40 of the test."""
-    generator = np.random.default_rng(0)
-    count = 70
-    ages, genders = generator.integers(1, 90, count), np.arange(count) % 2
-    manifest = pd.DataFrame(
-        {
-            "name": [
-                f"{age}_{gender}_0_2017010{number:010d}.jpg"
-                for number, (age, gender) in enumerate(zip(ages, genders, strict=True))
-            ],
-            "age_years": ages,
-            "gender": genders,
-            "race": 0,
-            "split": np.repeat(["train", "validation", "test"], [20, 10, 40]),
-        }
-    )
-    pictures = generator.integers(0, 256, (count, 128, 128, 3), np.uint8)
+    """Random pictures under labels of UTKFace: 30 of training and validation, 40 of the test."""
+    labelled = Path(__file__).parents[2] / "models" / "age_gender_A.csv"
+    manifest = records.read_predictions(labelled)[records.LABELS].head(70)
+    manifest["split"] = np.repeat(["train", "validation", "test"], [20, 10, 40])
+    pictures = np.random.default_rng(0).integers(0, 256, (70, 128, 128, 3), np.uint8)
     return pixels.Faces(tmp_path, manifest, pictures, "digest", "utkface", {})
 
 
-def enter(faces, register, seen=None, **changes):
+def enter(faces, register, seen=None):
     """Register a version that was trained on the faces' own training and validation."""
     if seen is None:
         seen = faces.manifest[faces.manifest.split != "test"]
     with tracking.run("train", experiment="tests") as run_id:
         tracking.log_table(run_id, seen[["name", "split"]], records.TRAINING_FACES)
-    return register(run_id, tags={"data.digest": faces.digest}, **changes)
+    return register(run_id, tags={"data.digest": faces.digest})
 
 
 def perfect(faces):
@@ -245,7 +234,7 @@ def test_work_that_was_killed_is_completed(faces, register, client):
 
 def test_a_champion_that_saw_the_test_is_not_compared(faces, register):
     name = faces.manifest.name.iloc[-1]
-    seen = pd.DataFrame({"name": [name.replace(".jpg", ".jpg.chip.jpg")], "split": ["train"]})
+    seen = pd.DataFrame({"name": [name.removesuffix(".chip.jpg")], "split": ["train"]})
     for _ in range(2):
         enter(faces, register, seen)
     found = judge(2, perfect(faces), faces)

@@ -78,9 +78,13 @@ def test_runs_nest_and_are_independent_of_threads(client):
 
 def test_a_run_is_resumed_and_made_anew_where_it_is_gone(client):
     with tracking.run("first", experiment="tests", params={"seed": 0}) as first:
-        pass
+        tracking.log_epoch(first, {"epoch": 0, "val_score": 0.5})
     with tracking.run("first", experiment="tests", run_id=first, params={"seed": 0}) as resumed:
         assert client.get_run(first).info.status == "RUNNING"
+        for epoch in range(2):
+            tracking.log_epoch(first, {"epoch": epoch, "val_score": 0.4})
+    points = client.get_metric_history(first, "epochs/val_score")
+    assert [(point.step, point.value) for point in points] == [(1, 0.5), (2, 0.4)]
     client.delete_run(first)
     for gone in (first, "0" * 32):
         with tracking.run("first", experiment="tests", run_id=gone) as new:
