@@ -27,6 +27,8 @@ _FIRST_BYTES = {
     b"7z\xbc\xaf": f"a 7z archive: {_UNPACK}",
     b"Rar!": f"a RAR archive: {_UNPACK}",
     b"<": "a web page: download the archive itself",
+    b"": "neither a folder nor a whole zip or tar: give one of these, and download an archive "
+    "again if it was cut short",
 }
 _ARCHIVE_NAME = re.compile(
     r".*\.(zip|tar|t?gz|tbz2?|bz2|txz|xz|zst|7z|rar|z\d\d)(\.\d+)?", re.IGNORECASE | re.DOTALL
@@ -41,13 +43,11 @@ class SourceFile(typing.NamedTuple):
     """One file of a source.
 
     path: inside the source, printable, with forward slashes.
-    read: returns the bytes or raises a Rejection.
-    rejection: why the file cannot be used, where its kind or its name already tells.
+    read: returns the bytes or raises a Rejection, such as one for its name or its kind.
     """
 
     path: str
     read: Callable[[], bytes]
-    rejection: Rejection | None = None
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class SourceFile(typing.NamedTuple):
 
 
 class _UnusableArchive(Exception):
-    """An archive cannot be used at all; the text completes a sentence: it is ..."""
+    """The text completes a sentence: the archive is ..."""
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def open_source(source: Path) -> Iterator[list[SourceFile]]:
     """
     name = utkface.printable(str(source))
     if source.is_dir():
-        yield [file for file in _folder_files(source) if file]
+        yield list(_folder_files(source))
         return
     if not source.is_file():
         problem = "is a pipe or device" if source.exists() else "does not exist"
@@ -77,12 +77,14 @@ def open_source(source: Path) -> Iterator[list[SourceFile]]:
     with contextlib.ExitStack() as stack:
         try:
             if tarfile.is_tarfile(source):
-                listed = _tar_files(stack.enter_context(tarfile.open(source)))
+                files = list(_tar_files(stack.enter_context(tarfile.open(source))))
             elif zipfile.is_zipfile(source):
-                listed = _zip_files(stack.enter_context(zipfile.ZipFile(source)))
+                files = list(_zip_files(stack.enter_context(zipfile.ZipFile(source))))
             else:
-                raise _UnusableArchive(_other_kind(source))
-            files = [file for file in listed if file]
+                with source.open("rb") as stream:
+                    start = stream.read(8)
+                kind = next(magic for magic in _FIRST_BYTES if start.startswith(magic))
+                raise _UnusableArchive(_FIRST_BYTES[kind])
         except _UnusableArchive as error:
             raise ValueError(f"{name} is {error}") from None
         except NotImplementedError as error:
@@ -94,7 +96,7 @@ def open_source(source: Path) -> Iterator[list[SourceFile]]:
 
 
 def fingerprint(source: Path) -> str:
-    """Hash what tells whether a source has changed: an archive's bytes, or names, sizes, times."""
+    """Hash what shows that a source has changed: an archive's bytes, or names, sizes and times."""
     if source.is_file():
         return disk.checksum(source)
     lines = []
@@ -110,31 +112,30 @@ def fingerprint(source: Path) -> str:
     return disk.checksum(b"".join(lines))
 
 
-def _folder_files(folder: Path) -> Iterator[SourceFile | None]:
+def _folder_files(folder: Path) -> Iterator[SourceFile]:
     unreadable: list[OSError] = []
     for parent, folders, names in os.walk(folder, onerror=unreadable.append):
         for name in folders + names:
             file = Path(parent, name)
             try:
-                kind = stat.S_IFMT(file.lstat().st_mode)
+                mode = file.lstat().st_mode
             except OSError as error:
                 unreadable.append(error)
                 continue
             read = functools.partial(utkface.read_bytes, functools.partial(file.open, "rb"))
-            yield _source_file(str(file.relative_to(folder)), kind, read)
+            yield from _judged(str(file.relative_to(folder)), mode, read)
     for missed in unreadable:
         path = os.path.relpath(missed.filename, folder)
         yield _rejected(path, Rejection(Reason.UNREADABLE, missed.strerror))
 
 
-def _zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile | None]:
+def _zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile]:
     _check_zip(archive)
     for member in archive.infolist():
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if member.filename.endswith(("/", "\\")):
-            kind = stat.S_IFDIR
-        elif not kind:  # Archives made on Windows have nothing but its own mark of a folder.
-            kind = stat.S_IFDIR if member.external_attr & 0x10 else stat.S_IFREG
+        mode = stat.S_IFMT(member.external_attr >> 16) or stat.S_IFREG
+        # Archives made on Windows have only its own mark of a folder.
+        if member.filename.endswith(("/", "\\")) or member.external_attr & 0x10:
+            mode = stat.S_IFDIR
         problem = None
         if member.flag_bits & 1:
             problem = Rejection(Reason.PASSWORD, _UNPACK)
@@ -142,7 +143,7 @@ def _zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile | None]:
             method = "Deflate64" if member.compress_type == 9 else f"method {member.compress_type}"
             problem = Rejection(Reason.COMPRESSION, f"{method}: {_UNPACK}")
         read = functools.partial(utkface.read_bytes, functools.partial(archive.open, member))
-        yield _source_file(member.filename, kind, read, problem)
+        yield from _judged(member.filename, mode, read, problem)
 
 
 def _check_zip(archive: zipfile.ZipFile) -> None:
@@ -166,15 +167,15 @@ def _check_zip(archive: zipfile.ZipFile) -> None:
         raise _UnusableArchive(f"several zips in one file: {_UNPACK}")
 
 
-def _tar_files(archive: tarfile.TarFile) -> Iterator[SourceFile | None]:
+def _tar_files(archive: tarfile.TarFile) -> Iterator[SourceFile]:
     members = archive.getmembers()
     _check_end(archive, len(members))
     # A hard link is one more name of an earlier file. Listed right after it, it is read while that
     # file's bytes are at hand: going back in a compressed tar means to start again.
-    contents: dict[str, tarfile.TarInfo | None] = {}
+    contents: dict[str, tarfile.TarInfo] = {}
     listed = []
     for member in members:
-        content = contents.get(member.linkname) if member.islnk() else member
+        content = contents.get(member.linkname, member) if member.islnk() else member
         contents[member.name] = content
         listed.append((member.name, content))
 
@@ -182,13 +183,16 @@ def _tar_files(archive: tarfile.TarFile) -> Iterator[SourceFile | None]:
     def read(member: tarfile.TarInfo) -> bytes:
         return utkface.read_bytes(functools.partial(archive.extractfile, member))
 
-    for path, content in sorted(listed, key=lambda item: item[1].offset if item[1] else 0):
-        if content is None:
-            yield _rejected(path, Rejection(Reason.UNREADABLE, "a hard link to a missing file"))
-        elif content.type == _TAR_VOLUME:
+    for path, content in sorted(listed, key=lambda item: item[1].offset):
+        mode = stat.S_IFIFO if content.isdev() else stat.S_IFREG
+        if content.type == _TAR_VOLUME:
             raise _UnusableArchive(f"one volume of several: {_UNPACK}")
-        elif content.type != _TAR_LABEL:
-            yield _source_file(path, _tar_kind(content), functools.partial(read, content))
+        if content.isdir() or content.type == _TAR_FOLDER:
+            mode = stat.S_IFDIR
+        elif content.issym():
+            mode = stat.S_IFLNK
+        if content.type != _TAR_LABEL:
+            yield from _judged(path, mode, functools.partial(read, content))
 
 
 def _check_end(archive: tarfile.TarFile, count: int) -> None:
@@ -206,49 +210,26 @@ def _check_end(archive: tarfile.TarFile, count: int) -> None:
             raise _UnusableArchive(f"several tars in one file: {_UNPACK}")
 
 
-def _tar_kind(member: tarfile.TarInfo) -> int:
-    if member.isdir() or member.type == _TAR_FOLDER:
-        return stat.S_IFDIR
-    if member.issym():
-        return stat.S_IFLNK
-    return stat.S_IFIFO if member.isdev() else stat.S_IFREG
+def _judged(
+    path: str, mode: int, read: Callable[[], bytes], problem: Rejection | None = None
+) -> Iterator[SourceFile]:
+    """Judge a file by its path and mode; nothing is yielded for a folder, whose files are listed.
 
-
-def _other_kind(path: Path) -> str:
-    """Say what a file is that is neither a whole zip nor a whole tar."""
-    with path.open("rb") as stream:
-        start = stream.read(8)
-    unknown = (
-        "neither a folder nor a whole zip or tar: give one of these, and download an archive again "
-        "if it was cut short"
-    )
-    return next(
-        (words for magic, words in _FIRST_BYTES.items() if start.startswith(magic)), unknown
-    )
-
-
-def _source_file(
-    path: str, kind: int, read: Callable[[], bytes], problem: Rejection | None = None
-) -> SourceFile | None:
-    """Judge a file by its path and kind; None for an ordinary folder, whose files are listed.
-
-    kind: S_IFREG and the like. problem: why its bytes cannot be read, where that is known.
+    problem: why its bytes cannot be read, where that is known.
     """
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
-    if not parts:
-        return None
-    name = parts[-1]
-    if stat.S_ISDIR(kind):
+    name = parts[-1] if parts else ""
+    if stat.S_ISDIR(mode):
         if not utkface.is_picture_name(name):
-            return None
+            return
         problem = Rejection(Reason.NOT_A_FILE, "a folder named like a picture")
     elif ".." in parts:
         problem = Rejection(Reason.NOT_A_FILE, "a path out of its archive")
     elif any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in parts):
         problem = Rejection(Reason.SYSTEM_FILE)
-    elif stat.S_ISLNK(kind):
+    elif stat.S_ISLNK(mode):
         problem = Rejection(Reason.LINK)
-    elif not stat.S_ISREG(kind):
+    elif not stat.S_ISREG(mode):
         problem = Rejection(Reason.NOT_A_FILE, "a pipe or device")
     elif _ARCHIVE_NAME.fullmatch(name):
         problem = Rejection(Reason.ARCHIVE)
@@ -258,11 +239,11 @@ def _source_file(
         except Rejection as error:
             problem = error
     path = "/".join(parts)
-    return _rejected(path, problem) if problem else SourceFile(utkface.printable(path), read)
+    yield _rejected(path, problem) if problem else SourceFile(utkface.printable(path), read)
 
 
 def _rejected(path: str, rejection: Rejection) -> SourceFile:
     def read() -> bytes:
         raise rejection
 
-    return SourceFile(utkface.printable(path), read, rejection)
+    return SourceFile(utkface.printable(path), read)

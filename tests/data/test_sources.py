@@ -44,6 +44,19 @@ def tree(folder):
     return folder
 
 
+def outcomes(source) -> dict:
+    """The content of each file of a source by its path, or why there is none."""
+    found = {}
+    with sources.open_source(source) as listed:
+        for file in listed:
+            try:
+                found[file.path] = file.read()
+            except utkface.Rejection as error:
+                assert "\n" not in str(error)
+                found[file.path] = error.reason
+    return found
+
+
 def pack(folder, path):
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
@@ -64,54 +77,39 @@ def pack(folder, path):
 
 @pytest.mark.parametrize("kind", ["folder", "a.zip", "a.tar", "a.tar.gz", "a.tgz"])
 def test_every_source_lists_the_same_and_leaves_nothing_out(tmp_path, kind):
-    source = pack(tree(tmp_path / "tree"), tmp_path / kind)
-    with sources.open_source(source) as files:
-        reasons = {file.path: file.rejection and file.rejection.reason for file in files}
-        contents = {file.name: file.read() for file in files if file.rejection is None}
-        for file in files:
-            if file.rejection is not None:
-                with pytest.raises(utkface.Rejection, match=file.rejection.reason):
-                    file.read()
-    assert reasons == {
+    assert outcomes(pack(tree(tmp_path / "tree"), tmp_path / kind)) == {
         "UTKFace/7_0_0_20170116174525125.jpg": Reason.NOT_A_FILE,
-        "UTKFace/7_0_0_20170116174525125.jpg/8_0_0_20170116174525125.jpg": None,
-        f"UTKFace/{NAME}": None,
+        "UTKFace/7_0_0_20170116174525125.jpg/8_0_0_20170116174525125.jpg": b"b",
+        f"UTKFace/{NAME}": b"a",
         "UTKFace/27_1_2_20170116174525125.jpg": Reason.LINK,
         "UTKFace/.DS_Store": Reason.SYSTEM_FILE,
         "UTKFace/._26_1_2_20170116174525125.jpg": Reason.SYSTEM_FILE,
         "__MACOSX/9_0_0_20170116174525125.jpg": Reason.SYSTEM_FILE,
         "UTKFace/readme.txt": Reason.NAME,
     }
-    assert contents == {NAME: b"a", "8_0_0_20170116174525125.jpg": b"b"}
 
 
 def test_odd_members_and_unreadable_files_are_rejected(tmp_path):
     (tmp_path / NAME).write_bytes(b"a")
+    (tmp_path / os.fsdecode(b"caf\xe9\n.jpg")).write_bytes(b"a")
     os.mkfifo(tmp_path / "1_0_0_1.jpg")
-    with sources.open_source(tmp_path) as (pipe, file):
-        assert pipe.rejection.reason == Reason.NOT_A_FILE
+    assert outcomes(tmp_path) == {
+        NAME: b"a",
+        "caf\\udce9\\n.jpg": Reason.NAME,
+        "1_0_0_1.jpg": Reason.NOT_A_FILE,
+    }
+    with sources.open_source(tmp_path) as listed:
         (tmp_path / NAME).unlink()
         with pytest.raises(utkface.Rejection, match=Reason.UNREADABLE):
-            file.read()
+            next(file for file in listed if file.name == NAME).read()
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"../{NAME}", b"a")
         archive.writestr("2_0_0_1.jpg", b"content")
         archive.writestr("3_0_0_1.jpg", b"\0" * (utkface.MOST_BYTES + 1), zipfile.ZIP_DEFLATED)
     path.write_bytes(path.read_bytes().replace(b"content", b"c0ntent"))
-    with sources.open_source(path) as (outside, changed, huge):
-        assert outside.rejection.reason == Reason.NOT_A_FILE
-        with pytest.raises(utkface.Rejection, match=Reason.UNREADABLE):
-            changed.read()
-        with pytest.raises(utkface.Rejection, match=Reason.TOO_LARGE):
-            huge.read()
-
-
-def test_names_that_are_no_text_can_be_printed(tmp_path):
-    (tmp_path / os.fsdecode(b"caf\xe9\n.jpg")).write_bytes(b"a")
-    with sources.open_source(tmp_path) as (file,):
-        assert file.path == "caf\\udce9\\n.jpg"
-        assert file.rejection.reason == Reason.NAME
+    reasons = [Reason.NOT_A_FILE, Reason.UNREADABLE, Reason.TOO_LARGE]
+    assert list(outcomes(path).values()) == reasons
 
 
 def zipped(folder, change=lambda members: None) -> bytes:
@@ -196,20 +194,18 @@ def test_all_kinds_of_members_give_the_folders_digest(drawn, tmp_path, pack, cha
 
 
 def test_hard_links_do_not_make_a_compressed_tar_start_again(small, tmp_path):
-    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tarred(small, with_hard_links)))
-    contents = {path.name: path.read_bytes() for path in files(small)}
-    with sources.open_source(tmp_path / "a.tar.gz") as listed:
-        assert [file.name for file in listed[::2]] == [file.name for file in listed[1::2]]
-        assert all(file.read() == contents[file.name] for file in listed)
-
-
-def test_a_hard_link_without_its_file_is_rejected(small, tmp_path):
     def change(members):
+        with_hard_links(members)
         members.append(member(NAME, tarfile.LNKTYPE, target="nowhere"))
 
-    (tmp_path / "a.tar").write_bytes(tarred(small, change))
-    with sources.open_source(tmp_path / "a.tar") as listed:
-        assert [file.path for file in listed if file.rejection] == [NAME]
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tarred(small, change)))
+    found = outcomes(tmp_path / "a.tar.gz")
+    assert found.pop(NAME) == Reason.UNREADABLE
+    names = [path.rpartition("/")[2] for path in found]
+    assert names[::2] == names[1::2]
+    assert all(
+        data == (small / path.rpartition("/")[2]).read_bytes() for path, data in found.items()
+    )
 
 
 def refused(tmp_path, data, suffix="") -> str:
@@ -255,9 +251,13 @@ def test_a_zip_that_holds_more_or_less_than_it_lists_is_refused(small, tmp_path)
     whole = zipped(small)
     directory, end = whole.find(b"PK\1\2"), whole.rfind(b"PK\5\6")
     assert "several zips" in refused(tmp_path, whole + whole)
-    for at, written in ((end + 10, struct.pack("<H", 12)), (directory + 28, b"\xff\xff")):
+    for at, written, said in (
+        (end + 10, struct.pack("<H", 12), "damaged or cut short"),
+        (directory + 28, b"\xff\xff", "damaged or cut short"),
+        (directory + 6, b"\x63", "version 9.9"),
+    ):
         wrong = whole[:at] + written + whole[at + len(written) :]
-        assert "damaged or cut short" in refused(tmp_path, wrong)
+        assert said in refused(tmp_path, wrong)
     (tmp_path / "self-extracting").write_bytes(b"a program" + whole)
     with sources.open_source(tmp_path / "self-extracting") as listed:
         assert len(listed) == 20
@@ -265,6 +265,7 @@ def test_a_zip_that_holds_more_or_less_than_it_lists_is_refused(small, tmp_path)
 
 def test_a_damaged_archive_is_refused_in_one_line_or_its_files_are_rejected(small, tmp_path):
     generator = np.random.default_rng(0)
+    refusals = 0
     for whole in (zipped(small), tarred(small)):
         marks = re.finditer(b"PK[\1-\6]{2}|UTKFace/", whole)
         places = np.concatenate([np.arange(20) + mark.start() for mark in marks])
@@ -274,20 +275,11 @@ def test_a_damaged_archive_is_refused_in_one_line_or_its_files_are_rejected(smal
                 wrong[place % len(whole)] = generator.integers(256)
             (tmp_path / "damaged").write_bytes(wrong)
             try:
-                with sources.open_source(tmp_path / "damaged") as listed:
-                    for file in listed:
-                        try:
-                            file.read()
-                        except utkface.Rejection as error:
-                            assert "\n" not in str(error)
+                outcomes(tmp_path / "damaged")
             except ValueError as error:
                 assert "\n" not in str(error)
-
-
-def test_a_newer_zip_is_refused_in_one_line(small, tmp_path):
-    whole = bytearray(zipped(small))
-    whole[whole.find(b"PK\1\2") + 6] = 99
-    assert "version 9.9" in refused(tmp_path, whole)
+                refusals += 1
+    assert 0 < refusals < 200
 
 
 @pytest.mark.parametrize(
@@ -365,9 +357,7 @@ def test_paths_that_are_too_long_are_rejected_and_not_lost(tmp_path):
         folder = inner
     os.close(folder)
     sources.fingerprint(tmp_path)
-    with sources.open_source(tmp_path) as listed:
-        reasons = [file.rejection.reason for file in listed]
-    assert reasons.count(Reason.UNREADABLE) >= 1
+    assert Reason.UNREADABLE in outcomes(tmp_path).values()
 
 
 def test_fingerprint_follows_the_files(tmp_path):

@@ -32,11 +32,7 @@ def faces():
     """Labels in years, (N,), and pictures, (N, 128, 128, 3), of faces outside the locked test."""
     locked = set(splits.TEST_NAMES_FILE.read_text().split())
     with sources.open_source(FACES) as files:
-        usable = [
-            file
-            for file in files
-            if file.rejection is None and utkface.face_key(file.name) not in locked
-        ]
+        usable = [file for file in files if utkface.face_key(file.name) not in locked]
         drawn = np.random.default_rng(0).permutation(len(usable))[:COUNT]
         chosen = [usable[index] for index in drawn]
         ages = [utkface.parse_name(file.name).age_years for file in chosen]
