@@ -1,7 +1,4 @@
-"""UTKFace's file names and pictures: labels from the one, pixels from the other.
-
-What cannot be used raises a `Rejection` with one of the `Reason`s, so that callers can count it.
-"""
+"""UTKFace's file names and pictures: labels from the one, pixels from the other."""
 
 import enum
 import io
@@ -87,12 +84,10 @@ def parse_name(name: str) -> Labels:
     if match[3] is None:
         raise Rejection(Reason.NO_RACE, f"expected {EXPECTED_NAMES}")
     labels = Labels(int(match[1]), int(match[2]), int(match[3]))
-    if not 1 <= labels.age_years <= 116:
-        raise Rejection(Reason.AGE, f"{labels.age_years}, expected 1..116")
-    if labels.gender not in (0, 1):
-        raise Rejection(Reason.GENDER, f"{labels.gender}, expected 0 or 1")
-    if not 0 <= labels.race <= 4:
-        raise Rejection(Reason.RACE, f"{labels.race}, expected 0..4")
+    ranges = (Reason.AGE, 1, 116), (Reason.GENDER, 0, 1), (Reason.RACE, 0, 4)
+    for value, (reason, least, most) in zip(labels, ranges, strict=True):
+        if not least <= value <= most:
+            raise Rejection(reason, f"{value}, expected {least}..{most}")
     return labels
 
 
@@ -103,7 +98,7 @@ def _match(name: str) -> re.Match:
 
 
 def is_picture_name(name: str) -> bool:
-    """Tell whether a name ends like a picture's."""
+    """Return whether a name ends like a picture's."""
     return name.lower().endswith(tuple(f".{extension}" for extension in _EXTENSIONS))
 
 
@@ -123,61 +118,55 @@ def decode(data: bytes, name: str, image_size_pixels: int) -> np.ndarray:
     comes nearest to how the 128-pixel pictures of the 5,000 were made from UTKFace's 200 pixels
     (mean absolute difference 1.98 of 255; bicubic 2.00, Lanczos 2.06, box 2.21).
     """
-    image = open_picture(data, _match(name)[5])
+    image = open_picture(data, [_EXTENSIONS[_match(name)[5].lower()]], MOST_PIXELS)
     size = (image_size_pixels, image_size_pixels)
     return np.asarray(PIL.ImageOps.fit(image, size, PIL.Image.Resampling.BILINEAR))
 
 
-def open_picture(
-    data: bytes,
-    extension: str | None = None,
-    *,
-    formats: Collection[str] = frozenset(_EXTENSIONS.values()),
-    most_pixels: int = MOST_PIXELS,
-) -> PIL.Image.Image:
+def open_picture(data: bytes, formats: Collection[str], most_pixels: int) -> PIL.Image.Image:
     """Decode a picture fully to an upright 8-bit RGB picture; raises Rejection.
 
-    extension: without its dot; where given, the content must be of that type, else one of `formats`
-    by Pillow's names. Transparent pictures are laid on white, as a page shows them; more than 8
-    bits are scaled to 8; EXIF rotation is done. Metadata that cannot be read are ignored.
+    formats: by Pillow's names; the content must be of one of them. Transparent pictures are laid on
+    white, as a page shows them; more than 8 bits are scaled to 8; EXIF rotation is done. Metadata
+    that cannot be read are ignored.
     """
     if not data:
         raise Rejection(Reason.EMPTY)
-    allowed = formats if extension is None else [_EXTENSIONS[extension.lower()]]
     try:
-        return _decode(data, allowed, most_pixels)
+        return _decode(data, formats, most_pixels)
     except Rejection as error:
         if error.reason not in (Reason.NOT_AN_IMAGE, Reason.DAMAGED):
             raise
-    return _decode(_without_metadata(data), allowed, most_pixels)
+    return _decode(_without_metadata(data), formats, most_pixels)
 
 
-def _decode(data: bytes, allowed: Collection[str], most_pixels: int) -> PIL.Image.Image:
+def _decode(data: bytes, formats: Collection[str], most_pixels: int) -> PIL.Image.Image:
     try:
         image = PIL.Image.open(io.BytesIO(data))
+        # A JPEG with several pictures inside, as some telephones write them, calls itself MPO.
+        content = "JPEG" if image.format == "MPO" else image.format
+        if content not in formats:
+            expected = " or ".join(sorted(formats))
+            raise Rejection(Reason.WRONG_CONTENT, f"{content}, expected {expected}")
+        if image.width * image.height > most_pixels:
+            size = f"{image.width}x{image.height} pixels"
+            raise Rejection(Reason.TOO_LARGE, f"{size}, at most {most_pixels:,} in all")
+        picture = _in_8_bits(image)
+        if picture.has_transparency_data:
+            white = PIL.Image.new("RGBA", picture.size, "white")
+            picture = PIL.Image.alpha_composite(white, picture.convert("RGBA"))
+        picture = picture.convert("RGB")
+        picture.info = {}  # What is junk in it must not be read again.
+        picture.getexif()[PIL.ExifTags.Base.Orientation] = _orientation(image)
+        return PIL.ImageOps.exif_transpose(picture)
+    except Rejection:
+        raise
     except PIL.UnidentifiedImageError:
         if data.startswith((b"II*\0", b"MM\0*")):
             raise Rejection(Reason.RANGE, "a TIFF, expected 8 or 16 bits a colour") from None
         raise Rejection(Reason.NOT_AN_IMAGE, "or of a kind that cannot be read") from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise Rejection(Reason.TOO_LARGE, str(error)) from None
-    except Exception as error:  # Decoders raise many kinds on damaged data: see below.
-        raise Rejection(Reason.DAMAGED, one_line(error)) from error
-    # A JPEG with several pictures inside, as some telephones write them, calls itself MPO.
-    content = "JPEG" if image.format == "MPO" else image.format
-    if content not in allowed:
-        raise Rejection(Reason.WRONG_CONTENT, f"{content}, expected {' or '.join(sorted(allowed))}")
-    if image.width * image.height > most_pixels:
-        raise Rejection(
-            Reason.TOO_LARGE, f"{image.width}x{image.height} pixels, at most {most_pixels:,} in all"
-        )
-    try:
-        picture = _to_rgb(_in_8_bits(image))
-        picture.info = {}  # What is junk in it must not be read again.
-        picture.getexif()[PIL.ExifTags.Base.Orientation] = _orientation(image)
-        return PIL.ImageOps.exif_transpose(picture)
-    except Rejection:
-        raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged
     # data; this one file is put aside, with the words of the decoder.
     except Exception as error:
@@ -236,21 +225,13 @@ def _in_8_bits(image: PIL.ImageFile.ImageFile) -> PIL.Image.Image:
     return PIL.Image.fromarray(np.rint(grey).astype(np.uint8))
 
 
-def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), picture)
-    return image.convert("RGB")
-
-
 def read_bytes(open_stream: Callable[[], typing.BinaryIO], most_bytes: int = MOST_BYTES) -> bytes:
-    """Read a whole file, of at most so many bytes; raises Rejection."""
+    """Read a whole file of at most `most_bytes`; raises Rejection."""
     try:
         with open_stream() as stream:
             # Never trust the size that an archive states: a bomb states a small one.
             data = stream.read(most_bytes + 1)
-    # Archives and decompressors raise a dozen kinds of errors on damaged data.
-    except Exception as error:
+    except Exception as error:  # Decompressors raise a dozen kinds of errors on damaged data.
         raise Rejection(Reason.UNREADABLE, one_line(error)) from error
     if len(data) > most_bytes:
         raise Rejection(Reason.TOO_LARGE, f"over {most_bytes // 2**20} MiB in its file")

@@ -1,10 +1,4 @@
-"""Photos to answers: each face's age with its interval, and its gender where that is sure.
-
-from agegender.photos import estimate
-
-model = estimate.load_release("models/age_gender_B.h5")
-print(estimate.predict("party.jpg", {"B": model}))
-"""
+"""Photos to answers: each face's age with its interval, and its gender where that is sure."""
 
 import functools
 import json
@@ -39,21 +33,17 @@ FACES_UNTRACED = 8
 _called: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 DOUBTFUL_SCORE = 0.9  # A detection below may be a collar or a pattern.
 FACE_COLUMNS = ("face", "left", "top", "right", "bottom", "score", "doubtful")
-COLUMNS: tuple[str, ...] = (*FACE_COLUMNS, "model", "age_years", "age_low", "age_high", "gender")
-COLUMNS += ("gender_probability", "gender_sure")
+ESTIMATED = ("age_years", "age_low", "age_high", "gender", "gender_probability", "gender_sure")
+COLUMNS = (*FACE_COLUMNS, "model", *ESTIMATED)
 
 
 class Model(typing.NamedTuple):
-    """A network of the .h5 contract with what was fitted to its validation faces.
+    """A network of the .h5 contract with what was fitted to its validation faces."""
 
-    title: its name and version; intervals: of `uncertainty.fit_age_intervals`; confidence: of
-    `uncertainty.fit_abstention`, the least that makes a gender sure, None where none does.
-    """
-
-    title: str
+    title: str  # its name and version
     network: keras.Model
-    intervals: dict
-    confidence: float | None
+    intervals: dict  # of `uncertainty.fit_age_intervals`
+    confidence: float | None  # the least that makes a gender sure; None where none does
 
 
 def released(folder: Path, family: str, *, full: bool) -> Path | None:
@@ -75,14 +65,14 @@ def load_release(h5_path: str | os.PathLike, passed: Path | None = None) -> Mode
     missing.
     """
     path = Path(h5_path)
-    released = json.loads(path.with_suffix(".json").read_text())
+    record_path = path.with_suffix(".json")
     try:
-        evidence = released["record"]["evidence"]
+        evidence = json.loads(record_path.read_text())["record"]["evidence"]
         intervals, confidence = evidence["intervals"], evidence["abstention"]["confidence"]
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{path.with_suffix('.json')} holds no record of a release, and so no intervals "
-            f"({error!r}): take the .h5 and the .json from the same folder models/."
+            f"{record_path} holds no record of a release, and so no intervals ({error!r}): take "
+            "the .h5 and the .json from the same folder models/."
         ) from error
     return Model(path.stem, export.load_verified(path, passed), intervals, confidence)
 
@@ -108,9 +98,9 @@ def read_photo(path: Path) -> PIL.Image.Image:
     """Decode a photo fully to an upright RGB picture; raises utkface.Rejection with the reason."""
     try:
         link = "a link to " * path.is_symlink()
-        if path.is_dir():
-            os.scandir(path).close()
         mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(path).close()
     except FileNotFoundError:
         detail = link + "nothing" if link else "no such file"
         raise utkface.Rejection(utkface.Reason.NOT_A_FILE, detail) from None
@@ -123,9 +113,9 @@ def read_photo(path: Path) -> PIL.Image.Image:
 
 
 def open_photo(data: bytes) -> PIL.Image.Image:
-    """Decode a photo's bytes as `read_photo` does a file, its size being checked first."""
+    """Decode a photo's bytes, of a checked number, as `read_photo` does a file."""
     pi_heif.register_heif_opener()
-    return utkface.open_picture(data, formats=FORMATS, most_pixels=MOST_PIXELS)
+    return utkface.open_picture(data, FORMATS, MOST_PIXELS)
 
 
 def estimate_faces(model: Model, faces: np.ndarray) -> pd.DataFrame:
@@ -135,18 +125,12 @@ def estimate_faces(model: Model, faces: np.ndarray) -> pd.DataFrame:
     gender_probability, 0.5..1; gender_sure, whether that reaches the model's confidence.
     """
     age, female = _outputs(model.network, faces)
-    low, high = uncertainty.age_intervals(model.intervals, age)
+    intervals = uncertainty.age_intervals(model.intervals, age)
+    gender = np.where(records.is_female(female), "female", "male")
     probability = np.maximum(female, 1 - female)
-    return pd.DataFrame(
-        {
-            "age_years": age,
-            "age_low": low,
-            "age_high": high,
-            "gender": np.where(records.is_female(female), "female", "male"),
-            "gender_probability": probability,
-            "gender_sure": probability >= (2 if model.confidence is None else model.confidence),
-        }
-    )
+    sure = probability >= (2 if model.confidence is None else model.confidence)
+    columns = (age, *intervals, gender, probability, sure)
+    return pd.DataFrame(dict(zip(ESTIMATED, columns, strict=True)))
 
 
 def _outputs(network: keras.Model, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,15 +158,20 @@ def answer(
 
     Columns: face (from 1, the largest first), its box as left, top, right and bottom in pixels, the
     detector's score, whether that is doubtful, model (its key in `models`) and those of
-    `estimate_faces`. No row where no face was found. The faces of all photos are estimated
-    together, and a photo from an iterator is not kept.
+    `estimate_faces`. The faces of all photos are estimated together, and a photo from an iterator
+    is not kept.
     """
     rows, cut, count = [], [], 0
-    for index, photo in enumerate(photos):
-        count += 1
-        for number, (box, score, face) in enumerate(_cut_faces(detector, photo), start=1):
-            rows.append((index, number, *np.round(box, 1), score, score < DOUBTFUL_SCORE))
-            cut.append(face)
+    for count, photo in enumerate(photos, start=1):
+        if detector:
+            found = detection.find_faces(detector, photo)
+            cut += [detection.cut_out(photo, face.landmarks) for face in found]
+        else:
+            found = [detection.Face(np.array([0, 0, *photo.size]), 1.0, detection.UTKFACE_PLACES)]
+            size = (detection.FACE_PIXELS, detection.FACE_PIXELS)
+            cut.append(np.asarray(PIL.ImageOps.fit(photo, size, PIL.Image.Resampling.BILINEAR)))
+        for number, (box, score, _) in enumerate(found, start=1):
+            rows.append((count, number, *np.round(box, 1), score, score < DOUBTFUL_SCORE))
     if not rows:
         return [pd.DataFrame(columns=COLUMNS) for _ in range(count)]
     faces = pd.DataFrame(rows, columns=["photo", *FACE_COLUMNS])
@@ -192,20 +181,6 @@ def answer(
     ]
     everything = pd.concat(tables).sort_values(["photo", "face", "model"])
     return [
-        everything.loc[everything["photo"] == index, list(COLUMNS)].reset_index(drop=True)
-        for index in range(count)
-    ]
-
-
-def _cut_faces(
-    detector: detection.Detector | None, photo: PIL.Image.Image
-) -> list[tuple[np.ndarray, float, np.ndarray]]:
-    """Return box, score and pixels (128, 128, 3) of each face."""
-    if detector is None:
-        size = (detection.FACE_PIXELS, detection.FACE_PIXELS)
-        face = PIL.ImageOps.fit(photo, size, PIL.Image.Resampling.BILINEAR)
-        return [(np.array([0, 0, *photo.size]), 1.0, np.asarray(face))]
-    return [
-        (face.box, face.score, detection.cut_out(photo, face.landmarks))
-        for face in detection.find_faces(detector, photo)
+        everything.loc[everything["photo"] == number, list(COLUMNS)].reset_index(drop=True)
+        for number in range(1, count + 1)
     ]

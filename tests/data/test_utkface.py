@@ -21,18 +21,18 @@ def encoded(array, kind="JPEG", mode=None, **options) -> bytes:
     return stream.getvalue()
 
 
-def png(width, height, bits, colour_type, rows=b"") -> bytes:
-    """Write PNGs that Pillow cannot: 16 bits of colour, or a size that is not there."""
+def png(width, height) -> bytes:
+    """Return an RGB PNG that claims this size and has no pixels."""
 
     def chunk(name, data):
         body = name + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IDAT", zlib.compress(b""))
         + chunk(b"IEND", b"")
     )
 
@@ -101,16 +101,6 @@ def test_every_mode_shows_the_same_picture(mode):
     assert np.abs(pixels.astype(int) - grey[..., None]).max() <= 3
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped():
-    grey = np.repeat((np.arange(32, dtype=np.uint16) * 2114)[None], 32, axis=0)
-    expected = np.repeat(np.round(grey / 257)[..., None], 3, axis=2)
-    one = utkface.decode(encoded(grey, "PNG"), "26_1_2_1.png", 32)
-    rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in grey)
-    three = utkface.decode(png(32, 32, 16, 2, rows), "26_1_2_1.png", 32)
-    for pixels in (one, three):
-        assert np.abs(pixels - expected).max() <= 1
-
-
 def test_transparent_is_laid_on_white():
     picture = noise(8, 8, 4)
     picture[..., 3] = 0
@@ -119,15 +109,6 @@ def test_transparent_is_laid_on_white():
     stream = io.BytesIO()
     palette.save(stream, "PNG", transparency=0)
     assert utkface.decode(stream.getvalue(), "26_1_2_1.png", 8).min() == 255
-
-
-def test_exif_rotation_is_done():
-    upright = np.zeros((16, 16, 3), np.uint8)
-    upright[:8] = 255
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # The camera was turned: show it turned by 90 degrees clockwise.
-    data = encoded(np.rot90(upright), exif=exif.tobytes(), quality=100)
-    assert np.abs(utkface.decode(data, NAME, 16).astype(int) - upright).max() < 16
 
 
 def test_other_shapes_are_cropped_to_the_middle_and_scaled():
@@ -151,9 +132,9 @@ WHOLE_JPEG, WHOLE_PNG = encoded(noise(64, 64, 3)), encoded(noise(64, 64, 3), "PN
         (WHOLE_PNG, NAME, Reason.WRONG_CONTENT),
         (WHOLE_JPEG, "26_1_2_1.png", Reason.WRONG_CONTENT),
         (encoded(noise(8, 8), "GIF"), NAME, Reason.WRONG_CONTENT),
-        (png(6000, 5000, 8, 2), "26_1_2_1.png", Reason.TOO_LARGE),
-        (png(12_000, 9_000, 8, 2), "26_1_2_1.png", Reason.TOO_LARGE),
-        (png(60_000, 60_000, 8, 2), "26_1_2_1.png", Reason.TOO_LARGE),
+        (png(6000, 5000), "26_1_2_1.png", Reason.TOO_LARGE),
+        (png(12_000, 9_000), "26_1_2_1.png", Reason.TOO_LARGE),
+        (png(60_000, 60_000), "26_1_2_1.png", Reason.TOO_LARGE),
     ],
 )
 def test_broken_picture_is_rejected(data, name, reason):
