@@ -42,8 +42,6 @@ def near_duplicate_groups(thumbnails: np.ndarray, *marks: Sequence) -> np.ndarra
 
     thumbnails: float32 (N, 576) of `thumbnail`; rows that correlate above 0.98 are copies.
     marks: columns of N values, such as checksums; rows with equal values are copies.
-
-    Copies of copies are copies too.
     """
     count = len(thumbnails)
     pairs = []
@@ -76,27 +74,6 @@ def test_names_checksum() -> str:
     return disk.checksum(TEST_NAMES_FILE)
 
 
-def choose_test_names(
-    manifest: pd.DataFrame, part: Set[str], *, seed: int = 0, fraction: float = TEST_SHARE
-) -> list[str]:
-    """Choose the fixed test faces by age and gender; return their keys, sorted.
-
-    manifest: of the largest source there is, with its groups.
-    part: file names of a smaller source inside it (the 5,000), of which the same fraction is
-    chosen; a group with any member in the part is drawn with the part.
-    """
-    generator = np.random.default_rng(seed)
-    usable = ~conflicting(manifest)
-    named = manifest["name"].isin(part)
-    touched = named.groupby(manifest["group"]).transform("any")
-    share = fraction * named.sum() / max(1, (named & usable).sum())
-    chosen = _draw(manifest, touched & usable, share, generator)
-    rest = ~touched & usable
-    share = (fraction * len(manifest) - chosen.sum()) / max(1, rest.sum())
-    chosen |= _draw(manifest, rest, share, generator)
-    return sorted({utkface.face_key(name) for name in manifest["name"][chosen]})
-
-
 def assign_splits(
     manifest: pd.DataFrame, *, seed: int, test_names: Set[str] = frozenset()
 ) -> pd.DataFrame:
@@ -108,17 +85,13 @@ def assign_splits(
         and the other faces of their groups are excluded.
     """
     generator = np.random.default_rng(seed)
-    noisy = conflicting(manifest)
-
-    def draw(free: pd.Series, fraction: float) -> pd.Series:
-        share = fraction * len(manifest) / max(1, (free & ~noisy).sum())
-        return _draw(manifest, free & ~noisy, share, generator)
-
+    clean = ~conflicting(manifest)
     test = manifest["name"].map(utkface.face_key).isin(test_names)
     if not test.any():
-        test = draw(pd.Series(True, manifest.index), TEST_SHARE)
+        test = draw(manifest, clean, TEST_SHARE * len(manifest), generator)
     twin = manifest["group"].isin(manifest["group"][test]) & ~test
-    validation = draw(~test & ~twin, VALIDATION_SHARE)
+    free = clean & ~test & ~twin
+    validation = draw(manifest, free, VALIDATION_SHARE * len(manifest), generator)
     split = np.select([test, twin, validation], ["test", "excluded", "validation"], "train")
     reason = np.where(twin, "near-duplicate of a test face", "")
     return manifest.assign(split=split, split_reason=reason)
@@ -138,19 +111,13 @@ def check_split(manifest: pd.DataFrame) -> None:
             f"empty split in {sizes.to_dict()} of {len(manifest)} faces: expected some in each; "
             "give more pictures"
         )
-    straddling = used.groupby("group")["split"].nunique()
-    if straddling.max() > 1:
-        row = used[used["group"] == straddling.idxmax()]
-        raise ValueError(
-            f"{(straddling > 1).sum()} near-duplicate groups lie in several splits, such as "
-            f"{dict(zip(row['name'], row['split'], strict=True))}: expected whole groups"
-        )
+    leaks = used[used.groupby("group")["split"].transform("nunique") > 1]
+    if len(leaks):
+        raise ValueError(f"copies of {leaks['name'].iloc[0]} lie in several splits: expected one")
     noisy = used[conflicting(used) & (used["split"] != "train")]
     if len(noisy):
-        raise ValueError(
-            f"{len(noisy)} faces of validation or test have near-duplicates with other labels, "
-            f"such as {noisy['name'].iloc[0]}: expected them in training only"
-        )
+        name = noisy["name"].iloc[0]
+        raise ValueError(f"copies of {name} have other labels: expected them in training only")
     train = used[used["split"] == "train"]
     for split in SPLITS[1:3]:
         part = used[used["split"] == split]
@@ -167,26 +134,27 @@ def check_split(manifest: pd.DataFrame) -> None:
             )
 
 
-def _draw(
-    manifest: pd.DataFrame, eligible: pd.Series, share: float, generator: np.random.Generator
+def draw(
+    manifest: pd.DataFrame, eligible: pd.Series, count: float, generator: np.random.Generator
 ) -> pd.Series:
-    """Draw a share of the eligible groups, evenly along gender and age: bool, one a row.
+    """Draw about `count` of the eligible faces in whole groups: bool, one a row.
 
-    Systematic sampling of the sorted list (shuffled among equals, random start) stratifies by every
-    age and gender at once, rare ones too, and its share is right to within one group.
+    Systematic sampling of the groups in order of gender and age (shuffled among equals, random
+    start) stratifies by every age and gender at once, rare ones too.
     """
     groups = manifest[eligible].groupby("group")[["gender", "age_years"]].first()
     shuffled = groups.iloc[generator.permutation(len(groups))]
     ordered = shuffled.sort_values(["gender", "age_years"], kind="stable")
-    steps = np.floor(np.arange(len(ordered) + 1) * min(share, 1.0) + generator.random())
+    share = min(count / max(1, eligible.sum()), 1.0)
+    steps = np.floor(np.arange(len(ordered) + 1) * share + generator.random())
     return manifest["group"].isin(ordered.index[np.diff(steps) > 0]) & eligible
 
 
 def folds(manifest: pd.DataFrame, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return `count` pairs of training and validation rows: the manifest's own, then others.
 
-    The others divide training and validation anew, in the same proportion, by age and gender, each
-    group in one part; groups whose labels disagree stay in training.
+    The others divide the same faces anew, in the same proportion, by age and gender, each group in
+    one part; groups whose labels disagree stay in training.
     """
     train, validation = (np.flatnonzero(manifest["split"] == split) for split in SPLITS[:2])
     pairs = [(train, validation)]
@@ -201,9 +169,7 @@ def folds(manifest: pd.DataFrame, count: int, seed: int) -> list[tuple[np.ndarra
     parts = max(round(len(rows) / len(validation)), count)
     splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     for _, chosen in itertools.islice(splitter.split(rows, strata, table["group"]), count - 1):
-        held_out = np.zeros(len(rows), bool)
-        held_out[chosen] = True
-        held_out &= ~noisy
+        held_out = np.isin(np.arange(len(rows)), chosen) & ~noisy
         pairs.append((rows[~held_out], rows[held_out]))
     return pairs
 
