@@ -25,21 +25,15 @@ PIXELS, MANIFEST, REJECTED, RECORD = ("pixels.npy", "manifest.csv", "rejected.cs
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """Prepared faces; row i of the manifest belongs to row i of the pixels.
-
-    manifest: name, age_years, gender (0 male, 1 female), race, group, split, split_reason.
-    pixels: uint8 (N, 128, 128, 3), RGB, a read-only memory map.
-    digest: 32 hexadecimal digits, of manifest and pixels.
-    kind: "utkface" or "generated".
-    record: what `prepare` noted (source, seed, counts, settings).
-    """
+    """Prepared faces; row i of the manifest belongs to row i of the pixels."""
 
     folder: Path
+    # name, age_years, gender (0 male, 1 female), race, group, split, split_reason
     manifest: pd.DataFrame
-    pixels: np.ndarray
-    digest: str
-    kind: str
-    record: dict
+    pixels: np.ndarray  # uint8 (N, 128, 128, 3), RGB, a read-only memory map
+    digest: str  # 32 hexadecimal digits, of manifest and pixels
+    kind: str  # "utkface" or "generated"
+    record: dict  # the content of RECORD
 
     def rows(self, *names: str) -> np.ndarray:
         """Return the row numbers, int64 ascending, of one or more splits; ValueError on others."""
@@ -95,8 +89,11 @@ def prepare(
         place = utkface.printable(str(source.resolve()))
         state = sources.fingerprint(source)
     inputs = {"source": place, "seed": seed, "generated_faces": generated_faces}
+    # One name for a place: a source that has changed replaces what was prepared from it before.
+    key = disk.checksum(json.dumps([*inputs.values()]))[:12]
+    name = re.sub("[^A-Za-z0-9]+", "-", Path(place).name)[:40].strip("-")
+    folder = cache / f"{name}-{key}".lstrip("-")
     inputs |= {"state": state, "program": _program()}
-    folder = cache / _folder_name(inputs)
     cache.mkdir(parents=True, exist_ok=True)
     waiting = f"another process prepares data in {cache}: waiting for it"
     with disk.hold(cache / ".lock", waiting=waiting):
@@ -129,27 +126,19 @@ def summary(folder: Path) -> str:
     counts = record["counts"]
     lines = [
         f"{counts['found']:,} files found in {record['source']}: "
-        f"{counts['kept']:,} kept, {counts['found'] - counts['kept']:,} rejected"
+        f"{counts['kept']:,} kept, {len(rejected):,} rejected"
     ]
     for reason, files in rejected.groupby("reason", sort=False)["name"]:
         more = ", ..." if len(files) > 3 else ""
         lines.append(f"  {len(files):,} {reason}: {', '.join(files[:3])}{more}")
-    lines.append(
+    lines += [
         f"copies of one photo: {counts['groups']:,} groups of {counts['grouped_faces']:,} faces, "
-        f"labels differ in {counts['conflicting_groups']:,} (kept out of validation and test)"
-    )
-    lines.append(", ".join(f"{count:,} {split}" for split, count in counts["splits"].items()))
+        f"labels differ in {counts['conflicting_groups']:,} (kept out of validation and test)",
+        ", ".join(f"{count:,} {split}" for split, count in counts["splits"].items()),
+    ]
     if record["kind"] == "generated":
         lines.append("GENERATED faces: results on them say nothing about people")
     return "\n".join([*lines, f"digest {record['digest']}, in {folder}"])
-
-
-def _folder_name(inputs: dict) -> str:
-    """Return one name for a place: a source that has changed replaces what it was."""
-    identity = [inputs[name] for name in ("source", "seed", "generated_faces")]
-    key = disk.checksum(json.dumps(identity))[:12]
-    name = re.sub("[^A-Za-z0-9]+", "-", Path(inputs["source"]).name)[:40].strip("-")
-    return f"{name}-{key}".lstrip("-")
 
 
 def _build(source: Path, working: Path, inputs: dict) -> str | None:
@@ -166,7 +155,12 @@ def _build(source: Path, working: Path, inputs: dict) -> str | None:
             faces, thumbnails, rejected = _decode(listed, decoded)
         rejected.to_csv(prepared / REJECTED, index=False, lineterminator="\n")
         if faces.empty:
-            return _nothing_of_use(inputs["source"], rejected)
+            found = [
+                f"{len(rows):,} {reason} ({rows['detail'].iloc[0]})".removesuffix(" ()")
+                for reason, rows in rejected.groupby("reason")
+            ]
+            nothing = f"no file at all, expected names like {utkface.EXPECTED_NAMES}"
+            return f"no usable picture in {inputs['source']}: {'; '.join(found) or nothing}"
         order = faces.index.to_numpy()
         marks = faces.pop("checksum"), faces["name"].map(utkface.face_key)
         groups = splits.near_duplicate_groups(np.stack(thumbnails)[order], *marks)
@@ -209,16 +203,6 @@ def _write_record(
     (prepared / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _nothing_of_use(place: str, rejected: pd.DataFrame) -> str:
-    """Return the message for a source without a usable picture: each reason, with an example."""
-    found = []
-    for reason, files in rejected.groupby("reason"):
-        detail = files["detail"].iloc[0]
-        found.append(f"{len(files):,} {reason}" + (f" ({detail})" if detail else ""))
-    why = "; ".join(found) or f"no file at all, expected names like {utkface.EXPECTED_NAMES}"
-    return f"no usable picture in {place}: {why}"
-
-
 def _decode(
     files: list[sources.SourceFile], decoded: typing.BinaryIO
 ) -> tuple[pd.DataFrame, list[np.ndarray], pd.DataFrame]:
@@ -256,10 +240,10 @@ def _decode(
 
 
 def _write_pixels(path: Path, decoded: typing.BinaryIO, order: np.ndarray) -> None:
-    """Write raw pixels as one .npy, their rows in another order, without holding them in memory."""
-    shape = (SIDE_PIXELS, SIDE_PIXELS, 3)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(order), *shape)}
-    row_bytes = int(np.prod(shape))
+    """Write the rows of `decoded` in another order as one .npy, without holding them in memory."""
+    shape = (len(order), SIDE_PIXELS, SIDE_PIXELS, 3)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    row_bytes = SIDE_PIXELS * SIDE_PIXELS * 3
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for row in order:
@@ -273,9 +257,9 @@ def _problem(folder: Path, inputs: dict) -> str | None:
         before = open_faces(folder).record
     except (OSError, ValueError, KeyError) as error:
         return str(error)
-    changed = [name for name in inputs if before.get(name) != inputs[name]]
-    names = {"state": "its files have changed", "program": "the program has changed"}
-    return ", ".join(names.get(name, f"another {name}") for name in changed) or None
+    if before.get("state") != inputs["state"]:
+        return "its files have changed"
+    return None if before.get("program") == inputs["program"] else "the program has changed"
 
 
 def _program() -> str:

@@ -97,17 +97,6 @@ def test_everything_found_is_kept_or_rejected_with_a_reason(prepared):
     assert "1 empty file: 5_0_0_101.png" in summary
 
 
-def test_archive_of_the_folder_gives_the_same_digest(made, prepared, tmp_path):
-    expected = pixels.open_faces(prepared).digest
-    with tarfile.open(tmp_path / "faces.tar.gz", "w:gz") as archive:
-        for path in sorted(made.rglob("*.png"), reverse=True):
-            archive.add(path, path.relative_to(made))
-    shutil.make_archive(str(tmp_path / "faces"), "zip", made)
-    for name in ("faces.tar.gz", "faces.zip"):
-        folder = pixels.prepare(tmp_path / name, tmp_path / "cache")
-        assert pixels.open_faces(folder).digest == expected
-
-
 def test_unchanged_source_is_not_prepared_again(made, copy, capsys):
     before = (copy / "prepared.json").stat().st_mtime_ns
     assert pixels.prepare(made, copy.parent) == copy
@@ -163,18 +152,15 @@ def test_two_at_once_and_remains_of_a_killed_one(made, tmp_path):
 def test_generated_faces_are_known_as_such(tmp_path):
     folder = pixels.prepare(None, tmp_path, generated_faces=60)
     faces = pixels.open_faces(folder)
-    assert (faces.kind, len(faces.manifest)) == ("generated", 60)
+    assert (faces.kind, len(faces.manifest), faces.record["counts"]["found"]) == (
+        "generated",
+        60,
+        60,
+    )
+    assert faces.record["counts"]["groups"] == 0  # Grouping would take twins for one photo.
     assert "nothing about people" in pixels.summary(folder)
     again = pixels.open_faces(pixels.prepare(None, tmp_path / "other", generated_faces=60))
     assert again.digest == faces.digest
-
-
-def test_marker_in_a_folder_says_that_its_faces_are_generated(made, tmp_path):
-    shutil.copytree(made, tmp_path / "faces")
-    (tmp_path / "faces" / utkface.GENERATED_MARKER).touch()
-    folder = pixels.prepare(tmp_path / "faces", tmp_path / "cache")
-    assert pixels.open_faces(folder).kind == "generated"
-    assert utkface.GENERATED_MARKER not in (folder / "rejected.csv").read_text()
 
 
 @pytest.mark.parametrize("case", ["empty", "nothing of use", "missing", "too few"])
@@ -282,4 +268,5 @@ def test_real_5000(tmp_path):
     assert (counts["groups"], counts["grouped_faces"], counts["conflicting_groups"]) == (44, 90, 30)
     listed = faces.manifest["name"].map(utkface.face_key).isin(splits.read_test_names())
     assert np.array_equal(np.flatnonzero(listed), faces.rows("test"))
-    assert len(faces.rows("validation")) == pytest.approx(500, abs=10)
+    sizes = [len(faces.rows(split)) for split in ("test", "validation")]
+    assert sizes == pytest.approx([1000, 500], abs=10)
