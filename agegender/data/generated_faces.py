@@ -48,23 +48,22 @@ class _Pen:
         turned = points + np.exp(-((points[:, :1] / 0.9) ** 2)) * [self.yaw, 0]
         return (turned @ self.rotation + self.centre).ravel().tolist()
 
-    def polygon(self, points: _Array, colour: _Array, opacity: float = 1) -> None:
-        self.draw.polygon(self.place(points), _ink(colour, opacity))
+    # The last arguments of all are those of `_ink`.
+    def polygon(self, points: _Array, *ink) -> None:
+        self.draw.polygon(self.place(points), _ink(*ink))
 
-    def ellipse(self, centre: _Array, radii: _Array, colour: _Array, opacity: float = 1) -> None:
-        self.polygon(CIRCLE * np.asarray(radii) + np.asarray(centre), colour, opacity)
+    def ellipse(self, centre: _Array, radii: _Array, *ink) -> None:
+        self.polygon(CIRCLE * np.asarray(radii) + np.asarray(centre), *ink)
 
-    def line(self, points: _Array, width: float, colour: _Array, opacity: float = 1) -> None:
+    def line(self, points: _Array, width: float, *ink) -> None:
         width_pixels = max(1, round(width * self.scale))
-        self.draw.line(self.place(points), _ink(colour, opacity), width_pixels, joint="curve")
+        self.draw.line(self.place(points), _ink(*ink), width_pixels, joint="curve")
 
-    def arc(
-        self, ends: _Array, bend: float, width: float, colour: _Array, opacity: float = 1
-    ) -> None:
+    def arc(self, ends: _Array, bend: float, width: float, *ink) -> None:
         """Draw a line from one end to the other, its middle moved down by `bend`."""
         along = np.linspace(0, 1, 9)[:, None]
         points = np.hstack([1 - along, along]) @ np.asarray(ends)
-        self.line(points + [0, 4 * bend] * along * (1 - along), width, colour, opacity)
+        self.line(points + [0, 4 * bend] * along * (1 - along), width, *ink)
 
 
 def _ink(colour: _Array, opacity: float = 1) -> tuple[int, ...]:
@@ -75,17 +74,6 @@ def _ink(colour: _Array, opacity: float = 1) -> tuple[int, ...]:
 def _ramp(value: float, start: float, end: float) -> float:
     """Return 0 up to `start`, 1 from `end` on, linear between."""
     return min(max((value - start) / (end - start), 0.0), 1.0)
-
-
-def _head_outline(
-    width: float, crown: float, chin: float, jaw_width: float, jaw_shape: float
-) -> np.ndarray:
-    """Return the closed outline (48, 2) of a head: half an ellipse above y = 0, a jaw below it."""
-    angle = np.linspace(0, 2 * math.pi, 48, endpoint=False)
-    across, down, below = np.cos(angle), np.sin(angle), np.maximum(np.sin(angle), 0)
-    curve = np.sign(across) * np.abs(across) ** np.where(down > 0, jaw_shape, 1.0)
-    x = width * curve * (1 - (1 - jaw_width) * below)
-    return np.stack([x, np.where(down > 0, chin * below**0.9, crown * down)], 1)
 
 
 class _Face:
@@ -131,7 +119,13 @@ class _Face:
         self.chin = 0.98 - 0.24 * child + 0.05 * old - 0.03 * self.cue()
         jaw_width = 0.74 - 0.06 * self.cue() + 0.1 * child + 0.12 * old + self.weight
         jaw_shape = 0.62 + 0.08 * self.cue()
-        self.outline = _head_outline(self.width, crown, self.chin, jaw_width, jaw_shape)
+        # The outline of the head, (48, 2): half an ellipse above y = 0, a jaw below it.
+        angle = np.linspace(0, 2 * math.pi, 48, endpoint=False)
+        across, down, below = np.cos(angle), np.sin(angle), np.maximum(np.sin(angle), 0)
+        curve = np.sign(across) * np.abs(across) ** np.where(down > 0, jaw_shape, 1.0)
+        x = self.width * curve * (1 - (1 - jaw_width) * below)
+        y = np.where(down > 0, self.chin * below**0.9, crown * down)
+        self.outline = np.stack([x, y], 1)
         self.eye_y, self.eye_x = -0.1 + 0.2 * child, 0.32 + self.normal(0, 0.015)
         self.nose_y = self.eye_y + 0.4 - 0.16 * child + 0.07 * old + self.normal(0, 0.015)
         self.mouth_y = self.nose_y + (self.chin - self.nose_y) * self.uniform(0.38, 0.46)
@@ -266,13 +260,8 @@ def draw_face(
     """Draw one face: RGB uint8 (image_size_pixels, image_size_pixels, 3).
 
     age_years: 1 to 116. gender: 0 male, 1 female. race: 0 to 4 as in UTKFace. generator: the same
-    state gives the same picture. Raises ValueError for other labels.
+    state gives the same picture.
     """
-    if not (1 <= age_years <= 116 and gender in (0, 1) and race in range(5)):
-        raise ValueError(
-            "expected an age of 1 to 116 years, gender 0 or 1 and race 0 to 4, "
-            f"got {age_years}, {gender}, {race}"
-        )
     face = _Face(age_years, gender, race, generator)
     room = _ink(generator.uniform(20, 235) + generator.normal(0, 30, 3))[:3]
     # Drawn at twice the size: shrinking smooths the edges, which Pillow draws jagged.
@@ -284,12 +273,8 @@ def draw_face(
     face.draw_features(pen)
     face.draw_hair(pen)
     face.draw_glasses(pen)
-    return _photograph(image.reduce(2), generator)
-
-
-def _photograph(image: PIL.Image.Image, generator: np.random.Generator) -> np.ndarray:
-    """Return the drawing as a camera sees it: lit from one side, blurred, tinted and noisy."""
-    image = image.filter(PIL.ImageFilter.GaussianBlur(generator.uniform(0.2, 1.2)))
+    # As a camera sees it: lit from one side, blurred, tinted and noisy.
+    image = image.reduce(2).filter(PIL.ImageFilter.GaussianBlur(generator.uniform(0.2, 1.2)))
     slope_x, slope_y = generator.normal(0, 0.16, 2)
     along = np.linspace(-1, 1, image.width)
     light = 1 + slope_x * along + slope_y * along[:, None]
@@ -306,15 +291,14 @@ def _draw_age_years(generator: np.random.Generator) -> int:
     return int(min(14 + generator.gamma(1.8, 13.5), 100))
 
 
-def write_faces(folder: pathlib.Path, count: int = 3600, seed: int = 0) -> None:
+def write_faces(folder: pathlib.Path, count: int, seed: int = 0) -> None:
     """Write `count` JPEG faces of 128 x 128 pixels with UTKFace's kind of names.
 
-    An empty marker file says that the folder holds no people. The same seed and Pillow version
-    give the same bytes. Raises FileExistsError where the folder is not empty.
+    folder: a new one. An empty marker file in it says that it holds no people.
+
+    The same seed and Pillow version give the same bytes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise FileExistsError(f"expected a new or empty folder, {folder} has files: name another")
+    folder.mkdir(parents=True)
     (folder / utkface.GENERATED_MARKER).touch()  # first: half a folder is no folder of people
     for index in range(count):
         generator = np.random.default_rng([seed, index])
