@@ -70,15 +70,13 @@ def make_room(cache: Path, files: dict[Path, int], most_gigabytes: float) -> Non
     the files alone are larger than the budget, with ENOSPC where the disk has no room for them.
     """
     needed_bytes, budget_bytes = sum(files.values()), most_gigabytes * 1e9
-    needs = f"Activations of B's backbone for these faces need {in_units(needed_bytes)}"
+    needs = f"Activations of B's backbone for these faces need {_gigabytes(needed_bytes)}"
     if needed_bytes > budget_bytes:
-        least = math.ceil(needed_bytes / 1e8) / 10
-        raise OSError(
-            errno.EDQUOT,
-            f"{needs}, more than all may have ({in_units(budget_bytes)}): set FEATURES_GIGABYTES "
-            f"to {least} or more",
-            str(cache),
+        words = (
+            f"{needs}, more than all may have ({_gigabytes(budget_bytes)}): set FEATURES_GIGABYTES "
+            f"to {math.ceil(needed_bytes / 1e8) / 10} or more"
         )
+        raise OSError(errno.EDQUOT, words, str(cache))
     with hold(cache / ".lock"):  # Two processes must not take the same room.
         _remove_leftovers(cache)
         sets = [folder for folder in cache.glob("*/") if "-" not in folder.name]
@@ -98,7 +96,7 @@ def make_room(cache: Path, files: dict[Path, int], most_gigabytes: float) -> Non
 
 
 def remove_leftovers(cache: Path, folder: Path) -> None:
-    """Remove what killed processes left half written in `cache` and, of a search, in `folder`.
+    """Remove what killed processes left half written.
 
     cache: that of activations. folder: a search's, held by this process.
     """
@@ -132,7 +130,7 @@ def full(error: BaseException | None, place: Path) -> str | None:
             where = Path(getattr(error, "filename", None) or place)
             disk = next(folder for folder in (where, *where.parents) if folder.exists())
             return (
-                f"{(lines or [text])[0]}: the disk of {where} has {in_units(_free(disk))} free. "
+                f"{(lines or [text])[0]}: the disk of {where} has {_gigabytes(_free(disk))} free. "
                 "`du -sh .cache/* mlruns` shows what is kept, `make clean` removes what can be "
                 "made again. Nothing finished is lost: the same command goes on."
             )
@@ -140,13 +138,8 @@ def full(error: BaseException | None, place: Path) -> str | None:
     return None
 
 
-def in_units(count: float) -> str:
-    """Return a number of bytes as people read it: 1.7 GB, 25 MB, 3 kB."""
-    for power, unit in ((3, "GB"), (2, "MB")):
-        if count >= 1000**power:
-            value = count / 1000**power
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{count / 1000:.0f} kB"
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.2f} GB"
 
 
 def _free(place: Path) -> int:
