@@ -7,6 +7,7 @@ import contextlib
 import importlib.abc
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ def quiet() -> None:
     """
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
-    if "tensorflow" not in sys.modules:
+    if "tensorflow" not in sys.modules and shutil.which("grep"):
         sys.meta_path.insert(0, _FilteredImport())
 
 
@@ -59,17 +60,11 @@ def _filtered() -> Iterator[None]:
     A thread would lose the last words of a library that aborts.
     """
     terminal = os.dup(2)
-    try:
-        filter_ = subprocess.Popen(
-            ["grep", "-avE", LOG], stdin=subprocess.PIPE, stdout=terminal, start_new_session=True
-        )
-    except FileNotFoundError:
-        os.close(terminal)
-        yield
-        return
-    if filter_.stdin:
-        os.dup2(filter_.stdin.fileno(), 2)
-        filter_.stdin.close()
+    filter_ = subprocess.Popen(
+        ["grep", "-avE", LOG], stdin=subprocess.PIPE, stdout=terminal, start_new_session=True
+    )
+    os.dup2(filter_.stdin.fileno(), 2)
+    filter_.stdin.close()
     try:
         yield
     finally:

@@ -15,27 +15,22 @@ PLAIN_SECONDS = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far one part of a run is; it ends when `done`, in any unit, reaches `total`.
+    """How far one part of a run is; it ends when `done`, in any unit, reaches `total`."""
 
-    part: its name, such as "B trial 003".
-    note: what else is worth a look, such as the errors of the last epoch.
-    seconds_left: None while there is nothing to estimate it from.
-    """
-
-    part: str
+    part: str  # its name, such as "B trial 003"
     done: float
     total: float
-    note: str = ""
-    seconds_left: float | None = None
+    note: str = ""  # what else is worth a look, such as the errors of the last epoch
+    seconds_left: float | None = None  # None while there is nothing to estimate it from
 
 
 Report = Callable[[str | Progress], None]
 
 
 class Display:
-    """A `Report` for a person.
+    """A `Report` for a person: lines, and a bar for each part.
 
-    It prints lines and shows each part as a bar; outside `with` or a terminal, as a line at times.
+    Outside `with` or a terminal, a line at times instead of the bars.
     """
 
     def __init__(self) -> None:
@@ -79,16 +74,12 @@ class Display:
             if said.part in self._tasks:
                 self._bars.remove_task(self._tasks.pop(said.part))
             return
-        if said.part not in self._tasks:
-            self._tasks[said.part] = self._bars.add_task(said.part, note="", ends_at=None)
         ends_at = None if said.seconds_left is None else time.monotonic() + said.seconds_left
-        self._bars.update(
-            self._tasks[said.part],
-            completed=said.done,
-            total=said.total,
-            note=said.note,
-            ends_at=ends_at,
-        )
+        now = {"completed": said.done, "total": said.total, "note": said.note, "ends_at": ends_at}
+        if said.part in self._tasks:
+            self._bars.update(self._tasks[said.part], **now)
+        else:
+            self._tasks[said.part] = self._bars.add_task(said.part, **now)
 
 
 class _TimeLeft(rich.progress.ProgressColumn):

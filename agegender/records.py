@@ -34,20 +34,15 @@ PREDICTED = ["age_predicted", "gender_probability"]
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What was measured of a candidate besides its metrics; None where it was not.
+    """What was measured of a candidate besides its metrics; None where it was not."""
 
-    intervals: of `uncertainty.fit_age_intervals`, and under "test" their coverage of the test.
-    abstention: the dict of `uncertainty.fit_abstention`.
-    label_noise: of `evaluation.label_noise`.
-    slices, robustness: the rows of `evaluation.slices` and of `robustness.curves`.
-    mirror, mirror_validation: `evaluation.compare` of averaging with the mirror image and not.
-    """
-
+    # Of `uncertainty.fit_age_intervals`, and under "test" their coverage of the test.
     intervals: dict[str, Any] | None = None
-    abstention: Any = None
-    label_noise: dict[str, Any] | None = None
-    slices: list[dict[str, Any]] | None = None
-    robustness: list[dict[str, Any]] | None = None
+    abstention: Any = None  # the dict of `uncertainty.fit_abstention`
+    label_noise: dict[str, Any] | None = None  # of `evaluation.label_noise`
+    slices: list[dict[str, Any]] | None = None  # the rows of `evaluation.slices`
+    robustness: list[dict[str, Any]] | None = None  # the rows of `robustness.curves`
+    # `evaluation.compare` of averaging with the mirror image and not, in test and validation.
     mirror: dict[str, Any] | None = None
     mirror_validation: dict[str, Any] | None = None
 
@@ -68,38 +63,28 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A trained network that is evaluated, promoted or released, and what made it.
-
-    values: its hyperparameters.
-    epochs: of its last training, which may have ended earlier.
-    data: the digest of the faces.
-    backbone: "none" for A.
-    origin: the tags that say what else decides how a training comes out.
-    val: its metrics in validation.
-    fine_tuning_kept: see `tuning.families.Trained`.
-    budget: what bounded the search that it comes from.
-    history, faces: of a release, the epochs of its shorter training without the validation faces,
-        and how many faces it learned from.
-    test: a dict of the metrics of `evaluation.evaluate`, and "score"; None before the evaluation,
-        as is evidence.
-    against_frozen_features: `evaluation.compare` with the network before its fine-tuning.
-    """
+    """A trained network that is evaluated, promoted or released, and what made it."""
 
     family: str
     run_id: str
-    values: dict[str, Any]
-    epochs: int
+    values: dict[str, Any]  # its hyperparameters
+    epochs: int  # of its last training, which may have ended earlier
     seed: int
-    data: str
-    backbone: str
-    val: dict[str, float]
+    data: str  # the digest of the faces
+    backbone: str  # "none" for A
+    val: dict[str, float]  # its metrics in validation
+    # The tags that say what else decides how a training comes out.
     origin: dict[str, str] = dataclasses.field(default_factory=dict)
-    fine_tuning_kept: bool | None = None
-    budget: list[float | None] | None = None
+    fine_tuning_kept: bool | None = None  # see `tuning.families.Trained`
+    budget: list[float | None] | None = None  # what bounded the search that it comes from
+    # Of a release: the epochs of its shorter training without the validation faces, and how many
+    # faces it learned from.
     history: list[dict[str, Any]] | None = None
     faces: int | None = None
+    # None before the evaluation; the metrics of `evaluation.evaluate`, and "score".
     test: Any = None
     evidence: Evidence | None = None
+    # `evaluation.compare` with the network before its fine-tuning.
     against_frozen_features: dict[str, Any] | None = None
 
     @property
@@ -119,11 +104,8 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """Return all that is known, for a file."""
-        known = {
-            name: value
-            for name, value in vars(self).items()
-            if value is not None or name == "fine_tuning_kept"
-        }
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        known["fine_tuning_kept"] = self.fine_tuning_kept
         return known | ({"evidence": self.evidence.to_json()} if self.evidence else {})
 
     @classmethod
