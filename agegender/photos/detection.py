@@ -41,16 +41,11 @@ MOST_OVERSAMPLING = 16
 
 
 class Face(typing.NamedTuple):
-    """A face in a photo.
+    """A face in a photo; all places are in pixels."""
 
-    box: left, top, right, bottom in pixels, (4,); it may lie partly outside the photo.
-    score: 0..1.
-    landmarks: (5, 2), x and y in pixels, in the order of UTKFACE_PLACES.
-    """
-
-    box: np.ndarray
-    score: float
-    landmarks: np.ndarray
+    box: np.ndarray  # (4,): left, top, right, bottom; it may lie partly outside the photo
+    score: float  # 0..1
+    landmarks: np.ndarray  # (5, 2): x and y, in the order of UTKFACE_PLACES
 
 
 class Detector(typing.NamedTuple):
@@ -66,7 +61,7 @@ def load_detector() -> Detector:
     package = importlib.metadata.distribution("mtcnn")
     networks = _networks()
     for network in networks:
-        path = Path(str(package.locate_file(f"mtcnn/assets/weights/{network.name}.lz4")))
+        path = Path(package.locate_file(f"mtcnn/assets/weights/{network.name}.lz4"))
         digest = disk.checksum(path)
         if digest != WEIGHTS[network.name]:  # It is a pickle: no other may be opened.
             raise ValueError(
@@ -83,19 +78,15 @@ def _networks() -> Detector:
         x = keras.layers.PReLU(shared_axes=[1, 2])(x)
         return keras.layers.MaxPooling2D(pool, 2, padding)(x) if pool else x
 
-    def connect(x, units):
+    def connect(x, units, *outputs):
         # The weights come from Caffe, which flattens column by column.
         x = keras.layers.Flatten()(keras.layers.Permute((2, 1, 3))(x))
-        return keras.layers.PReLU()(keras.layers.Dense(units)(x))
+        x = keras.layers.PReLU()(keras.layers.Dense(units)(x))
+        measured = [keras.layers.Dense(count)(x) for count in outputs]
+        return [*measured, keras.layers.Dense(2, activation="softmax")(x)]
 
-    def dense(x, *units):
-        return [keras.layers.Dense(count)(x) for count in units] + [
-            keras.layers.Dense(2, activation="softmax")(x)
-        ]
-
-    # In float32 whatever the policy, for positions to a fraction of a pixel.
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
+    keras.config.set_dtype_policy("float32")  # Places are needed to a fraction of a pixel.
     try:
         image = keras.Input((None, None, 3))
         x = convolve(convolve(convolve(image, 10, 3, 2, "same"), 16, 3), 32, 3)
@@ -104,11 +95,11 @@ def _networks() -> Detector:
         pnet = keras.Model(image, [offsets, score], name="pnet")
         image = keras.Input((24, 24, 3))
         x = convolve(convolve(convolve(image, 28, 3, 3, "same"), 48, 3, 3), 64, 2)
-        rnet = keras.Model(image, dense(connect(x, 128), 4), name="rnet")
+        rnet = keras.Model(image, connect(x, 128, 4), name="rnet")
         image = keras.Input((48, 48, 3))
         x = convolve(convolve(image, 32, 3, 3, "same"), 64, 3, 3)
         x = convolve(convolve(x, 64, 3, 2, "same"), 128, 2)
-        onet = keras.Model(image, dense(connect(x, 256), 4, 10), name="onet")
+        onet = keras.Model(image, connect(x, 256, 4, 10), name="onet")
     finally:
         keras.config.set_dtype_policy(policy)
     return Detector(pnet, rnet, onet)
@@ -170,15 +161,12 @@ def _look(
     network: keras.Model, canvas: PIL.Image.Image, boxes: np.ndarray, size: int
 ) -> tuple[np.ndarray, ...]:
     """Return a network's outputs for the contents of the boxes; the last is the face's score."""
-    patches = np.zeros((-(-max(len(boxes), 1) // BATCH_SIZE) * BATCH_SIZE, size, size, 3), "uint8")
-    for patch, box in zip(patches, boxes, strict=False):
+    batches = np.zeros((len(boxes) // BATCH_SIZE + 1, BATCH_SIZE, size, size, 3), "uint8")
+    for patch, box in zip(batches.reshape(-1, size, size, 3), boxes, strict=False):
         part = canvas.crop([round(value) for value in box])  # Black outside the photo.
         patch[:] = part.resize((size, size), PIL.Image.Resampling.BOX)
-    parts = [
-        _run(network, patches[start : start + BATCH_SIZE])
-        for start in range(0, len(patches), BATCH_SIZE)
-    ]
-    *others, scores = (np.concatenate(part)[: len(boxes)] for part in zip(*parts, strict=True))
+    parts = zip(*(_run(network, batch) for batch in batches), strict=True)
+    *others, scores = (np.concatenate(part)[: len(boxes)] for part in parts)
     return *others, scores[:, 1]
 
 

@@ -33,6 +33,11 @@ def coloured_model():
 
 
 @pytest.fixture(scope="session")
+def models(coloured_model):
+    return {name: coloured_model(name) for name in "AB"}
+
+
+@pytest.fixture(scope="session")
 def detector():
     return detection.load_detector()
 

@@ -11,12 +11,7 @@ from agegender.photos import detection
 
 
 @pytest.fixture(scope="module")
-def detector():
-    return detection.load_detector()
-
-
-@pytest.fixture(scope="module")
-def drawn():
+def faces():
     """Two drawn faces, 192 x 192, that the detector finds."""
     return [
         PIL.Image.fromarray(
@@ -26,19 +21,17 @@ def drawn():
     ]
 
 
-def scene(faces, size=(900, 500)):
+def scene(faces):
     """Return a grey photo with the faces, and their middles."""
-    photo = PIL.Image.new("RGB", size, (120, 125, 130))
-    middles = []
-    for number, face in enumerate(faces):
-        corner = 60 + 430 * number, 150
+    photo = PIL.Image.new("RGB", (900, 500), (120, 125, 130))
+    corners = [(60 + 430 * number, 150) for number in range(len(faces))]
+    for corner, face in zip(corners, faces, strict=True):
         photo.paste(face, corner)
-        middles.append(np.array(corner) + np.array(face.size) / 2)
-    return photo, middles
+    return photo, [np.add(c, face.size[0] / 2) for c, face in zip(corners, faces, strict=True)]
 
 
-def test_several_faces_are_found_where_they_are_the_largest_first(detector, drawn):
-    photo, middles = scene([drawn[0], drawn[1].resize((300, 300))])
+def test_several_faces_are_found_where_they_are_the_largest_first(detector, faces):
+    photo, middles = scene([faces[0], faces[1].resize((300, 300))])
     found = detection.find_faces(detector, photo)
     assert len(found) == 2
     for face, middle in zip(found, reversed(middles), strict=True):
@@ -51,25 +44,20 @@ def test_several_faces_are_found_where_they_are_the_largest_first(detector, draw
 
 
 @pytest.mark.parametrize("enlarged", [1, 4])
-def test_places_are_in_pixels_of_the_photo_whatever_its_size(detector, drawn, enlarged):
-    photo, _ = scene(drawn[:1])
+def test_places_are_in_pixels_of_the_photo_whatever_its_size(detector, faces, enlarged):
+    photo, _ = scene(faces[:1])
     (small,) = detection.find_faces(detector, photo)
     large = photo.resize((900 * enlarged, 500 * enlarged), PIL.Image.Resampling.BICUBIC)
     (found,) = detection.find_faces(detector, large)
     np.testing.assert_allclose(found.landmarks / enlarged, small.landmarks, atol=4)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 2000), (300, 200), (1200, 900)])
-def test_nothing_is_found_where_nothing_is(detector, size):
-    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    assert detection.find_faces(detector, PIL.Image.fromarray(noise)) == []
-    assert detection.find_faces(detector, PIL.Image.new("RGB", size, "white")) == []
-
-
-@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
-def test_no_face_is_found_in_photos_without(detector, name):
-    photo = PIL.Image.fromarray(sklearn.datasets.load_sample_image(name))
-    assert detection.find_faces(detector, photo) == []
+def test_nothing_is_found_where_nothing_is(detector):
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+    pictures = [noise, noise[:200, :300], noise[:, :5]]
+    pictures += map(sklearn.datasets.load_sample_image, ("china.jpg", "flower.jpg"))
+    photos = [*map(PIL.Image.fromarray, pictures), PIL.Image.new("RGB", (1, 1), "white")]
+    assert not any(detection.find_faces(detector, photo) for photo in photos)
 
 
 def at_places(angle_degrees, side, middle):
@@ -79,8 +67,8 @@ def at_places(angle_degrees, side, middle):
     return (detection.UTKFACE_PLACES - 0.5) @ turn * side + middle
 
 
-def test_a_face_in_the_pose_of_utkface_is_cut_out_as_it_is(drawn):
-    face = drawn[0].resize((128, 128))
+def test_a_face_in_the_pose_of_utkface_is_cut_out_as_it_is(faces):
+    face = faces[0].resize((128, 128))
     photo = PIL.Image.new("RGB", (400, 300))
     photo.paste(face, (200, 100))
     cut = detection.cut_out(photo, at_places(0, 128, (264, 164)))
@@ -90,8 +78,8 @@ def test_a_face_in_the_pose_of_utkface_is_cut_out_as_it_is(drawn):
 
 @pytest.mark.parametrize("side", [60, 256, 900])
 @pytest.mark.parametrize("angle_degrees", [-30, 15, 180])
-def test_a_turned_face_of_any_size_comes_upright_in_utkfaces_size(drawn, angle_degrees, side):
-    face = drawn[1].resize((side, side), PIL.Image.Resampling.BICUBIC)
+def test_a_turned_face_of_any_size_comes_upright_in_utkfaces_size(faces, angle_degrees, side):
+    face = faces[1].resize((side, side), PIL.Image.Resampling.BICUBIC)
     photo = PIL.Image.new("RGB", (2000, 1500), "grey")
     photo.paste(face, (1000 - side // 2, 750 - side // 2))
     # Pillow turns against the clock, whose y points down as here.
@@ -103,19 +91,10 @@ def test_a_turned_face_of_any_size_comes_upright_in_utkfaces_size(drawn, angle_d
     assert difference.mean() < 4
 
 
-def test_outside_the_photo_is_black(drawn):
+def test_outside_the_photo_is_black(faces):
     photo = PIL.Image.new("RGB", (100, 100), "white")
     cut = detection.cut_out(photo, at_places(0, 200, (100, 100)))
     assert cut[:60, :60].min() == 255 and cut[70:, 70:].max() == 0
-
-
-def test_of_boxes_that_overlap_the_best_stays():
-    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [2, 2, 6, 6]], float)
-    scores = np.array([0.7, 0.9, 0.8, 0.6])
-    assert detection._distinct(boxes, scores, 0.5).tolist() == [1, 2, 3]
-    # The small box lies within the others: little of the union, all of itself.
-    assert detection._distinct(boxes, scores, 0.5, of_smaller=True).tolist() == [1, 2]
-    assert detection._distinct(boxes[:0], scores[:0], 0.5).tolist() == []
 
 
 def test_weights_that_are_others_are_not_opened(monkeypatch):
@@ -124,12 +103,12 @@ def test_weights_that_are_others_are_not_opened(monkeypatch):
         detection.load_detector()
 
 
-def test_half_precision_elsewhere_does_not_reach_the_detector(detector, drawn):
+def test_half_precision_elsewhere_does_not_reach_the_detector(detector, faces):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         again = detection.load_detector()
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    faces = [detection.find_faces(which, drawn[0]) for which in (detector, again)]
+    faces = [detection.find_faces(which, faces[0]) for which in (detector, again)]
     np.testing.assert_array_equal(faces[0][0].landmarks, faces[1][0].landmarks)
