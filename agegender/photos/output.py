@@ -16,7 +16,6 @@ from agegender import disk
 from agegender.data import utkface
 from agegender.photos import detection, estimate
 
-PHOTOS_AT_ONCE = 8
 SHOWN_PIXELS = 1600
 FEWEST_LETTER_PIXELS = 12
 COLOURS = {"A": (255, 208, 92), "B": (126, 214, 255)}
@@ -27,21 +26,14 @@ MARK = b"Marked by agegender"
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """A photo and its answers.
+    """A photo and its answers."""
 
-    photo: its path, with unprintable characters escaped.
-    reason, detail: why it was not read.
-    faces: how many were found.
-    marked: the file name of the picture that marks them, where there are any.
-    answers: the rows of `estimate.answer`.
-    """
-
-    photo: str
-    reason: str | None = None
+    photo: str  # its path, with unprintable characters escaped
+    reason: str | None = None  # why it was not read, and the detail
     detail: str | None = None
-    faces: int = 0
-    marked: str | None = None
-    answers: list[dict] = dataclasses.field(default_factory=list)
+    faces: int = 0  # how many were found
+    marked: str | None = None  # the file name of the picture that marks them
+    answers: list[dict] = dataclasses.field(default_factory=list)  # rows of `estimate.answer`
 
 
 def list_photos(sources: Iterable[Path]) -> list[Path]:
@@ -51,18 +43,16 @@ def list_photos(sources: Iterable[Path]) -> list[Path]:
     is returned itself: `estimate.read_photo` gives the reason.
     """
     paths: list[Path] = []
-
-    def add(error: OSError) -> None:
-        paths.append(Path(error.filename))
-
+    unlisted: list[OSError] = []
     for source in sources:
         if not os.path.isdir(source):
             paths.append(source)
             continue
-        for parent, folders, names in os.walk(source, onerror=add):
+        for parent, folders, names in os.walk(source, onerror=unlisted.append):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             names += [name for name in folders if os.path.islink(os.path.join(parent, name))]
             paths += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
+    paths += [Path(error.filename) for error in unlisted]
     return [path for path in paths if not _is_output(path)]
 
 
@@ -77,7 +67,7 @@ def _is_output(path: Path) -> bool:
 
 
 def prepare(out: Path) -> None:
-    """Make the folder and remove what an earlier run wrote there; ValueError where it cannot."""
+    """Make the folder and remove what an earlier run wrote there; ValueError where that fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path in out.iterdir():
@@ -98,31 +88,21 @@ def answers(
     out: Path,
 ) -> Iterator[Answered]:
     """Yield each photo's answers in turn, its marked picture written to `out`."""
-    for start in range(0, len(paths), PHOTOS_AT_ONCE):
-        photos, read = [], []
-        for path in paths[start : start + PHOTOS_AT_ONCE]:
-            name = utkface.printable(str(path))
-            try:
-                photos.append(estimate.read_photo(path))
-                read.append(Answered(name))
-            except utkface.Rejection as error:
-                read.append(Answered(name, str(error.reason), utkface.printable(error.detail)))
-        tables = zip(photos, estimate.answer(detector, models, photos), strict=True)
-        for number, answered in enumerate(read, start=start + 1):
-            if answered.reason is None:
-                photo, table = next(tables)
-                if len(table):
-                    # A name has at most 255 bytes, and a photo's own may have nearly as many.
-                    stem = Path(answered.photo).stem.encode()[:200].decode(errors="ignore")
-                    marked = f"{number:04}_{stem}.jpg"
-                    disk.write(out / marked, encoded(annotate(photo, table)))
-                    answered = Answered(
-                        answered.photo,
-                        faces=int(table["face"].nunique()),
-                        marked=marked,
-                        answers=table.to_dict("records"),
-                    )
-            yield answered
+    for number, path in enumerate(paths, start=1):
+        name, marked = utkface.printable(str(path)), None
+        try:
+            photo = estimate.read_photo(path)
+        except utkface.Rejection as error:
+            yield Answered(name, str(error.reason), utkface.printable(error.detail))
+            continue
+        (table,) = estimate.answer(detector, models, [photo])
+        if len(table):
+            # A name has at most 255 bytes, and a photo's own may have nearly as many.
+            stem = Path(name).stem.encode()[:200].decode(errors="ignore")
+            marked = f"{number:04}_{stem}.jpg"
+            disk.write(out / marked, encoded(annotate(photo, table)))
+        faces, rows = table["face"].nunique(), table.to_dict("records")
+        yield Answered(name, faces=faces, marked=marked, answers=rows)
 
 
 def text(answered: Answered) -> str:
@@ -140,10 +120,7 @@ def text(answered: Answered) -> str:
 
 
 def write(out: Path, titles: dict[str, str], photos: list[Answered]) -> None:
-    """Write predictions.json, a record a photo, and predictions.csv, a row a face and model.
-
-    titles: those of the models by their names.
-    """
+    """Write JSON, a record a photo with the models' titles, and CSV, a row a face and model."""
     written = {"models": titles, "photos": [dataclasses.asdict(photo) for photo in photos]}
     disk.write(out / JSON, json.dumps(written, indent=1) + "\n")
     rows = [

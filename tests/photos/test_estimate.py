@@ -63,6 +63,7 @@ def test_each_photo_gets_a_table_of_its_own_faces(detector, model, drawn, colour
     alone = estimate.estimate_faces(model, detection.cut_out(photos[0], face.landmarks)[None])
     np.testing.assert_allclose(first["age_years"].iloc[0], alone["age_years"].iloc[0], atol=1e-3)
     json.dumps(first.to_dict("records"))
+    assert (first["doubtful"] == (first["score"] < estimate.DOUBTFUL_SCORE)).all()
     assert [len(table) for table in estimate.answer(detector, {"A": model}, photos[1:2])] == [0]
 
 
