@@ -1,17 +1,7 @@
-"""One application: a page for people, JSON for programs.
+"""One application: a page for people, JSON for programs; README.md describes both.
 
-    POST /predict   {"images": ["BASE64", ...], "crop": true, "model": "B"}
-                    -> {"answers": [[FACE, ...], ...]}
-    GET /health     {"status": "ok"}
-
-images: 1 to 64 photos in base64, 32 MiB in all, each as `estimate.open_photo` takes it.
-crop: true, the default, finds the faces in each and crops them as `make predict` does; false says
-    that each photo is one face, aligned and cropped as in UTKFace.
-model: A, B or AB; without, B where there is one.
-answers: for each photo in turn, what README.md lists for each face and model.
-
-The page: GET / is page.html, GET /about says what its models are and has examples, and
-POST /answer?model=B takes a photo's bytes and gives what `answer` returns.
+POST /predict and GET /health are for programs. GET / is page.html, GET /about names the models and
+has examples, and POST /answer?model=B takes a photo's bytes and gives what `answer` returns.
 
 A request that cannot be answered in full gets 400, 413 (too large) or 415 (another content type)
 with {"error": REASON}.
@@ -59,19 +49,17 @@ REASONS = {
     utkface.Reason.DAMAGED: "This picture is damaged or cut short. Try another copy of it.",
     utkface.Reason.TOO_LARGE: "Too large: {}.",
 }
-
-
 # Of a face and a model; README.md says what they are.
 FIELDS = ["face", "box", "age", "age_low", "age_high", "gender", "probability", "sure", "doubtful"]
 FIELDS += ["model"]
 
 
 class Request(pydantic.BaseModel, extra="forbid", frozen=True, strict=True):
-    """The JSON of a POST to /predict; `images` are in base64."""
+    """The JSON of a POST to /predict."""
 
-    images: list[str] = pydantic.Field(min_length=1, max_length=64)
-    crop: bool = True
-    model: str | None = None
+    images: list[str] = pydantic.Field(min_length=1, max_length=64)  # photos in base64
+    crop: bool = True  # If not, each photo is one face, aligned and cropped as in UTKFace.
+    model: str | None = None  # A, B or AB; without, B where there is one
 
 
 def application(
@@ -172,8 +160,7 @@ def _read_request(body: bytes) -> Request:
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return an object of the JSON; of a key that stands twice, one value would get no answer."""
-    if len(dict(pairs)) < len(pairs):
+    if len(dict(pairs)) < len(pairs):  # One of the two values would get no answer.
         raise ValueError("a key stands twice in one object")
     return dict(pairs)
 
@@ -226,13 +213,8 @@ def answer(
         face | {"family": row.model, "gender_text": output.gender_text(row)}
         for face, row in zip(_faces(models, table), table.itertuples(), strict=True)
     ]
-    return {
-        "picture": picture,
-        "marked": marked,
-        "width": photo.width,
-        "height": photo.height,
-        "rows": rows,
-    }
+    size = {"width": photo.width, "height": photo.height}
+    return {"picture": picture, "marked": marked, **size, "rows": rows}
 
 
 def _example(seeds: Collection[int]) -> bytes:
@@ -250,7 +232,6 @@ def _refusal(status: int, reason: str) -> JSONResponse:
 
 
 async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
-    """Answer a request that broke off or is invalid."""
     if isinstance(error, ClientDisconnect):
         return _refusal(400, "The request did not arrive whole.")
     if not isinstance(error, utkface.Rejection):
