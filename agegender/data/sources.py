@@ -220,7 +220,7 @@ def _judged(
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
     name = parts[-1] if parts else ""
     if stat.S_ISDIR(mode):
-        if not utkface.is_picture_name(name):
+        if not name.lower().endswith(utkface.ENDINGS):
             return
         problem = Rejection(Reason.NOT_A_FILE, "a folder named like a picture")
     elif ".." in parts:

@@ -24,6 +24,7 @@ MOST_PIXELS = 25_000_000
 MOST_BYTES = 32 * 2**20
 
 _EXTENSIONS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
+ENDINGS = tuple(f".{extension}" for extension in _EXTENSIONS)  # of pictures' names
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Spaces before the extension and a missing dot occur in UTKFace itself; the labels are fine.
 _NAME = re.compile(
@@ -95,11 +96,6 @@ def _match(name: str) -> re.Match:
     if match := _NAME.fullmatch(name):
         return match
     raise Rejection(Reason.NAME, f"expected {EXPECTED_NAMES}")
-
-
-def is_picture_name(name: str) -> bool:
-    """Return whether a name ends like a picture's."""
-    return name.lower().endswith(tuple(f".{extension}" for extension in _EXTENSIONS))
 
 
 def face_key(name: str) -> str:

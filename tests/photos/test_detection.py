@@ -6,19 +6,12 @@ import PIL.Image
 import pytest
 import sklearn.datasets
 
-from agegender.data import generated_faces
 from agegender.photos import detection
 
 
 @pytest.fixture(scope="module")
-def faces():
-    """Two drawn faces, 192 x 192, that the detector finds."""
-    return [
-        PIL.Image.fromarray(
-            generated_faces.draw_face(age, gender, race, np.random.default_rng(seed), 192)
-        )
-        for age, gender, race, seed in ((31, 1, 3, 13), (37, 0, 1, 16))
-    ]
+def faces(face):
+    return [face(13), face(16)]
 
 
 def scene(faces):

@@ -30,7 +30,7 @@ COUNT = 500
 @pytest.fixture(scope="module")
 def faces():
     """Labels in years, (N,), and pictures, (N, 128, 128, 3), of faces outside the locked test."""
-    locked = set(splits.TEST_NAMES_FILE.read_text().split())
+    locked = splits.read_test_names()
     with sources.open_source(FACES) as files:
         usable = [file for file in files if utkface.face_key(file.name) not in locked]
         drawn = np.random.default_rng(0).permutation(len(usable))[:COUNT]
