@@ -113,7 +113,7 @@ def read_photo(path: Path) -> PIL.Image.Image:
 
 
 def open_photo(data: bytes) -> PIL.Image.Image:
-    """Decode a photo's bytes, of a checked number, as `read_photo` does a file."""
+    """Decode bytes as `read_photo` does those of a file; the caller limits their number."""
     pi_heif.register_heif_opener()
     return utkface.open_picture(data, FORMATS, MOST_PIXELS)
 

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 
 from agegender.data import generated_faces
-from agegender.photos import detection, estimate
+from agegender.photos import detection, estimate, service
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +84,10 @@ def serving():
             thread.join()
 
     return call
+
+
+@pytest.fixture(scope="module")
+def port(serving, detector, models):
+    """The port of 127.0.0.1 where the application answers."""
+    with serving(service.application(detector, models)) as port:
+        yield port

@@ -41,13 +41,6 @@ def detector(detector):
     return detector._replace(pnet=Watched(detector.pnet))
 
 
-@pytest.fixture(scope="module")
-def port(serving, detector, models):
-    """The port of 127.0.0.1 where the page is served."""
-    with serving(service.application(detector, models)) as port:
-        yield port
-
-
 def ask(port, body=None, path="/answer", **headers):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):

@@ -18,13 +18,6 @@ from agegender.photos import estimate, service
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture(scope="module")
-def port(serving, detector, models):
-    """The port of 127.0.0.1 where the service answers."""
-    with serving(service.application(detector, models)) as port:
-        yield port
-
-
 def ask(port, body, headers=JSON, method="POST", path="/predict"):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
