@@ -284,13 +284,6 @@ def draw_face(
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def _draw_age_years(generator: np.random.Generator) -> int:
-    """Draw an age about as UTKFace has them: some babies, a peak in the twenties, a tail to 100."""
-    if generator.random() < 0.14:
-        return 1 + int(9 * generator.random() ** 2.5)
-    return int(min(14 + generator.gamma(1.8, 13.5), 100))
-
-
 def write_faces(folder: pathlib.Path, count: int, seed: int = 0) -> None:
     """Write `count` JPEG faces of 128 x 128 pixels with UTKFace's kind of names.
 
@@ -302,8 +295,12 @@ def write_faces(folder: pathlib.Path, count: int, seed: int = 0) -> None:
     (folder / utkface.GENERATED_MARKER).touch()  # first: half a folder is no folder of people
     for index in range(count):
         generator = np.random.default_rng([seed, index])
-        age_years, gender = _draw_age_years(generator), int(generator.integers(2))
-        race = int(generator.choice(5, p=RACE_SHARES))
+        # Ages about as in UTKFace: some babies, a peak in the twenties, a tail to 100.
+        if generator.random() < 0.14:
+            age_years = 1 + int(9 * generator.random() ** 2.5)
+        else:
+            age_years = int(min(14 + generator.gamma(1.8, 13.5), 100))
+        gender, race = int(generator.integers(2)), int(generator.choice(5, p=RACE_SHARES))
         face = PIL.Image.fromarray(draw_face(age_years, gender, race, generator))
         # Years that UTKFace's stamps (2016, 2017) never have: no name is taken for a real one.
         stamp = datetime.datetime(2000, 1, 1) + datetime.timedelta(seconds=index)
