@@ -288,7 +288,8 @@ def teach(faces: pixels.Faces, rows: np.ndarray, backbone: str, context: Context
     setting = chosen.from_values(defaults(chosen, context.cache) | {"backbone": backbone})
     hooks = fit.Hooks(on_progress=context.hooks.on_progress)
     context = dataclasses.replace(context, epochs=0, hooks=hooks)
-    groups, found = faces.manifest["group"].to_numpy()[rows], {}
+    groups = faces.manifest["group"].to_numpy()[rows]
+    found: dict[int, np.ndarray] = {}
     for known, unknown in GroupKFold(TEACHERS).split(rows, groups=groups):
         teacher = chosen.train(setting, faces, Fold(rows[known], rows[unknown]), context).network
         layers = [teacher.get_layer(name).output for name in ANSWERS]

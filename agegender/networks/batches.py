@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import mmap
+from typing import Any
 
 import keras
 import numpy as np
@@ -170,7 +171,7 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self.inputs, self.rows = examples.inputs, rows
         self.views, self.batch_size = views, batch_size
-        known = {"gender": examples.gender, "taught": examples.taught}
+        known: dict[str, Any] = {"gender": examples.gender, "taught": examples.taught}
         self.labels = {name: known.get(name, examples.age_years) for name in outputs}
         self.seed, self.epoch, self.mixing = seed, epoch - 1, mixing
         self.on_epoch_begin()
