@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agegender import records
+from agegender import config, records
 
 MODELS = Path(__file__).parents[1] / "models"
 TRAINED = {"family": "B", "run_id": "r", "values": {"width": 8}, "epochs": 3, "seed": 1}
@@ -39,7 +39,7 @@ def test_what_an_earlier_version_wrote_is_read():
     assert records.Candidate.from_json(kept | {"family": "A"}).fine_tuning_kept is None
 
 
-@pytest.mark.parametrize("name", ["A", "A_full", "B", "B_full"])
+@pytest.mark.parametrize("name", config.RELEASES)
 def test_the_records_of_the_released_models_are_read_whole(name):
     kept = json.loads((MODELS / f"{records.PREFIX}{name}.json").read_text())["record"]
     candidate = records.Candidate.from_json(kept)

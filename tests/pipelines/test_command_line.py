@@ -79,7 +79,7 @@ def test_a_stage_gets_what_was_typed_as_values(tmp_path):
         ),
         ("predict", {}, "PHOTO= is needed: expected a file"),
         ("predict", {"PHOTO": "nowhere.jpg"}, "PHOTO=nowhere.jpg: expected a file"),
-        ("release", {"MODEL": "C", "DATA": "/"}, "MODEL=C: expected A, B, A_full or B_full"),
+        ("release", {"MODEL": "C", "DATA": "/"}, "MODEL=C: expected A, A_taught, B, A_full"),
         ("reproduce", {"MODEL": "A", "VERSION": "1"}, "DATA= or GENERATED= is needed"),
         (
             "reproduce",
