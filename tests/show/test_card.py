@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agegender import records
+from agegender.networks import backbones
 from agegender.show import card as cards
 from agegender.show import intervals
 from agegender.show.intervals import Interval
@@ -121,6 +122,12 @@ def test_the_released_cards_are_those_of_their_records(path):
     for name, label in cards.METRICS.items():
         assert f"| {label} | {intervals.digits(Interval.of(record.test[name]))} |" in text
     assert f"seed {record.seed}, {record.origin['epochs_trained']} epochs" in text
+    # What it knows of other pictures, from inside or from its teacher.
+    known = backbones.BACKBONES.get(record.backbone)
+    assert (known is None) == (path.stem in ("age_gender_A", "age_gender_A_full"))
+    if known:
+        assert f"{record.backbone} ({known.licence}), trained on {known.pretraining}" in text
+        assert ("## Teacher" in text) == (record.values.get("teacher") == record.backbone)
     for group in record.evidence.groups:
         name = group["slice"] + " (few)" * (not group["ranked"])
         mae = intervals.digits(Interval.of(group, "mae"))
