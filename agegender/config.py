@@ -56,10 +56,10 @@ class Settings:
     preset: str = "laptop"
     generated_faces: int = 1200
     # Epochs of A's last training are worth more than more settings of B, which hardly differ.
-    scratch: FamilySettings = FamilySettings(120, (1, 3), 60, search_share=0.2, final_share=0.53)
+    scratch: FamilySettings = FamilySettings(120, (1, 3), 60, search_share=0.2, final_share=0.47)
     # A head is trained in seconds, and in so few epochs fine-tuning hardly ever beats it.
     pretrained: FamilySettings = FamilySettings(
-        120, (0, 2), 8, search_share=0.18, final_share=0.09, factor=10
+        120, (0, 2), 8, search_share=0.24, final_share=0.09, factor=10
     )
     # The frozen part of B is run once for so many views of each face: fewer where there are many.
     views: int = 4
