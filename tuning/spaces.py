@@ -17,7 +17,7 @@ from agegender import hyperparameters
 
 TIERS = ("quick", "short", "full", "notebook")
 # From so many epochs on, A over-fits with the weak augmentation that pays in a few.
-LONG_EPOCHS = 40
+LONG_EPOCHS = 32
 LAST_SIZE_PIXELS = {"short": 96}
 
 
