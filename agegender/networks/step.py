@@ -142,7 +142,8 @@ class Kept:
         if structure in self.steps:
             return self.steps[structure]
         step = make(network, inputs, config, seed, resident)
-        if self.keeps:
+        # The layer that predicts a teacher's features is no part of the network that is set back.
+        if self.keeps and "taught" not in network.output:
             self.steps[structure] = step
         return step
 

@@ -101,6 +101,21 @@ def test_a_teacher_that_knows_better_weighs_against_wrong_labels(toy, mixing, tm
         np.testing.assert_array_equal(one, other)
 
 
+def test_trainings_with_a_teacher_do_not_share_the_layer_that_predicts_its_features(toy):
+    answers = np.random.default_rng(0).random((96, models.AGE_BINS + 4), np.float32)
+    examples = dataclasses.replace(examples_of(toy), taught=answers)
+    setting = hyperparameters.Scratch(batch_size=16)
+    network = models.build_scratch(
+        image_size_pixels=32, width=8, stem_filters=8, stages=1, extra_block_stage=-1
+    )
+    first, kept, losses_of = network.get_weights(), step.Kept(), []
+    for _ in range(2):
+        network.set_weights(first)
+        taught = models.for_training(network, teacher_width=answers.shape[1])
+        losses_of.append(list(fit.fit(taught, examples, setting, epochs=1, kept=kept).loss))
+    assert losses_of[0] == losses_of[1]
+
+
 FOUR_EPOCHS = {"epochs": 4, "learning_rate": 5e-3, "schedule": "constant"}
 
 
