@@ -39,7 +39,7 @@ Proposal = tuple[dict[str, Any], Tell]
 class Plan:
     """Which settings are tried, and for how long.
 
-    space: declares what is searched.
+    space: declares the hyperparameters to search.
     algorithm: a key of ALGORITHMS.
     fewest_trials: this many are run even if the time is over.
     rungs, factor, known: of "priorband", see `oracle.Oracle`.

@@ -171,8 +171,8 @@ def choose_test_names(manifest, part, *, seed, fraction):
     """Choose the fixed test faces by age and gender: the rule that made the committed list.
 
     manifest: of the largest source there is, with its groups.
-    part: file names of a smaller source inside it (the 5,000), of which the same fraction is
-    chosen; a group with any member in the part is drawn with the part.
+    part: file names of a smaller source inside it (the 5,000). The same fraction of these is
+    chosen, and a group with any member among them is drawn with them.
     """
     generator = np.random.default_rng(seed)
     usable = ~splits.conflicting(manifest)
