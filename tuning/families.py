@@ -298,9 +298,9 @@ def teach(faces: pixels.Faces, rows: np.ndarray, backbone: str, context: Context
             answers = answering.predict_on_batch(faces.pixels[part].astype("float32") / 255)
             found |= dict(zip(part, np.concatenate(answers, axis=1), strict=True))
     answers = np.stack([found[row] for row in rows])
-    features = answers[:, models.AGE_BINS + 1 :]
-    features -= features.mean(0)
-    features /= features.std(0) + 1e-4  # Some of them are 0 for all faces.
+    vectors = answers[:, models.AGE_BINS + 1 :]
+    vectors -= vectors.mean(0)
+    vectors /= vectors.std(0) + 1e-4  # Some features are 0 for all faces.
     whole = np.zeros((len(faces.pixels), answers.shape[1]), np.float32)
     whole[rows] = np.clip(answers, -4, 4)
     return whole
