@@ -1,4 +1,4 @@
-# Needs make and Python 3.11 or 3.12; .venv is made by the first target that needs it.
+# Needs make and Python 3.11 or 3.12. The first target that needs .venv creates it.
 .DEFAULT_GOAL := help
 .SILENT:
 
@@ -7,7 +7,7 @@ ready :=
 ready_dev :=
 else
 PYTHON := .venv/bin/python
-# The backend that .venv was made for stays until another is asked for.
+# Keep the backend that .venv was made for until another is requested.
 made_for := $(patsubst .venv/ready-%,%,$(filter-out %-dev,$(wildcard .venv/ready-*)))
 BACKEND ?= $(or $(KERAS_BACKEND),$(firstword $(made_for)),tensorflow)
 ready := .venv/ready-$(BACKEND)
@@ -17,7 +17,7 @@ ifdef BACKEND
 export KERAS_BACKEND := $(BACKEND)
 endif
 
-# Running it shows that it is there: a version manager's shim may stand for nothing.
+# Run each Python to see that it exists: a version manager's shim may lead nowhere.
 find_python = for python in python3 python3.12 python3.11; do $$python -c 'import sys; \
   sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$python && break; done
 
@@ -34,47 +34,47 @@ lock: $(ready_dev)
 	  --quiet --output-file requirements.lock
 
 define help_text
-make TARGET [NAME=value ...]        the environment's variables of these names count too
+make TARGET [NAME=value ...]        environment variables of these names count too
 
 Start    tune       faces, two searches, test, registry, exports (DATA= MINUTES= SEED= TRIALS=)
          data       download the real faces into data/ (non-commercial research only)
 Look     ui         runs and models in MLflow, in the browser (PORT=)
          explore    a page about the faces: labels, duplicates, pictures, splits (DATA=)
          report     the champions in HTML and PDF, in reports/ (GENERATED=1 FACES=1)
-         compare    the best settings of a search over several seeds (SETTINGS= SEEDS=)
+         compare    the best settings of a search with several seeds (SETTINGS= SEEDS=)
          ablate     the defaults with one choice undone at a time (MODEL= SEEDS= EPOCHS=)
 Use      predict    ages and genders in photos (PHOTO="a file, a folder or several" OUT= MODEL=)
          app        the same on a page, with the camera (PORT= HOST=)
          pull       a registered model, checked (MODEL= TO= ALIAS= VERSION= FORMAT=onnx ...)
-Share    rollback   the previous champion back (MODEL=)
-         reproduce  train a registered version again and judge it (MODEL= VERSION= DATA=)
-         release    train a model for models/, hours (MODEL= DATA= TEST_DATA=)
-         notebook   the coursework's steps, run, in reports/ (DATA=)
-Develop  prepare, search, train, evaluate, promote    the stages of tune, one alone
-         test       the quick tests, 4 minutes; check: lint, these and all others, 20 minutes
+Share    rollback   bring back the previous champion (MODEL=)
+         reproduce  train a registered version again and compare (MODEL= VERSION= DATA=)
+         release    train a model for models/; takes hours (MODEL= DATA= TEST_DATA=)
+         notebook   run the coursework's steps; result in reports/ (DATA=)
+Develop  prepare, search, train, evaluate, promote    single stages of tune
+         test       the quick tests, 4 minutes; check: lint, these and the system tests, 20 minutes
          soak       the long tests; bench: speed (DATA= ONLY=)
-         format     format the code; lint: check it; lock: resolve requirements.lock anew
-         setup      make .venv (BACKEND=jax: without TensorFlow; PYTHON= takes another)
-         clean      remove what can be made again (du -sh .cache/* mlruns .venv: what there is)
+         format     format the code; lint: check it; lock: renew requirements.lock
+         setup      create .venv (BACKEND=jax: without TensorFlow; PYTHON=: use another environment)
+         clean      remove what can be made again (`du -sh .cache/* mlruns .venv` shows the sizes)
 endef
 
 help:
 	$(info $(help_text))
 
-# What a variable holds goes to the program as it was typed: neither make nor a shell reads it.
+# Variables reach the program exactly as typed: neither make nor a shell expands them.
 typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 typed := $(filter-out PYTHON BACKEND KERAS_BACKEND SHELL MAKE%,$(typed))
 variables := ALGORITHM ALIAS DATA EPOCHS FACES FAMILY FEATURES_GIGABYTES FORMAT GENERATED HOST MEMORY \
   MINUTES MIRROR MODEL ONLY OUT PHOTO PORT PRESET SEED SEEDS SETTINGS TEST_DATA TIER TO TRIAL_CPUS TRIAL_GPUS \
   TRIALS VERSION WORKERS
 given := $(foreach name,$(variables),$(if $(filter command environment,$(origin $(name))),$(name)))
-# Conda's compilers and some shells set HOST for themselves.
+# Conda's compilers and some shells set HOST for their own use.
 given := $(filter-out $(if $(filter environment,$(origin HOST)),HOST),$(given))
 $(foreach name,$(given),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
 export AGEGENDER_TYPED := $(typed)
 export AGEGENDER_GIVEN := $(given)
 
-# A mistake is answered before anything is set up. Before make 4.4 its shell function exports nothing.
+# Report mistakes before setting anything up. Make's shell function exports nothing before make 4.4.
 quoted = '$(subst ','\'',$(value $1))'
 ifneq ($(MAKECMDGOALS)$(typed),)
 refusal := $(shell $(foreach name,$(given) AGEGENDER_TYPED AGEGENDER_GIVEN,$(name)=$(call \

@@ -1,5 +1,5 @@
-"""What the data and the models are: from photographs of faces to age and gender."""
+"""Data and models: from photos of faces to age and gender."""
 
 from agegender import logs
 
-logs.quiet()  # Here, since every process imports this package before it imports TensorFlow.
+logs.quiet()  # Here because every process imports this package before TensorFlow.

@@ -1,20 +1,20 @@
-"""Settings and named presets; a preset is a short diff of the default. Standard library only."""
+"""Settings and named presets. A preset lists only its changes. Standard library only."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class FamilySettings:
-    """How much work one family's search and last training may be.
+    """Limits on the work of one family's search and final training run.
 
-    trials: at most so many.
-    rungs: epochs of a trial on 3,500 faces (on more, fewer), from the shortest to the longest; the
-        best 1/factor of the trials of a rung are tried on the next one. On B's rung of 0 epochs its
-        head alone is trained. Searches without rungs take the last number.
-    final_epochs: at most so many in a last training.
-    search_share, final_share: of the time that MINUTES leaves.
-    finalists: settings trained again, each on `folds` folds of training and validation.
-    fewest_trials: so many are tried even where the search's share of the time is used up.
+    trials: maximum number.
+    rungs: epochs per trial on 3,500 faces (fewer epochs on more faces), in ascending order. The
+        best 1/factor of the trials of each rung advance to the next. B's rung of 0 epochs trains
+        the head alone. Searches without rungs use the last number.
+    final_epochs: maximum number in a final training run.
+    search_share, final_share: shares of the time that MINUTES leaves.
+    finalists: number of settings trained again, each on `folds` folds of training and validation.
+    fewest_trials: minimum number, run even if the search's share of the time is used up.
     """
 
     trials: int
@@ -30,11 +30,11 @@ class FamilySettings:
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """What a challenger must show on the locked test to become champion.
+    """Conditions on the locked test that a challenger must meet to become champion.
 
-    most_loss_years, most_loss_accuracy: what it may lose in the task in which it is not better;
-    slice_loss_years, slice_loss_accuracy: a slice holds it back where it is shown to lose more.
-    significance: of each comparison; slice_images: smaller slices are not judged.
+    most_loss_years, most_loss_accuracy: largest loss allowed in the task it does not improve.
+    slice_loss_years, slice_loss_accuracy: a significantly larger loss in any slice blocks it.
+    significance: level of each comparison. slice_images: smaller slices are not judged.
     """
 
     most_loss_years: float = 0.1
@@ -47,7 +47,7 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What `make tune` does; every field can be overridden from the command line or make."""
+    """Settings of `make tune`; the command line or make can override every field."""
 
     seed: int = 0
     minutes: float | None = 15.0
@@ -55,36 +55,36 @@ class Settings:
     tier: str = "short"
     preset: str = "laptop"
     generated_faces: int = 1200
-    # Epochs of A's last training are worth more than more settings of B, which hardly differ.
+    # More epochs for A's final training run are worth more than more of B's similar settings.
     scratch: FamilySettings = FamilySettings(120, (1, 3), 60, search_share=0.2, final_share=0.47)
-    # A head is trained in seconds, and in so few epochs fine-tuning hardly ever beats it.
+    # Training a head takes seconds, and so few epochs of fine-tuning hardly ever beat it.
     pretrained: FamilySettings = FamilySettings(
         120, (0, 2), 8, search_share=0.24, final_share=0.09, factor=10
     )
-    # The frozen part of B is run once for so many views of each face: fewer where there are many.
+    # Views of each face that pass once through B's frozen part; fewer if there are many faces.
     views: int = 4
     most_views: int = 20_000
     head_epochs: int = 14
-    # Where B's backbone is cut for the activations that all trials share: nothing below is trained
-    # while views are cached.
+    # Where B's backbone is cut for the activations that all trials share. While views are cached,
+    # nothing below the cut is trained.
     cut_share: float = 0.25
-    # All activations that are kept: a set is 0.2 to 5 GB, those of a full search on all of UTKFace
-    # 12.5 GB (both committed backbones, three sizes).
+    # Limit for all cached activations. One set takes 0.2 to 5 GB; a full search on all of UTKFace
+    # takes 12.5 GB (both committed backbones, three sizes).
     features_gigabytes: float = 20.0
-    # A search begins with the best settings that the store has of earlier ones on the same faces.
+    # Start a search with the store's best settings from earlier searches on the same faces.
     memory: bool = True
-    # Average over the mirror image inside the exported networks: twice the time to predict.
+    # Exported networks average over the mirror image, which doubles the time of a prediction.
     mirror_images: bool = False
-    # So many test faces are shown to the candidates blurred, dark, covered and so on.
+    # Number of test faces shown to the candidates blurred, dark, covered and so on.
     robustness_faces: int = 200
-    # So many settings are tried side by side, each in a process of its own.
+    # Number of trials that run in parallel, each in its own process.
     workers: int = 1
-    # What each takes of a Ray cluster, parts of one too.
+    # CPUs and GPUs of a Ray cluster per trial; fractions are allowed.
     trial_cpus: float = 1.0
     trial_gpus: float = 0.0
-    # A trial of which no epoch ends in so long is ended, and counted as failed.
+    # A trial that completes no epoch in this time is stopped and counted as failed.
     silent_minutes: float = 30.0
-    # Held back at the end for the test, the registry and the exports.
+    # Time reserved at the end for the test, the registry and the exports.
     closing_seconds: float = 90.0
 
 
@@ -94,10 +94,10 @@ def _with(**changes) -> Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """How a model in models/ is trained: the full space's defaults with `changes`, nothing chosen.
+    """How a model in models/ is trained: the full space's defaults plus `changes`, no search.
 
-    calibration_epochs: of a training without the validation faces, on which intervals are fitted.
-    head_epochs: of B's head alone, before the others.
+    calibration_epochs: of a run without the validation faces, which are then used to fit intervals.
+    head_epochs: of B's head alone, before the other epochs.
     """
 
     family: str
@@ -109,10 +109,10 @@ class Release:
     seed: int = 0
 
 
-# What B's releases change, all as it was when they were made.
+# Changes for B's releases: the values in use when they were made.
 OF_HEAD = {"head_learning_rate": 1e-3, "head_batch_size": 64}
 OF_FACERES = {"backbone": "faceres_mobilenet", "learning_rate": 2e-4} | OF_HEAD
-# A and B on the 5,000, the others on all of UTKFace; never on a face of the committed test list.
+# Those named _full train on all of UTKFace, the others on the 5,000, none on a committed test face.
 RELEASES = {
     "A": Release("A", 60, 30),
     "A_taught": Release("A", 60, 20, {"teacher": "faceres_deep"}),
@@ -121,7 +121,7 @@ RELEASES = {
     "B_full": Release("B", 4, 1, OF_FACERES, views=2),
 }
 
-# Choices behind the defaults of A and B, undone one at a time by `make ablate`.
+# Choices behind the defaults of A and B; `make ablate` undoes them one at a time.
 ABLATIONS: dict[str, dict[str, dict]] = {
     "A": {
         "age as one number": {"age_head": "regression"},
@@ -140,7 +140,7 @@ ABLATIONS: dict[str, dict[str, dict]] = {
 
 PRESETS = {
     "laptop": Settings(),
-    # Drawn faces, to see the whole way work in five minutes on two cores. With one epoch
+    # Drawn faces, to see the whole pipeline work in five minutes on two cores. A single epoch of
     # fine-tuning never beats the head.
     "drawn": _with(
         preset="drawn",
@@ -174,7 +174,7 @@ PRESETS = {
             300, (0, 2, 6), 24, search_share=0.2, final_share=0.2, finalists=3, folds=3
         ),
     ),
-    # The student notebook's own networks and settings, on the same faces: nothing is searched.
+    # The student notebook's own networks and settings on the same faces, without a search.
     "notebook": _with(
         preset="notebook",
         minutes=None,
@@ -187,5 +187,5 @@ PRESETS = {
 
 
 def preset_for(data: object | None) -> str:
-    """Return the name of the preset for real faces (`data` says where) or for drawn ones (None)."""
+    """Return the preset's name for real faces (`data` is their location) or drawn ones (None)."""
     return "laptop" if data else "drawn"

@@ -1,4 +1,4 @@
-"""Locks, checksums, room on the disk, files that a crash leaves whole. Standard library only."""
+"""Locks, checksums, disk space and crash-safe file writes. Standard library only."""
 
 import contextlib
 import errno
@@ -18,9 +18,9 @@ TEMPORARY = ".being-written-"
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replace a file, in one step and on the disk, not only in the system's memory.
+    """Replace a file in one step and flush it to disk.
 
-    OSError where there is no room or no permission: the old file is as it was.
+    Raises OSError if there is no space or no permission; the old file is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
@@ -37,7 +37,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def checksum(content: Path | bytes | str) -> str:
-    """Return the SHA-256 of a file, of bytes or of a text: 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, bytes or text: 64 hexadecimal digits."""
     if isinstance(content, Path):
         with content.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -46,9 +46,9 @@ def checksum(content: Path | bytes | str) -> str:
 
 @contextlib.contextmanager
 def hold(path: Path, *, wait: bool = True, waiting: str = "") -> Iterator[TextIO]:
-    """Hold a lock file, which the system gives back however the process ends; yield it, open.
+    """Lock a file and yield it open; the system releases the lock however the process ends.
 
-    Where another process holds it: print `waiting` and wait, or raise BlockingIOError.
+    If another process holds the lock, print `waiting` and wait, or raise BlockingIOError.
     """
     with path.open("a") as lock:
         try:
@@ -63,21 +63,21 @@ def hold(path: Path, *, wait: bool = True, waiting: str = "") -> Iterator[TextIO
 
 
 def make_room(cache: Path, files: dict[Path, int], most_gigabytes: float) -> None:
-    """Allocate `files` (path: bytes) under `cache`; sets of activations go until they fit.
+    """Allocate `files` (path: bytes) under `cache`, removing sets of activations until they fit.
 
-    What killed processes left goes first, then the least recently used set, even one that another
-    process has open: a file stays readable for as long as it is mapped. OSError with EDQUOT where
-    the files alone are larger than the budget, with ENOSPC where the disk has no room for them.
+    Leftovers of killed processes go first, then the least recently used sets. A set that another
+    process has open may go too, because a file stays readable while it is mapped. Raises OSError:
+    EDQUOT if the files alone exceed the budget, ENOSPC if the disk has no space for them.
     """
     needed_bytes, budget_bytes = sum(files.values()), most_gigabytes * 1e9
     needs = f"Activations of B's backbone for these faces need {_gigabytes(needed_bytes)}"
     if needed_bytes > budget_bytes:
         words = (
-            f"{needs}, more than all may have ({_gigabytes(budget_bytes)}): set FEATURES_GIGABYTES "
+            f"{needs}, more than the limit of {_gigabytes(budget_bytes)}: set FEATURES_GIGABYTES "
             f"to {math.ceil(needed_bytes / 1e8) / 10} or more"
         )
         raise OSError(errno.EDQUOT, words, str(cache))
-    with hold(cache / ".lock"):  # Two processes must not take the same room.
+    with hold(cache / ".lock"):  # Two processes must not claim the same space.
         _remove_leftovers(cache)
         sets = [folder for folder in cache.glob("*/") if "-" not in folder.name]
         sets.sort(key=lambda folder: folder.stat().st_mtime)
@@ -85,7 +85,7 @@ def make_room(cache: Path, files: dict[Path, int], most_gigabytes: float) -> Non
             raise OSError(errno.ENOSPC, f"{needs}, more than is free", str(cache))
         while sets and (_size(cache) + needed_bytes > budget_bytes or needed_bytes > _free(cache)):
             oldest = sets.pop(0)
-            # Renamed before it is removed, so that half a set is never found under its name.
+            # Rename it before removing it, so that its name never refers to half a set.
             with tempfile.TemporaryDirectory(dir=cache, prefix=f"{oldest.name}-") as gone:
                 oldest.rename(Path(gone) / oldest.name)
         for path, count in files.items():
@@ -96,9 +96,9 @@ def make_room(cache: Path, files: dict[Path, int], most_gigabytes: float) -> Non
 
 
 def remove_leftovers(cache: Path, folder: Path) -> None:
-    """Remove what killed processes left half written.
+    """Remove what killed processes left half-written.
 
-    cache: that of activations. folder: a search's, held by this process.
+    cache: the activation cache. folder: a search's folder, locked by this process.
     """
     if cache.exists():
         with hold(cache / ".lock"):
@@ -108,7 +108,7 @@ def remove_leftovers(cache: Path, folder: Path) -> None:
 
 
 def _remove_leftovers(cache: Path) -> None:
-    # Working folders are called NAME-something, and who writes in one holds NAME.lock.
+    # Working folders are named NAME-something; a process that writes in one holds NAME.lock.
     for folder in cache.glob("*-*/"):
         lock = cache / f"{folder.name.partition('-')[0]}.lock"
         with contextlib.suppress(BlockingIOError), hold(lock, wait=False):
@@ -116,10 +116,10 @@ def _remove_leftovers(cache: Path) -> None:
 
 
 def full(error: BaseException | None, place: Path) -> str | None:
-    """Return a line to show where a full disk, or a spent quota, is behind an error, else None.
+    """Return a message for the user if a full disk or quota caused the error, else None.
 
-    place: what is on that disk, where the error does not say. HDF5 and SQLite report it in words
-    alone, perhaps in a traceback.
+    place: a path on that disk, used if the error names none. HDF5 and SQLite report a full disk
+    only in words, sometimes inside a traceback.
     """
     words = [os.strerror(number) for number in FULL] + ["database or disk is full"]
     while error is not None:
@@ -131,8 +131,8 @@ def full(error: BaseException | None, place: Path) -> str | None:
             disk = next(folder for folder in (where, *where.parents) if folder.exists())
             return (
                 f"{(lines or [text])[0]}: the disk of {where} has {_gigabytes(_free(disk))} free. "
-                "`du -sh .cache/* mlruns` shows what is kept, `make clean` removes what can be "
-                "made again. Nothing finished is lost: the same command goes on."
+                "`du -sh .cache/* mlruns` shows what is stored, `make clean` removes what can be "
+                "rebuilt. No finished work is lost: run the same command to continue."
             )
         error = error.__cause__ or error.__context__
     return None
@@ -150,6 +150,6 @@ def _size(folder: Path) -> int:
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(FileNotFoundError):  # Another process removed it just now.
+            with contextlib.suppress(FileNotFoundError):  # Another process just removed it.
                 total += os.lstat(os.path.join(parent, name)).st_size
     return total

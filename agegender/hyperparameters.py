@@ -1,7 +1,7 @@
-"""What a search decides about a network: frozen records whose fields are the searched names.
+"""Hyperparameters of a network: frozen records whose fields are the names used in the search.
 
-The space returns one, the journal and MLflow keep its fields, and the training reads them: a
-hyperparameter never changes its shape. The defaults are those of the full space.
+The search space returns a record, the journal and MLflow store its fields, and training reads them,
+so a hyperparameter looks the same everywhere. The defaults are those of the full space.
 """
 
 import dataclasses
@@ -12,31 +12,31 @@ HEAD = ("trunk_dropout", "age_dropout", "gender_dropout", "age_units", "gender_u
 TRUNK: tuple[str, ...] = ("internal_size_pixels", "stem_filters", "stem_kernel_pixels", "width")
 TRUNK += ("stages", "blocks_per_stage", "extra_block_stage", "kernel_pixels", "residual")
 TRUNK += ("normalization", "activation", "pooling")
-# Names that an oracle adds to a trial's values, for its own use, begin so.
+# Prefix of the names that an oracle adds to a trial's values for its own use.
 OF_ORACLE = "tuner/"
 
 
 def setting(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a trial's values without what an oracle added."""
+    """Return a trial's values without those that an oracle added."""
     return {name: value for name, value in values.items() if not name.startswith(OF_ORACLE)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fitting:
-    """How a network is fitted; both families share these.
+    """Hyperparameters of the training that both families share.
 
-    trunk_dropout, age_dropout, gender_dropout: shares of units, 0 to 1.
+    trunk_dropout, age_dropout, gender_dropout: share of units dropped, 0 to 1.
     age_units, gender_units: width of the dense layer of each branch.
     age_head: "distribution", "ordinal" or "regression", see `networks.models.head`.
-    age_loss: of the age itself, "mae", "huber" or "mse", in units of 20 years; age_weight: its
-        weight beside the loss of the distribution, if there is one.
-    age_deviation_years: of the Gaussian around the labelled age; for "distribution" alone.
-    optimizer: "adamw", "adam" or "sgd"; schedule: "cosine" or "constant"; warmup: share of the
-        steps in which the rate rises.
-    rotation: in turns; zoom and shift: fractions of the side; brightness and contrast: fractions of
-        the range; erasing: probability. Each is the most that a random view changes; 0 is off.
-    mixing: parameter of the Beta distribution that pairs of pictures are mixed by; 0 is off.
-    architecture: "notebook" stands for the student notebook's own layers.
+    age_loss: loss of the age itself, "mae", "huber" or "mse", in units of 20 years.
+    age_weight: weight of age_loss beside the loss of the distribution, if there is one.
+    age_deviation_years: of the Gaussian around the labelled age; for "distribution" only.
+    optimizer: "adamw", "adam" or "sgd". schedule: "cosine" or "constant".
+    warmup: share of the steps in which the learning rate rises.
+    rotation: in turns. zoom, shift: fractions of the side. brightness, contrast: fractions of the
+        range. erasing: probability. Each is the largest change in a random view; 0 is off.
+    mixing: parameter of the Beta distribution for mixing pairs of pictures; 0 is off.
+    architecture: "notebook" selects the student notebook's own layers.
     """
 
     trunk_dropout: float = 0.4
@@ -66,7 +66,7 @@ class Fitting:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Return the record of a trial's values."""
+        """Create the record from a trial's values."""
         return cls(**setting(values))
 
     @property
@@ -82,11 +82,11 @@ class Fitting:
 
 @dataclasses.dataclass(frozen=True)
 class Scratch(Fitting):
-    """Network A: its architecture (see `networks.models.build_scratch`) and its fitting.
+    """Network A: its architecture (see `networks.models.build_scratch`) and its training.
 
-    augmentation_strength multiplies the strengths of the random views.
-    teacher: the backbone of a network B whose answers are learned beside the labels, see
-        `tuning.families.teach`; "" is none.
+    augmentation_strength: factor on the strengths of the random views.
+    teacher: backbone of a network B whose outputs are learned along with the labels, see
+        `tuning.families.teach`; "" for none.
     """
 
     internal_size_pixels: int = 128
@@ -126,13 +126,13 @@ class Pretrained(Fitting):
     """Network B: its backbone, its head, and the schedule of its fine-tuning.
 
     backbone: a key of `networks.backbones.BACKBONES`.
-    internal_size_pixels: side that the picture is resized to, a multiple of 32.
-    unfrozen_share: how deep to fine-tune, as a share of the places where the backbone may be cut.
-    head_learning_rate, head_weight_decay, head_batch_size: of the head alone, which is trained
-        first.
-    batch_normalization: "inference" keeps its statistics, scales and shifts; "update" trains them.
-    views: "cached" fine-tunes on activations that were computed once for a few views of each face;
-        "fresh" draws new views from the pixels.
+    internal_size_pixels: side to which the picture is resized, a multiple of 32.
+    unfrozen_share: depth of fine-tuning, as a share of the places where the backbone can be cut.
+    head_learning_rate, head_weight_decay, head_batch_size: of the first phase, which trains the
+        head alone.
+    batch_normalization: "inference" keeps statistics, scales and shifts; "update" trains them.
+    views: "cached" fine-tunes on activations computed once for a few views of each face; "fresh"
+        draws new views from the pixels.
     """
 
     backbone: str = ""
@@ -158,7 +158,7 @@ class Pretrained(Fitting):
 
     @property
     def of_head(self) -> Self:
-        """The configuration of the first phase, in which the head alone is trained."""
+        """The configuration of the first phase, which trains the head alone."""
         return dataclasses.replace(
             self,
             learning_rate=self.head_learning_rate,

@@ -1,6 +1,6 @@
-"""Keep other libraries' logs off the terminal, in every process; Python's warnings still reach it.
+"""Keep other libraries' logs off the terminal in every process; Python's warnings still show.
 
-Standard library only: it is imported before anything that logs.
+Standard library only, because this is imported before anything that logs.
 """
 
 import contextlib
@@ -12,23 +12,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-# Started processes inherit these; a value that is set already stays.
+# Child processes inherit these. Values that are already set stay.
 VARIABLES = {
-    "TF_CPP_MIN_LOG_LEVEL": "3",  # of TensorFlow's and jaxlib's C++
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # for the C++ of TensorFlow and jaxlib
     "GRPC_VERBOSITY": "ERROR",
-    # And Alembic, which makes MLflow's tables. Warnings such as 'Failed to resolve installed pip
-    # version' help no user; what matters is raised.
+    # Covers Alembic too, which creates MLflow's tables. Warnings such as 'Failed to resolve
+    # installed pip version' don't help users; real problems raise errors.
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
 }
-# A line of absl's log that is not fatal; its first line; the second line of TensorFlow's CPU guard.
+# Non-fatal lines of absl's log, its first line, and the second line of TensorFlow's CPU guard.
 LOG = "^([IWE][0-9]{4} |WARNING: All log messages before absl::|To enable the following instr)"
 
 
 def quiet() -> None:
-    """Set VARIABLES, and filter what the import of TensorFlow writes, whoever imports it.
+    """Set VARIABLES and filter what importing TensorFlow prints, whoever imports it.
 
-    The shared libraries of TensorFlow 2.21 log to file descriptor 2 while they are loaded, before
-    they read a level: 'oneDNN custom operations are on' and the like.
+    TensorFlow 2.21's shared libraries log to file descriptor 2 while they load, before they read a
+    log level: 'oneDNN custom operations are on' and the like.
     """
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
@@ -55,7 +55,7 @@ class _FilteredImport(importlib.abc.MetaPathFinder):
 
 @contextlib.contextmanager
 def _filtered() -> Iterator[None]:
-    """Pass what is written to file descriptor 2 through a process that leaves out lines of LOG.
+    """Pipe file descriptor 2 through a process that drops lines matching LOG.
 
     A thread would lose the last words of a library that aborts.
     """
@@ -70,5 +70,5 @@ def _filtered() -> Iterator[None]:
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # A child may hold the pipe.
+        with contextlib.suppress(subprocess.TimeoutExpired):  # A child may still hold the pipe.
             filter_.wait(1)

@@ -1,4 +1,4 @@
-"""How a long run reports: lines that stay, and bars on a terminal."""
+"""Progress reports of long runs: permanent lines, and bars on a terminal."""
 
 import dataclasses
 import time
@@ -9,28 +9,28 @@ import rich.progress
 import rich.table
 import rich.text
 
-# Where the output is no terminal, this much time at least lies between two lines of progress.
+# Minimum time between two lines of progress if the output is not a terminal.
 PLAIN_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far one part of a run is; it ends when `done`, in any unit, reaches `total`."""
+    """Progress of one part of a run, which ends when `done` (in any unit) reaches `total`."""
 
     part: str  # its name, such as "B trial 003"
     done: float
     total: float
-    note: str = ""  # what else is worth a look, such as the errors of the last epoch
-    seconds_left: float | None = None  # None while there is nothing to estimate it from
+    note: str = ""  # extra information, such as the errors of the last epoch
+    seconds_left: float | None = None  # None until it can be estimated
 
 
 Report = Callable[[str | Progress], None]
 
 
 class Display:
-    """A `Report` for a person: lines, and a bar for each part.
+    """A `Report` for people: lines, and one bar per part.
 
-    Outside `with` or a terminal, a line at times instead of the bars.
+    Outside `with` or a terminal, occasional lines replace the bars.
     """
 
     def __init__(self) -> None:
@@ -56,9 +56,9 @@ class Display:
             self._bars.stop()
 
     def __call__(self, said: str | Progress) -> None:
-        """Print a line, or show how far a part is."""
+        """Print a line, or show the progress of a part."""
         if isinstance(said, str):
-            print(said, flush=True)  # Above the bars: rich takes care of that.
+            print(said, flush=True)  # rich puts it above the bars.
         elif self._bars.live.is_started:
             self._draw(said)
         elif said.done < said.total and time.monotonic() - self._last_line > PLAIN_SECONDS:
@@ -92,13 +92,13 @@ class _TimeLeft(rich.progress.ProgressColumn):
 
 
 class Pace:
-    """Estimates the time left from the steps after the first, which also builds and traces."""
+    """Estimates the time left, ignoring the first step because it also builds and traces."""
 
     def __init__(self) -> None:
         self._first: tuple[float, float] | None = None
 
     def seconds_left(self, done: float, total: float) -> float | None:
-        """Return the estimate after `done` of `total` steps; None at the first call."""
+        """Return the estimate after `done` of `total` steps; None on the first call."""
         now = time.monotonic()
         if self._first is None:
             self._first = now, done
@@ -112,5 +112,5 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-# The `Report` of calls that name none: lines, and plain lines of progress.
+# The default `Report`: lines, and plain lines of progress.
 plain = Display()

@@ -1,4 +1,4 @@
-"""What stages hand over: the candidate, predictions of faces, and the name of every file.
+"""Data passed between stages: the candidate, predictions for faces, and all file names.
 
 A candidate's folder in a search and its run in the tracking store use the same names.
 """
@@ -18,7 +18,7 @@ from agegender import disk
 # In the folder of a family's search.
 JOURNAL, SEARCH, PLAN, MEMORY = "trials.json", "search.json", "plan.json", "memory.json"
 CANDIDATE = "candidate"  # the folder of the network to evaluate
-# In it. PREFIX is followed by "A", "B" or the name of a release.
+# In that folder. PREFIX is followed by "A", "B" or the name of a release.
 PREFIX = "age_gender_"
 RECORD, FROZEN, HELD_OUT = "candidate.json", "frozen_features.h5", "held_out.csv"
 PREDICTIONS, VALIDATION_PREDICTIONS = "predictions.csv", "validation_predictions.csv"
@@ -27,64 +27,64 @@ TRIALS, TRAINING_FACES = "trials.csv", "training_faces.csv"
 CURVES, SUMMARY, LAYERS = "learning_curves.png", "model_summary.txt", "layers.json"
 EVIDENCE, CARD, PROMOTION = "evidence.json", "model_card.md", "promotion.json"
 
-# The columns of a table of predictions; gender is 0 (male) or 1 (female).
+# Columns of a table of predictions; gender is 0 (male) or 1 (female).
 LABELS = ["name", "age_years", "gender", "race"]
 PREDICTED = ["age_predicted", "gender_probability"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What was measured of a candidate besides its metrics; None where it was not."""
+    """Measurements of a candidate besides its metrics; None if not measured."""
 
-    # Of `uncertainty.fit_age_intervals`, and under "test" their coverage of the test.
+    # From `uncertainty.fit_age_intervals`, plus "test": the intervals' coverage of the test.
     intervals: dict[str, Any] | None = None
-    abstention: Any = None  # the dict of `uncertainty.fit_abstention`
-    label_noise: dict[str, Any] | None = None  # of `evaluation.label_noise`
+    abstention: Any = None  # the dict from `uncertainty.fit_abstention`
+    label_noise: dict[str, Any] | None = None  # from `evaluation.label_noise`
     slices: list[dict[str, Any]] | None = None  # the rows of `evaluation.slices`
     robustness: list[dict[str, Any]] | None = None  # the rows of `robustness.curves`
-    # `evaluation.compare` of averaging with the mirror image and not, in test and validation.
+    # `evaluation.compare` with and without averaging over the mirror image: test, validation.
     mirror: dict[str, Any] | None = None
     mirror_validation: dict[str, Any] | None = None
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        """The slices of one decade, gender or race, without the pairs of these."""
+        """The slices by decade, gender or race alone, without pairs of these."""
         return [row for row in self.slices or () if ", " not in row["slice"]]
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Self:
-        """Return what `to_json` gave, or an earlier version of this project."""
+        """Read what `to_json` returned, also in an earlier version of this project."""
         return cls(**_known(cls, kept))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what was measured, for a file."""
+        """Return the measurements, for a file."""
         return {name: found for name, found in vars(self).items() if found is not None}
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A trained network that is evaluated, promoted or released, and what made it."""
+    """A trained network to evaluate, promote or release, and how it was made."""
 
     family: str
     run_id: str
     values: dict[str, Any]  # its hyperparameters
-    epochs: int  # of its last training, which may have ended earlier
+    epochs: int  # planned for its final training run, which may have stopped earlier
     seed: int
     data: str  # the digest of the faces
     backbone: str  # "none" for A
-    val: dict[str, float]  # its metrics in validation
-    # The tags that say what else decides how a training comes out.
+    val: dict[str, float]  # its validation metrics
+    # Tags of everything else that determines the result of a training run.
     origin: dict[str, str] = dataclasses.field(default_factory=dict)
     fine_tuning_kept: bool | None = None  # see `tuning.families.Trained`
-    budget: list[float | None] | None = None  # what bounded the search that it comes from
-    # Of a release: the epochs of its shorter training without the validation faces, and how many
-    # faces it learned from.
+    budget: list[float | None] | None = None  # limits of the search that found it
+    # For a release: the epochs of its shorter training run without the validation faces, and the
+    # number of faces it was trained on.
     history: list[dict[str, Any]] | None = None
     faces: int | None = None
-    # None before the evaluation; the metrics of `evaluation.evaluate`, and "score".
+    # The metrics from `evaluation.evaluate`, plus "score"; None before the evaluation.
     test: Any = None
     evidence: Evidence | None = None
-    # `evaluation.compare` with the network before its fine-tuning.
+    # `evaluation.compare` with the network before fine-tuning.
     against_frozen_features: dict[str, Any] | None = None
 
     @property
@@ -94,23 +94,23 @@ class Candidate:
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Self:
-        """Return what `to_json` gave, or an earlier version of this project."""
+        """Read what `to_json` returned, also in an earlier version of this project."""
         kept = _known(cls, kept)
-        # Before it was noted, every B was fine-tuned.
+        # Before this was recorded, every B was fine-tuned.
         kept.setdefault("fine_tuning_kept", True if kept["family"] == "B" else None)
         if "evidence" in kept:
             kept["evidence"] = Evidence.from_json(kept["evidence"])
         return cls(**kept)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all that is known, for a file."""
+        """Return all known fields, for a file."""
         known = {name: value for name, value in vars(self).items() if value is not None}
         known["fine_tuning_kept"] = self.fine_tuning_kept
         return known | ({"evidence": self.evidence.to_json()} if self.evidence else {})
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Return the candidate of a folder; None where it has none."""
+        """Return the candidate in a folder, or None if there is none."""
         path = folder / RECORD
         return cls.from_json(json.loads(path.read_text())) if path.exists() else None
 
@@ -125,14 +125,14 @@ def _known(kind: type, kept: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
-    """Return a table of LABELS and PREDICTED, a row a face; ValueError where a column is missing.
+    """Return a table of LABELS and PREDICTED, one row per face; ValueError if a column is missing.
 
-    Of an evaluated candidate's test faces also age_low and age_high, the age interval in years.
+    For test faces of an evaluated candidate, also age_low and age_high: the age interval in years.
     """
     table = pd.read_csv(path, keep_default_na=False)
     if missing := [name for name in LABELS + PREDICTED if name not in table]:
         raise ValueError(
-            f"{path} has no column {', '.join(missing)}: it does not hold predictions of faces."
+            f"{path} has no column {', '.join(missing)}: it does not contain predictions for faces."
         )
     return table
 
@@ -143,7 +143,7 @@ def write_predictions(table: pd.DataFrame, path: Path) -> None:
 
 
 def is_female(gender: npt.ArrayLike) -> np.ndarray:
-    """Say, boolean (N,), which labels (0 or 1) or probabilities (0 to 1) stand for female."""
+    """Return which labels (0 or 1) or probabilities (0 to 1) mean female: boolean (N,)."""
     return np.asarray(gender, float) >= 0.5
 
 
@@ -153,5 +153,5 @@ def age_error(predictions: pd.DataFrame) -> np.ndarray:
 
 
 def gender_right(predictions: pd.DataFrame) -> np.ndarray:
-    """Say, boolean (N,), which genders are predicted as labelled."""
+    """Return which genders are predicted as labelled: boolean (N,)."""
     return is_female(predictions["gender_probability"]) == is_female(predictions["gender"])

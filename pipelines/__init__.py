@@ -1,3 +1,3 @@
-"""What a person runs: one file a stage, one command line for all; run_all is the whole way."""
+"""The stages that users run, one file per stage, one command line; run_all does the whole job."""
 
-import agegender  # noqa: F401 - logs are kept quiet before Keras is imported
+import agegender  # noqa: F401 - quiets the logs before Keras is imported

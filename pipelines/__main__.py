@@ -1,6 +1,6 @@
-"""The one command line, which make calls too: `python -m pipelines STAGE [--option value ...]`.
+"""The command line, which make calls too: `python -m pipelines STAGE [--option value ...]`.
 
-What was typed is checked before anything is imported that takes seconds.
+It checks the arguments before it imports anything slow.
 """
 
 import _thread
@@ -23,17 +23,17 @@ FORKING = ("tune", "search")
 
 
 def main(arguments: list[str]) -> int:
-    """Run a stage and return the exit status: 2, with one line, for what its user can mend."""
+    """Run a stage and return the exit status: 2, with a one-line message, for a user's mistake."""
     name, only_check = "", arguments[:1] == ["--check"]
     try:
-        if only_check:  # By make, before it begins to set up; it reads standard output.
+        if only_check:  # From make, before it sets up; it reads standard output.
             options.from_make(arguments[1:], os.environ)
             return 0
         name, values = read(arguments)
         return run(name, values)
     except KeyboardInterrupt:
         on_search = name and options.STAGES[name].search
-        kept = "; finished trials are kept: the same command goes on" if on_search else ""
+        kept = "; finished trials are kept: run the same command to continue" if on_search else ""
         print(f"\nStopped{kept}.", file=sys.stderr)
         return 130
     except options.Refused as refusal:
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def read(arguments: list[str]) -> tuple[str, dict[str, Any]]:
-    """Return the stage and its values, as arguments say or, under make, its variables."""
+    """Return the stage and its values, from the arguments or, under make, its variables."""
     if options.GIVEN in os.environ and len(arguments) == 1 and arguments[0] in options.STAGES:
         return arguments[0], options.from_make(arguments, os.environ)[arguments[0]]
     return options.from_arguments(arguments)
@@ -72,7 +72,7 @@ def run(name: str, values: dict[str, Any]) -> int:
 
 
 class Output(io.FileIO):
-    """Standard output, which takes everything also when its reader, as in `| head`, has gone."""
+    """Standard output that accepts writes even after its reader, as in `| head`, has gone."""
 
     def write(self, data: Any) -> int:
         """Write bytes and return how many."""
@@ -81,19 +81,19 @@ class Output(io.FileIO):
         except BrokenPipeError:
             return len(data)
         except KeyboardInterrupt:
-            # In here it would leave the line to be written again at exit: raise it a moment later.
+            # Raised here, it would have the line written again at exit: raise it a moment later.
             threading.Timer(0.01, _thread.interrupt_main).start()
             return len(data)
 
 
 if __name__ == "__main__":
-    if sys.stdout:  # None where it is closed.
+    if sys.stdout:  # None if it is closed.
         lasting = io.BufferedWriter(Output(sys.stdout.fileno(), "w", closefd=False))
         sys.stdout = io.TextIOWrapper(lasting, sys.stdout.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # Names may be more than a terminal can show.
+        if isinstance(stream, io.TextIOWrapper):  # A terminal may be unable to show all names.
             stream.reconfigure(errors="backslashreplace")
-    # What Pillow warns of in a picture, it reads all the same.
+    # Pillow can read the pictures that it warns about.
     warnings.filterwarnings("ignore", module="PIL")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))

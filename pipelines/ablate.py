@@ -1,6 +1,6 @@
-"""What single choices behind the defaults are worth: `make ablate MODEL=A DATA=train_val`.
+"""Measure what each choice behind the defaults is worth: `make ablate MODEL=A DATA=train_val`.
 
-MINUTES ends it; the same command goes on.
+It stops after MINUTES; the same command continues it.
 """
 
 from pipelines.work import Work
@@ -8,5 +8,5 @@ from tuning import retrain
 
 
 def ablate(work: Work, *, model: str, seeds: int = 2, epochs: int | None = None) -> None:
-    """Train and compare a network's defaults, and these with each of config.ABLATIONS undone."""
+    """Train a network's defaults and each of config.ABLATIONS, and compare them."""
     retrain.ablate(work.job(model), seeds=seeds, epochs=epochs)

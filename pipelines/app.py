@@ -1,4 +1,4 @@
-"""A page to try the models on a photo or the camera, and JSON for programs: `make app`."""
+"""Serve a page to try the models on a photo or the camera, and JSON for programs: `make app`."""
 
 import contextlib
 import secrets
@@ -11,15 +11,15 @@ from agegender.networks import backend
 from agegender.photos import detection, service
 from agegender.registry import champions
 
-MOST_CONNECTIONS = 16  # More of them get 503: photos of 1 GiB in memory at the most.
+MOST_CONNECTIONS = 16  # Any more get 503, so photos take at most 1 GiB of memory.
 
 
 def serve(*, port: int, host: str = "127.0.0.1", generated: bool = False) -> None:
     """Load the champions, or the released models, and serve `service.application` until Ctrl-C.
 
-    port: 0 takes a free one.
-    host: an address of this machine. What others can reach asks for a token in each path.
-    generated: by models of drawn faces.
+    port: 0 picks a free one.
+    host: an address of this machine. If others can reach it, each path needs a token.
+    generated: use the models of drawn faces.
     """
     with socket.create_server((host, port)) as listener:
         print("Loading the models ...", flush=True)
@@ -28,7 +28,7 @@ def serve(*, port: int, host: str = "127.0.0.1", generated: bool = False) -> Non
         own = host in service.HOSTS
         hosts, token = (service.HOSTS, "") if own else ([host], secrets.token_urlsafe(16))
         app = service.application(detection.load_detector(), models, hosts, token)
-        print(f"By {' and '.join(model.title for model in models.values())}")
+        print(f"Using {' and '.join(model.title for model in models.values())}")
         address = f"http://{host}:{listener.getsockname()[1]}/{token and token + '/'}"
         print(f"Open {address} (Ctrl-C ends it)", flush=True)
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)

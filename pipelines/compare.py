@@ -1,6 +1,6 @@
 """Compare the best settings of a finished search over several seeds: `make compare`.
 
-Takes the variables of the search. MINUTES ends it; the same command goes on.
+Give it the variables of the search. It stops after MINUTES; the same command continues it.
 """
 
 from pipelines.work import Work
@@ -15,7 +15,7 @@ def compare(
     seeds: int = 3,
     epochs: int | None = None,
 ) -> None:
-    """Train and compare the best `settings` of a family, or of both, over `seeds` seeds."""
+    """Train and compare the best `settings` settings of one or both families over `seeds` seeds."""
     asked = list(families.FAMILIES) if family == "both" else [family]
     for number, letter in enumerate(asked, start=1):
         job = work.job(letter, number / len(asked))

@@ -1,4 +1,4 @@
-"""Download the real faces into data/: `make data`, 15 and 107 MB, some minutes.
+"""Download the real faces into data/: `make data`, 15 MB and 107 MB, a few minutes.
 
 The same command continues an interrupted download.
 """
@@ -18,13 +18,13 @@ from agegender import disk
 DATA = Path("data")
 FOLDER_ID = "1UjYRDyo10Fx-Rv91CQl5ZfwF85HiLUX8"
 ARCHIVE_ID = "0BxYys69jI14kYVM3aVhKS1VhRUk"
-# Over the 5,000 names and contents, see check_folder.
+# SHA-256 of the 5,000 names and contents, see check_folder.
 FOLDER_DIGEST = "7ec195e8b1201031a87e6870b491907ca6284146a9b51ac608912978a08b7d26"
 ARCHIVE_FACES = 23_708
 
 
 def download() -> int:
-    """Fetch and verify both sets; return 1 with one line for each that is not to be had."""
+    """Fetch and verify both sets; return 1, with one line per set that is missing, if any is."""
     print("UTKFace: for non-commercial research only. The pictures belong to their owners.")
     DATA.mkdir(exist_ok=True)
     folder = f"https://drive.google.com/drive/folders/{FOLDER_ID}"
@@ -39,7 +39,7 @@ def download() -> int:
 def obtain(
     target: Path, fetch: Callable[[Path], Path], check: Callable[[Path], None], source: str
 ) -> bool:
-    """Fetch one set beside its place, check it, and move it there; say what to do if that fails."""
+    """Fetch one set next to `target`, check it and move it there; if that fails, say what to do."""
     try:
         part = target.with_name(target.name + ".part")
         found = target if target.exists() else fetch(part)
@@ -54,14 +54,14 @@ def obtain(
         zlib.error,
         gdown.exceptions.DownloadError,
     ) as error:
-        # requests has a ConnectionError of its own, beside Python's.
+        # requests defines its own ConnectionError in addition to Python's.
         kinds = [kind.__name__ for kind in type(error).__mro__]
         reason = str(error).strip().partition("\n")[0] or kinds[0]
         if "ConnectionError" in kinds:
             reason = "no connection to Google Drive"
         print(
-            f"{target}: {reason}. Fetch it by hand from {source} and put it at "
-            f"{target.absolute()}; then make data checks it.",
+            f"{target}: {reason}. Download it by hand from {source} and put it at "
+            f"{target.absolute()}; then run `make data` to check it.",
             file=sys.stderr,
         )
         return False
@@ -70,7 +70,7 @@ def obtain(
 
 
 def fetch_folder(part: Path) -> Path:
-    """Download the shared folder of the 5,000 into `part`; return the folder of the faces."""
+    """Download the shared folder of the 5,000 faces into `part`; return the faces' folder."""
     gdown.download_folder(
         id=FOLDER_ID, output=str(part), quiet=True, resume=True, timeout=60, retries=3
     )
@@ -78,7 +78,7 @@ def fetch_folder(part: Path) -> Path:
         shutil.unpack_archive(archive, part)
     faces = sorted(part.rglob("*.jpg"))
     if not faces:
-        raise ValueError(f"no .jpg and no .zip of them in the shared folder, see {part}")
+        raise ValueError(f"the shared folder holds no .jpg files and no .zip of them, see {part}")
     return faces[0].parent
 
 

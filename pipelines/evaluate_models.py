@@ -1,4 +1,4 @@
-"""Score both candidates on the locked test, once: `make evaluate`. Each look is in the ledger."""
+"""Score both candidates once on the locked test: `make evaluate`. The ledger records each look."""
 
 from agegender.registry import candidates
 from pipelines.work import Work
@@ -6,7 +6,7 @@ from tuning import families
 
 
 def evaluate(work: Work) -> None:
-    """Evaluate both candidates; one that was evaluated already is not looked at again."""
+    """Evaluate both candidates; skip one that was already evaluated."""
     for family, chosen in families.FAMILIES.items():
         candidate = work.candidate(family)
         if candidate.evidence:

@@ -1,7 +1,7 @@
-"""Look at the faces before any network does: `make explore [DATA=...]`, under a minute.
+"""Show the faces and their labels before any training: `make explore [DATA=...]`, under a minute.
 
-Writes one HTML page and logs it to MLflow, in the experiment "pages". It shows faces: keep a page
-of real ones to yourself.
+Writes one HTML page and logs it to MLflow, in the experiment "pages". The page shows faces, so keep
+one of real faces to yourself.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from agegender.show import exploration
 
 
 def explore(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports")) -> None:
-    """Write the page and log it with its figures; ValueError or OSError for unusable data."""
+    """Write the page and log it with its figures; raise ValueError or OSError for unusable data."""
     tracking.connect(Path.cwd())
     prepared = pixels.prepare(data, Path(".cache", "data"), seed=seed)
     faces = pixels.open_faces(prepared)

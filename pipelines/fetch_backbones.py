@@ -1,6 +1,6 @@
-"""Download further pretrained weights, of keras.applications; FaceRes comes with a clone.
+"""Download further pretrained weights from keras.applications; a clone already holds FaceRes.
 
-python -m pipelines.fetch_backbones densenet169    # or several; none: says what is at hand
+python -m pipelines.fetch_backbones densenet169    # or several names; none: lists what is available
 """
 
 import sys
@@ -12,14 +12,14 @@ CACHE = Path(__file__).parents[1] / ".cache" / "weights"
 
 
 def main(names: list[str], cache: Path = CACHE) -> int:
-    """Fetch backbones, print what is at hand, and return the exit status."""
+    """Fetch backbones, print which are available, and return the exit status."""
     try:
         for name in names:
             backbones.fetch(name, cache)
     except (ValueError, backbones.WeightsError) as error:
         print(f"fetch_backbones: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    print("pretrained backbones at hand:", ", ".join(backbones.available(cache)))
+    print("pretrained backbones available:", ", ".join(backbones.available(cache)))
     return 0
 
 

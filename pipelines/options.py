@@ -1,8 +1,8 @@
-"""What can be typed: the stages, their options, and how their texts become values.
+"""The stages, their options, and how text typed for an option becomes a value.
 
-Standard library and `agegender.config` alone, so that a mistake is answered at once. A value comes
-as `--trial-cpus 2` from a shell or as `TRIAL_CPUS=2` from make, which hands it over as it was typed
-in an environment variable of that name.
+Imports only the standard library and `agegender.config`, so that mistakes are reported at once. A
+value comes as `--trial-cpus 2` from a shell or as `TRIAL_CPUS=2` from make. Make passes the text on
+unchanged, in an environment variable of that name.
 """
 
 import argparse
@@ -25,17 +25,17 @@ ALGORITHMS = ("priorband", "bayesian", "random", "hyperband")
 
 
 class Refused(ValueError):
-    """What was typed cannot be used; the message says what was expected."""
+    """The input cannot be used; the message says what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
     """One option.
 
-    read: turns what was typed into a value; ValueError, KeyError or OSError where it cannot.
-    expected: what `read` takes, in words that end the sentence 'expected ...'.
-    flag: it is typed without a value, or as NAME=1 in make.
-    default: stands for it where nothing is typed.
+    read: turns the typed text into a value; raises ValueError, KeyError or OSError if it cannot.
+    expected: what `read` accepts, worded to complete 'expected ...'.
+    flag: True if it is typed without a value, or as NAME=1 in make.
+    default: the text to use if none is typed.
     """
 
     read: Callable[[str], Any]
@@ -66,7 +66,7 @@ def _existing(text: str) -> Path:
 
 
 def _photos(text: str) -> list[Path]:
-    """Return the paths that a text names: one as it stands, else several, quoted as for a shell."""
+    """Return the paths in a text: all of it if that exists, else several, quoted as in a shell."""
     text = os.path.expanduser(text)
     paths: list[Path] = []
     for part in [text] if os.path.lexists(text) else shlex.split(text):
@@ -87,7 +87,7 @@ def _port(text: str) -> int:
 
 def _address(text: str) -> str:
     if text.startswith("0."):
-        raise ValueError  # All addresses at once: a request could carry any name.
+        raise ValueError  # It means all addresses, so a request could carry any host name.
     socket.create_server((text, 0)).close()
     return text
 
@@ -122,7 +122,7 @@ OPTIONS = {
     "faces": _FLAG,
     "model": Option(_registered, "A or B"),
     "version": _COUNT,
-    "alias": Option(str, "an alias, as champion"),
+    "alias": Option(str, "an alias, such as champion"),
     "to": _PLACE,
     "out": _PLACE,
     "photo": Option(_photos, "a file, a folder, a pattern, or several in one text"),
@@ -142,10 +142,10 @@ SETTINGS += ("memory", "workers", "trial_cpus", "trial_gpus", "features_gigabyte
 class Stage:
     """One stage.
 
-    function: 'module:function' in this package; it gets the options that were given by their names.
-    names: those options that it may be given.
-    needs: those that it cannot do without; 'data|generated' where one of two will do.
-    search: whether it works on a search, and gets a `work.Work` instead of SETTINGS.
+    function: 'module:function' in this package, called with the given options as keywords.
+    names: the options that may be given, separated by spaces.
+    needs: the options that must be given; 'data|generated' if either will do.
+    search: True if it works on a search; it then gets a `work.Work` instead of SETTINGS.
     special: options that mean something else here than in OPTIONS.
     """
 
@@ -168,7 +168,7 @@ def _on_port(default: str) -> dict[str, Option]:
 
 
 _FAMILY = {"model": _choice(*FAMILIES)}
-_SEVERAL = {"seeds": _number(int, 2)}  # One does not say how much they differ.
+_SEVERAL = {"seeds": _number(int, 2)}  # One seed cannot show how much seeds differ.
 STAGES = {
     "tune": Stage("run_all:run_all", search=True),
     "search": Stage("search_models:search", search=True),
@@ -205,12 +205,12 @@ STAGES = {
     "pull": Stage("pull_model:pull", "alias version generated format", ("model", "to")),
     "rollback": Stage("roll_back:roll_back", "generated", ("model",)),
 }
-# What other targets of the Makefile take.
+# Options of the Makefile's other targets.
 OTHER_TARGETS = {"bench": ("data", "only")}
 
 
 def from_arguments(arguments: list[str]) -> tuple[str, dict[str, Any]]:
-    """Return the stage and the values of a command line; Refused, or SystemExit after --help."""
+    """Return the stage and values of a command line; raise Refused, or SystemExit after --help."""
     parser = _Parser(prog="python -m pipelines", description="Run a stage.", allow_abbrev=False)
     stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for name, stage in STAGES.items():
@@ -226,11 +226,11 @@ def from_arguments(arguments: list[str]) -> tuple[str, dict[str, Any]]:
 
 
 def from_make(targets: list[str], environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the values of each target that is a stage; Refused where one is missing or wrong.
+    """Return the values of each target that is a stage; raise Refused if one is missing or wrong.
 
-    environment: what make exports, that is its variables' texts by their names, in GIVEN the names
-    of those that it was given, and in TYPED of those that stand on its command line. Each of these
-    must mean something to some target: a variable of the shell alone may be for another program.
+    environment: what make exports. Each variable's text is under its name; GIVEN lists the names of
+    all that are set, TYPED of those on make's command line. Some target must take each name in
+    TYPED; a variable set only in the shell may be meant for another program.
     """
     takes = {
         target: STAGES[target].options if target in STAGES else OTHER_TARGETS.get(target, ())
@@ -254,9 +254,9 @@ def from_make(targets: list[str], environment: Mapping[str, str]) -> dict[str, d
 
 
 def values(stage: Stage, texts: Mapping[str, str], label: Callable[[str], str]) -> dict[str, Any]:
-    """Return the values of what was given (an empty text is nothing); Refused where one is wrong.
+    """Return the given values, skipping empty texts; raise Refused if one is missing or wrong.
 
-    label: what stands before an option's text where it comes from, as 'MINUTES=' or '--minutes '.
+    label: an option's prefix as the user typed it, such as 'MINUTES=' or '--minutes '.
     """
     found = {}
     for name, option in stage.options.items():
@@ -280,7 +280,7 @@ def values(stage: Stage, texts: Mapping[str, str], label: Callable[[str], str]) 
 
 
 def settings(values: Mapping[str, Any]) -> config.Settings:
-    """Return the preset that the values ask for, with what they override."""
+    """Return the preset that the values ask for, overridden by the other values."""
     preset = config.PRESETS[values.get("preset") or config.preset_for(values.get("data"))]
     changes = {name: values[name] for name in SETTINGS if name in values}
     changes.pop("preset", None)
@@ -289,7 +289,7 @@ def settings(values: Mapping[str, Any]) -> config.Settings:
     if trials := changes.pop("trials", None):
         for family in ("scratch", "pretrained"):
             changes[family] = dataclasses.replace(getattr(preset, family), trials=trials)
-        # TRIALS alone asks for exactly this many; MINUTES beside it ends the same list earlier.
+        # TRIALS alone asks for exactly this many; adding MINUTES can end the same list earlier.
         changes.setdefault("minutes", None)
     return dataclasses.replace(preset, **changes)
 

@@ -1,4 +1,4 @@
-"""Decode, group and split the faces, and say what was kept and why not: `make prepare`."""
+"""Decode, group and split the faces, and report what was rejected and why: `make prepare`."""
 
 from pathlib import Path
 
@@ -6,5 +6,5 @@ from agegender.data import pixels
 
 
 def prepare(*, data: Path | None = None, seed: int = 0) -> None:
-    """Prepare the faces; ValueError or OSError if none can be used."""
+    """Prepare the faces; raise ValueError or OSError if none can be used."""
     print(pixels.summary(pixels.prepare(data, Path(".cache", "data"), seed=seed)))

@@ -12,10 +12,10 @@ from tuning import families
 
 
 def promote(work: Work) -> None:
-    """Register each candidate, judge it and say the result; nothing is done twice."""
+    """Register each candidate, judge it and report the result; nothing is done twice."""
     work.display("\nRegistry")
     if work.faces.kind == "utkface":
-        # What a first search has to beat: the models trained on as many faces.
+        # A first search has to beat the released models, those trained on about as many faces.
         releases.register(work.root / "models", full=len(work.faces.manifest) > releases.FULL_FACES)
     for place, family in enumerate(families.FAMILIES):
         name = versions.full_name(family, generated=work.faces.kind == "generated")

@@ -1,9 +1,9 @@
-"""Fetch a registered model, checked before it is handed over: `make pull MODEL=B TO=B.h5`.
+"""Fetch and check a registered model: `make pull MODEL=B TO=B.h5`.
 
-From the local store or the server in MLFLOW_TRACKING_URI; a registry without a champion gets the
-released models first, as version 1. Checks the SHA-256, inspects the file without executing
+It comes from the local store or the server in MLFLOW_TRACKING_URI. A registry without a champion
+first gets the released models as version 1. Checks the SHA-256, inspects the file without running
 anything, loads it with Keras and compares its golden predictions. FORMAT=onnx, litert or
-saved_model converts it for use without Keras, and compares these again in that format's runtime.
+saved_model converts it for use without Keras and repeats the comparison in that format's runtime.
 """
 
 import tempfile
@@ -22,9 +22,9 @@ def pull(
     generated: bool = False,
     format: str = "h5",
 ) -> None:
-    """Pull one version, or the one that an alias names, and say where it is.
+    """Pull one version, or the one with an alias, and print where it is.
 
-    model: A, B or a registered name; to: a file, or a folder that exists; for saved_model a folder.
+    model: A, B or a registered name; to: a file or an existing folder; for saved_model a folder.
     format: "h5" or one of formats.FORMATS.
     """
     name = versions.full_name(model, generated)

@@ -1,8 +1,8 @@
-"""Train a model for models/ with settings fixed before: `make release MODEL=A DATA=train_val`.
+"""Train a model for models/ with preset settings: `make release MODEL=A DATA=train_val`.
 
-Trains on training and validation faces and looks once at the locked test. The gate of the registry
-decides whether the model replaces the one in models/. 1,002 test faces show no small difference, so
-a release of the 5,000 may be judged on all of UTKFace's with TEST_DATA=. Hours on two cores.
+Takes hours on two cores. Trains on the training and validation faces and looks once at the locked
+test. The registry's gate decides whether the model replaces the one in models/. 1,002 test faces
+show no small difference, so TEST_DATA= can judge a release of the 5,000 on all of UTKFace's.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from tuning import release_training
 
 
 def release(work: Work, *, model: str, test_data: Path | None = None) -> None:
-    """Train and judge one release, a name of config.RELEASES.
+    """Train and judge one of config.RELEASES.
 
     test_data: faces whose locked test the gate uses instead of DATA's.
     """

@@ -1,7 +1,7 @@
 """Train a registered version again and judge the result: `make reproduce MODEL=A VERSION=3`.
 
-On the same backend and kind of machine its own seed gives the same numbers; where it does not, four
-further seeds are trained, to say how much they differ. The test is not looked at.
+On the same backend and kind of machine, its own seed gives the same numbers. If it does not, four
+more seeds are trained to measure how much seeds differ. The test is not used.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ def reproduce(
     seeds: int | None = None,
     generated: bool = False,
 ) -> int:
-    """Return 0 where a version is reproduced, else 1; ValueError if it cannot be trained again.
+    """Return 0 if a version is reproduced, else 1; raise ValueError if it cannot be trained again.
 
-    data: the pictures that it was trained on; seeds: how many further ones in any case.
+    data: the pictures that it was trained on; seeds: number of further seeds to train in any case.
     """
     registered = versions.full_name(model, generated)
     name = f"{registered}/{version}"

@@ -1,6 +1,6 @@
-"""Give the previous champion its place back: `make rollback MODEL=B`; a second call undoes it.
+"""Bring back the previous champion: `make rollback MODEL=B`; a second call undoes it.
 
-The file in exports/ follows with the next `make promote` or `make pull`.
+The next `make promote` updates the file in exports/.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from agegender.registry import promotion, tracking, versions
 
 
 def roll_back(*, model: str, generated: bool = False) -> None:
-    """Roll one model back and say what its champion is."""
+    """Roll one model back and print its champion."""
     name = versions.full_name(model, generated)
     tracking.connect(Path.cwd())
     champion, previous = promotion.roll_back(name)

@@ -1,7 +1,7 @@
 """Run the coursework's notebook on given faces: `make notebook [DATA=...]`, up to 24 minutes.
 
-The executed copy and the same as one HTML page are written to reports/ and logged to MLflow, in the
-experiment "pages"; keep those of real faces to yourself. `make notebook TO=pipelines` renews the
+Writes the executed copy, also as one HTML page, to reports/ and logs both to MLflow, in the
+experiment "pages". Keep those of real faces to yourself. `make notebook TO=pipelines` renews the
 notebook of drawn faces there.
 """
 
@@ -18,7 +18,7 @@ NOTEBOOK = Path(__file__).with_name("age_gender_submit.ipynb")
 
 
 def run(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports")) -> None:
-    """Execute a copy and log it; ValueError with the error of a cell that failed."""
+    """Execute a copy and log it; if a cell fails, raise ValueError with its error."""
     notebook = with_parameters(nbformat.read(NOTEBOOK, as_version=4), data, seed)
     tracking.connect(Path.cwd())
     client = nbclient.NotebookClient(
@@ -48,7 +48,7 @@ def run(*, data: Path | None = None, seed: int = 0, to: Path = Path("reports")) 
 
 
 def section(notebook: nbformat.NotebookNode, cell_index: int) -> str:
-    """Return the heading that a cell stands under; empty where it stands under none."""
+    """Return the heading above a cell; empty if there is none."""
     lines = [
         line
         for cell in notebook.cells[: cell_index + 1]
@@ -60,7 +60,7 @@ def section(notebook: nbformat.NotebookNode, cell_index: int) -> str:
 
 
 def page(notebook: nbformat.NotebookNode) -> str:
-    """Return an executed notebook as one HTML page: texts, code, what it printed, pictures."""
+    """Return an executed notebook as one HTML page: text, code, printed output, pictures."""
     parts: list[str] = []
     pictures: dict[str, bytes] = {}
     for cell in notebook.cells:
@@ -81,7 +81,7 @@ def page(notebook: nbformat.NotebookNode) -> str:
 def with_parameters(
     notebook: nbformat.NotebookNode, data: Path | None, seed: int
 ) -> nbformat.NotebookNode:
-    """Return the notebook with its cell of parameters set and without outputs."""
+    """Return the notebook with its parameters set and its outputs removed."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -92,7 +92,7 @@ def with_parameters(
 
 
 def without_notices(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return the notebook without what went to standard error: progress, paths of a machine."""
+    """Return the notebook without its standard error: progress, paths of this machine."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

@@ -1,8 +1,8 @@
-"""Fill `.venv` from the lock with uv; make runs this before the first target that needs it.
+"""Install the lock into `.venv` with uv; make runs this before the first target that needs it.
 
     python3 -m pipelines.set_up tensorflow-dev    # or tensorflow, jax, jax-dev
 
-Standard library only. "-dev" adds what tests and checks need; JAX comes without TensorFlow.
+Standard library only. "-dev" adds the packages for tests and checks; JAX comes without TensorFlow.
 """
 
 import platform
@@ -18,7 +18,7 @@ from agegender import disk
 LEVELS = ("tensorflow", "tensorflow-dev", "jax", "jax-dev")
 SOURCES = (Path("requirements.lock"), Path("pyproject.toml"))
 EXPLANATIONS = {
-    r"No space left": "the disk is full. It takes 2.3 GB, for developers 3.1 GB",
+    r"No space left": "the disk is full. Set-up takes 2.3 GB, for developers 3.1 GB",
     r"error sending request|[Cc]onnection|timed out": "the package index cannot be reached. "
     "Check the network and the proxy, then try again",
     r"ensurepip": "Python lacks pip. On Debian and Ubuntu: apt install python3-venv",
@@ -26,9 +26,9 @@ EXPLANATIONS = {
 
 
 def main(level: str) -> None:
-    """Make or renew `.venv` for one of LEVELS, unless it is newer than SOURCES."""
+    """Create or update `.venv` for one of LEVELS, unless it is newer than SOURCES."""
     if level not in LEVELS:
-        sys.exit(f"BACKEND is tensorflow or jax, not {level.removesuffix('-dev')}.")
+        sys.exit(f"BACKEND must be tensorflow or jax, not {level.removesuffix('-dev')}.")
     stamp = Path(".venv", f"ready-{level}")
     Path(".cache").mkdir(exist_ok=True)
     waiting = "Waiting: another make is setting up .venv."
@@ -40,11 +40,11 @@ def main(level: str) -> None:
 
 
 def install(backend: str, dev: str = "") -> None:
-    """Install what the lock pins for a backend; begin anew where an earlier set-up was stopped."""
+    """Install what the lock pins for a backend; start over if an earlier set-up was stopped."""
     extras = ["pipelines", *["dev", "formats", "jax", "ray", "server"] * bool(dev)]
     extras.append(build(backend))
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    what = f"{python}, {backend}{', what developers need' * bool(dev)}"
+    what = f"{python}, {backend}{', with developer tools' * bool(dev)}"
     print(f"Setting up .venv ({what}): once, about half a minute.", flush=True)
     uv = shutil.which("uv")
     stamps = list(Path(".venv").glob("ready-*"))
@@ -57,16 +57,16 @@ def install(backend: str, dev: str = "") -> None:
         run(".venv/bin/pip", "install", "-q", "--constraint", "requirements.lock", "uv")
     command = [uv, "pip", "install", "-q", "--python", ".venv", "--constraint", "requirements.lock"]
     command += ["--requirement", "pyproject.toml", *(f"--extra={extra}" for extra in extras)]
-    # The package needs TensorFlow unless told that no Python does.
+    # The package needs TensorFlow, unless an override says that no Python version does.
     no_tensorflow = "tensorflow; python_version < '0'"
     instead = build(backend) in ("jax", "cpu")
     run(*command, "--override", "/dev/stdin", given=no_tensorflow if instead else "")
 
 
 def build(backend: str) -> str:
-    """Return the extra that brings a backend as this machine needs it.
+    """Return the extra that installs a backend for this machine.
 
-    "cpu" is TensorFlow without 600 MB of code for GPUs; it is built for Linux on x86-64 alone.
+    "cpu" is TensorFlow without 600 MB of GPU code; it exists only for Linux on x86-64.
     """
     if backend == "jax":
         return "jax"
@@ -77,7 +77,7 @@ def build(backend: str) -> str:
 
 
 def run(*command: str, given: str = "") -> None:
-    """Run a command; where it fails, exit with one line that says why."""
+    """Run a command; if it fails, exit with one line that says why."""
     done = subprocess.run(command, input=given, capture_output=True, text=True)
     if done.returncode:
         output = done.stderr + done.stdout
@@ -86,7 +86,7 @@ def run(*command: str, given: str = "") -> None:
 
 
 def has_nvidia_gpu() -> bool:
-    """Say whether nvidia-smi lists a GPU."""
+    """Return whether nvidia-smi lists a GPU."""
     if not shutil.which("nvidia-smi"):
         return False
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
@@ -94,5 +94,5 @@ def has_nvidia_gpu() -> bool:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # make says that it was interrupted
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # make reports the interruption
     main(*sys.argv[1:])

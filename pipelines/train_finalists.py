@@ -1,13 +1,13 @@
-"""Train the best settings again, longer: `make train`. Takes the searches' journals."""
+"""Train the best settings again, for longer: `make train`. Reads the searches' journals."""
 
 from pipelines.work import Work
 from tuning import families, finalists
 
 
 def train(work: Work) -> None:
-    """Train and export a candidate of each family, each until its share of the time is used up.
+    """Train and export one candidate per family, each until its share of the time is used up.
 
-    B goes first: it soon has all the epochs that it wants, and A can use what that leaves.
+    B goes first: it finishes its epochs early, and A can use the time that is left.
     """
     parts = {one.letter: one.settings(work.settings) for one in families.FAMILIES.values()}
     share = sum(part.search_share for part in parts.values())

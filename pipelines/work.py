@@ -1,4 +1,4 @@
-"""What a stage that works on a search does first: tracking store, faces, the search's folder."""
+"""Preparation for stages that work on a search: tracking store, faces, the search's folder."""
 
 import dataclasses
 import json
@@ -14,17 +14,17 @@ from agegender.networks import backend
 from agegender.registry import access, tracking
 from tuning import experiment, journal
 
-# Settings that do not change the list of trials; nor does how many of them are run.
+# Settings that do not change the list of trials. The number of trials run does not either.
 IRRELEVANT: tuple[str, ...] = ("minutes", "closing_seconds", "robustness_faces", "silent_minutes")
 IRRELEVANT += ("workers", "trial_cpus", "trial_gpus", "features_gigabytes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What the stages share.
+    """State that the stages share.
 
-    folder: keeps the state of this search, in one folder for each family.
-    started, ready: when the command began and when the faces were at hand, by time.monotonic().
+    folder: the state of this search, one subfolder per family.
+    started, ready: when the command started and when the faces were ready, by time.monotonic().
     """
 
     settings: config.Settings
@@ -41,7 +41,7 @@ class Work:
         return self.root / ".cache"
 
     def job(self, letter: str, share: float = 1.0) -> experiment.Job:
-        """Return a family's part, to end when this share of the time for training is used up."""
+        """Return a family's job, which ends when this share of the training time is used up."""
         return experiment.Job(
             letter,
             self.faces,
@@ -53,20 +53,20 @@ class Work:
         )
 
     def candidate_folder(self, family: str) -> Path:
-        """Return where a family's candidate is."""
+        """Return the folder of a family's candidate."""
         return self.folder / family / records.CANDIDATE
 
     def candidate(self, family: str) -> records.Candidate:
-        """Return the record of a family's candidate; ValueError where none was trained."""
+        """Return the record of a family's candidate; raise ValueError if none was trained."""
         folder = self.candidate_folder(family)
         if found := records.Candidate.load(folder):
             return found
         raise ValueError(f"No candidate of {family} in {folder}: run `make train` first.")
 
     def stop_at(self, share: float) -> float:
-        """Return when, by time.monotonic(), a share of the time for training is used up.
+        """Return when, by time.monotonic(), a share of the training time is used up.
 
-        That time begins when the faces are ready: a slow start shortens all its parts alike.
+        That time starts when the faces are ready, so a slow start shortens all parts equally.
         """
         if self.settings.minutes is None:
             return float("inf")
@@ -75,7 +75,7 @@ class Work:
 
 
 def start(settings: config.Settings, data: Path | None) -> Work:
-    """Open the store and prepare the faces, which takes no time where that was done before."""
+    """Open the store and prepare the faces, which takes no time if that was done before."""
     started, root = time.monotonic(), Path.cwd()
     device = backend.prepare()
     store = access.shown(tracking.connect(root))
@@ -96,7 +96,7 @@ def start(settings: config.Settings, data: Path | None) -> Work:
 
 
 def _name(settings: config.Settings, faces: pixels.Faces) -> str:
-    """Return one name for all that decides the list of trials."""
+    """Return a name that identifies everything that determines the list of trials."""
     identity = dataclasses.asdict(settings) | {"data": faces.digest}
     identity = {name: value for name, value in identity.items() if name not in IRRELEVANT}
     for family in ("scratch", "pretrained"):
@@ -112,7 +112,7 @@ def on_search(
     data: Path | None = None,
     **options: object,
 ) -> Any:
-    """Return stage(work, **options), alone on its search; ValueError for what its user can mend."""
+    """Return stage(work, **options) with the search locked; raise ValueError for user errors."""
     work = start(settings, data)
     with journal.hold(work.folder), work.display:
         disk.remove_leftovers(work.cache / "features", work.folder)

@@ -1,7 +1,7 @@
-"""Write the report on the champions, HTML and PDF: `make report`, under a minute.
+"""Write the report on the champions as HTML and PDF: `make report`, under a minute.
 
-Reads only the tracking store. With GENERATED=1, or where no model of real faces is registered, it
-is about the models of generated faces. FACES=1 shows real faces. MLflow keeps both files.
+Reads only the tracking store. With GENERATED=1, or if no model of real faces is registered, it
+covers the models of generated faces. FACES=1 shows real faces. MLflow keeps both files.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from agegender.show import report as show
 
 
 def report(*, generated: bool = False, faces: bool = False, to: Path = Path("reports")) -> None:
-    """Write both files and log them; ValueError where there is no champion."""
+    """Write both files and log them; raise ValueError if there is no champion."""
     tracking.connect(Path.cwd())
     for drawn in (True,) if generated else (False, True):
         models = [

@@ -1,4 +1,4 @@
-"""The surroundings of every test, set before anything is imported."""
+"""The environment of all tests, set before anything is imported."""
 
 import os
 import pathlib
@@ -9,40 +9,40 @@ import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-# Where both cores are busy its threads spin for each other: proposals took several times longer.
+# If both cores are busy, OpenBLAS threads spin waiting: proposals took several times longer.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Side by side each gets one core: their threads would wait for each other.
+    # Parallel test processes get one core each, or their threads would wait for each other.
     os.environ |= dict.fromkeys(
         ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"
     )
-# What a test starts in a folder of its own imports from here.
+# Programs that a test starts in its own folder import from here.
 os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])
-# Tests make their own stores and never write into a user's.
+# Tests create their own stores and never write to a user's.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
-# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+# Background processes of a shell ignore Ctrl-C, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# What has one of these starts programs beside Python, or Python several times.
+# Tests with one of these start other programs, or several Python processes.
 SYSTEM_FIXTURES = {"browser", "new_place", "running", "server"}
 LONGEST_FILES = ("test_miniature.py", "test_fit.py", "test_search.py", "test_export.py")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark as `system` whatever uses a fixture that makes it so, before any is deselected."""
+    """Mark tests that use one of SYSTEM_FIXTURES as `system`, before any is deselected."""
     for item in items:
         if SYSTEM_FIXTURES & set(item.fixturenames):
             item.add_marker("system")
-    # The longest files begin first: no process is left alone with one in the end.
+    # Start the longest files first, so that no process is left alone with one at the end.
     order = {name: place for place, name in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    """A headless Chromium that keeps its console's messages and whose camera shows a pattern."""
+    """A headless Chromium that keeps its console messages; its fake camera shows a pattern."""
     selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("no chromium and chromedriver (Debian: chromium, chromium-driver)")
@@ -63,7 +63,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_store(tmp_path_factory):
-    """An empty store; making its tables takes over a second, copying them nothing."""
+    """An empty store: creating its tables takes over a second, copying them almost none."""
     from agegender.registry import tracking
 
     root = tmp_path_factory.mktemp("made")
@@ -93,7 +93,7 @@ def drawn_faces(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def labelled_faces():
-    """120 faces of all decades; rows 0 and 1 are one photograph under two ages."""
+    """120 faces of all decades; rows 0 and 1 are one photo labelled with two ages."""
     import numpy as np
     import pandas as pd
 
@@ -114,7 +114,7 @@ def labelled_faces():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Show what tests measured, each with the command that repeats it."""
+    """Print what the tests measured, each with the command that repeats it."""
     measured = [
         (report.nodeid, figures)
         for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")

@@ -99,7 +99,7 @@ def test_a_full_disk_stops_the_search_and_with_room_it_goes_on(clone, record_pro
     assert mount("-o", "remount,size=2g", str(place)).returncode == 0
     status, out, said = end(start(folder))
     assert status == 0, out + said
-    assert "Going on from 2 finished trials" in out
+    assert "Resuming after 2 finished trials" in out
     assert finished(folder, "A") == searched and len(finished(folder, "B")) == 2
     assert not list(folder.glob(".cache/features/*-*"))
     assert not list(folder.rglob(".being-written-*"))

@@ -45,13 +45,13 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(place):
     folder, status, _ = place
     assert status == 130
     said = (folder / "interrupted.txt").read_text()
-    assert "the same command goes on" in said and "Traceback" not in said
+    assert "run the same command to continue" in said and "Traceback" not in said
 
 
 def test_goes_on_after_ctrl_c_and_ends_with_two_models(place):
     folder, _, done = place
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Going on from 1 finished trial, 1 interrupted." in done.stdout
+    assert "Resuming after 1 finished trial, 1 interrupted." in done.stdout
     for family in "AB":
         assert (folder / "exports" / f"age_gender_{family}.h5").stat().st_size < 20e6
         assert f"age-gender-{family}-generated version 1" in done.stdout

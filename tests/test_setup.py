@@ -140,7 +140,7 @@ def test_what_stops_a_set_up_is_one_line(project, monkeypatch):
     full = "open('/dev/full', 'wb', 0).write(b'x')"
     with pytest.raises(SystemExit, match="^Set-up stopped: the disk is full"):
         set_up.run(sys.executable, "-c", full)
-    with pytest.raises(SystemExit, match="^BACKEND is tensorflow or jax, not torch.$"):
+    with pytest.raises(SystemExit, match="^BACKEND must be tensorflow or jax, not torch.$"):
         set_up.main("torch-dev")
 
 

@@ -1,3 +1,3 @@
-"""How good settings are found: search spaces, trials, finalists."""
+"""The hyperparameter search: search spaces, trials, finalists."""
 
-import agegender  # noqa: F401 - logs are kept quiet before Keras is imported
+import agegender  # noqa: F401 - silences logs before Keras is imported

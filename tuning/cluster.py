@@ -1,7 +1,7 @@
-"""Trials as tasks of a Ray cluster, where RAY_ADDRESS names one: what `workers` does on one host.
+"""Run trials as tasks of a Ray cluster if RAY_ADDRESS is set; `workers` does this on one host.
 
-The nodes need the packages of requirements.lock and the tracking server, and share no disk: code,
-faces and backbones' weights go to them through Ray, checkpoints through MLflow's artifacts.
+The nodes need the packages of requirements.lock and access to the tracking server. They share no
+disk: code, faces and backbone weights travel through Ray, checkpoints through MLflow's artifacts.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from tuning import journal, mailbox, workers
 ROOT = Path(__file__).parents[1]
 NOT_SENT: tuple[str, ...]
 NOT_SENT = (".git", ".venv", ".cache", "data", "exports", "mlruns", "predictions", "reports")
-NOT_SENT += ("tests", "models/*.*")  # but models/backbones
+NOT_SENT += ("tests", "models/*.*")  # models/backbones is sent
 POLL_SECONDS = 1.0
 STARTED = ""
 
@@ -36,19 +36,19 @@ STARTED = ""
 class Tasks:
     """Trials on a cluster, each with the CPUs and GPUs that the settings ask for.
 
-    A task whose worker or node dies is started again by Ray, twice, and goes on from the last
-    checkpoint in the store; one that reports nothing for `silent_minutes` is killed. faces and the
-    files in the folder `weights` go into Ray's object store once. SearchError where the cluster
-    cannot be used.
+    If a task's worker or node dies, Ray restarts the task, up to twice, from the last checkpoint in
+    the store. A task that reports nothing for `silent_minutes` is killed. faces and the files in
+    the folder `weights` go into Ray's object store once. Raises SearchError if the cluster cannot
+    be used.
     """
 
     def __init__(self, faces: pixels.Faces, weights: Path, settings: config.Settings):
         try:
-            import ray  # Only who has a cluster needs to have it.
+            import ray  # Needed only with a cluster.
         except ImportError as error:
             raise journal.SearchError(
-                "RAY_ADDRESS is set, but Ray is not installed: "
-                "pip install --constraint requirements.lock ray; or unset RAY_ADDRESS."
+                "RAY_ADDRESS is set, but Ray is not installed. Run "
+                "pip install --constraint requirements.lock ray, or unset RAY_ADDRESS."
             ) from error
         self.ray = ray
         if not ray.is_initialized():
@@ -59,16 +59,16 @@ class Tasks:
         self.stopping = threading.Event()
         files = [path for path in sorted(weights.glob("*")) if path.is_file()]
         self.weights = ray.put({path.name: path.read_bytes() for path in files})
-        # As a plain array: the nodes map it from the store and copy nothing.
+        # Nodes map a plain array from the store without copying it.
         self.faces = ray.put(dataclasses.replace(faces, pixels=np.asarray(faces.pixels)))
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
-        # Ray's own annotation knows strategies by name alone.
+        # Ray's type annotation only allows strategies by name.
         place = ray.remote(num_cpus=0, scheduling_strategy=here)  # type: ignore[call-overload]
         actor = place(mailbox.Mailbox)
         self.mailbox = actor.remote()
-        # A worker serves one trial: what it leaks or holds of a GPU's memory goes with it.
+        # A worker serves one trial, so its leaks and its GPU memory are freed when the trial ends.
         self.task = ray.remote(
             num_cpus=settings.trial_cpus,
             num_gpus=settings.trial_gpus,
@@ -106,10 +106,10 @@ class Tasks:
             ) from error
 
     def run(self, function: Callable, arguments: dict[str, Any], report: progress.Report) -> Any:
-        """Return function(**arguments, report=...) from a node of the cluster, as `workers` does.
+        """Call function(**arguments, report=...) on a node, as `workers` does; return its result.
 
-        The function gets faces and a cache of that node, and as "training" the one in arguments
-        with an empty folder there for a checkpoint, which is kept in the store.
+        The function gets the faces and a cache of that node. Its "training" is the one in arguments
+        with an empty checkpoint folder on the node; the checkpoint is also kept in the store.
         """
         name, starts, heard = arguments["training"].name, 0, None
         task = self.task.remote(function, arguments, self.faces, self.weights, self.mailbox)
@@ -125,12 +125,12 @@ class Tasks:
                     report(f"  {name}: its worker died, attempt {starts} of {workers.ATTEMPTS}.")
             if done:
                 return self._result(task)
-            # A task that waits for its place is not silent.
+            # A task that is waiting for a place is not silent.
             if heard and time.monotonic() - heard > self.silent_seconds:
                 self.ray.cancel(task, force=True)
                 raise workers.TrialError(
-                    f"No epoch ended in {self.silent_seconds / 60:.0f} minutes: it hangs, or it is "
-                    "too slow for its node."
+                    f"No epoch ended in {self.silent_seconds / 60:.0f} minutes: the trial hangs, "
+                    "or its node is too slow."
                 )
         self.ray.cancel(task)
         self.ray.wait([task], timeout=workers.PATIENCE_SECONDS)
@@ -138,7 +138,7 @@ class Tasks:
         raise journal.SearchError("Stopped.")
 
     def stop(self) -> None:
-        """End all tasks; each is given the time to say so in the tracking store."""
+        """End all tasks, giving each one time to record its end in the tracking store."""
         self.stopping.set()
 
     def _result(self, task: Any) -> Any:
@@ -152,25 +152,25 @@ class Tasks:
 
 
 def check_address(address: str) -> None:
-    """Raise SearchError where nobody listens: Ray would wait for ever."""
+    """Raise SearchError if nothing listens at the address: Ray would wait forever."""
     place = urllib.parse.urlsplit(f"//{address.removeprefix('ray://')}")
     try:
         if place.port:
             socket.create_connection((place.hostname, place.port), timeout=10).close()
     except OSError as error:
         raise journal.SearchError(
-            f"No Ray cluster answers at RAY_ADDRESS={address} ({error}): start or unset it."
+            f"No Ray cluster answers at RAY_ADDRESS={address} ({error}). Start one, or unset it."
         ) from error
 
 
 def check_store(uri: str, hosts: set[str]) -> None:
-    """Raise SearchError where the workers on these hosts cannot reach the tracking store."""
+    """Raise SearchError if the workers on these hosts cannot reach the tracking store."""
     parts = urllib.parse.urlsplit(uri)
     local = parts.scheme == "sqlite" or parts.hostname in ("localhost", "127.0.0.1", "::1")
     if local and hosts != {platform.node()}:
         raise journal.SearchError(
-            f"The cluster has nodes on {', '.join(sorted(hosts))}, the tracking store is {uri}, "
-            "which only this host reaches. Start a server that all reach (mlflow server --host "
+            f"The cluster has nodes on {', '.join(sorted(hosts))}, but only this host reaches the "
+            f"tracking store {uri}. Start a server that all nodes reach (mlflow server --host "
             "0.0.0.0 ...) and set MLFLOW_TRACKING_URI=http://its-name:5000 here."
         )
 
@@ -182,28 +182,28 @@ def _work(
     weights: dict[str, bytes],
     messages: Any,
 ) -> Any:
-    """Run on a node: write what is missing there, call the function, send what it says."""
+    """Run on a node: write missing weights, call the function, send its messages."""
     training = arguments["training"]
 
     def say(said: str | progress.Progress) -> None:
         messages.put.remote(training.name, said)
 
     say(STARTED)
-    # Named by the files: which weights are at hand decides what a trial's values mean.
+    # Named after the weights: which ones are available decides what a trial's values mean.
     files = disk.checksum("".join(weights))[:8]
     cache = Path(tempfile.gettempdir(), f"agegender-{provenance.user()}", files)
     cache.mkdir(parents=True, exist_ok=True)
     for name, data in weights.items():
         if not (cache / "weights" / name).exists():
             disk.write(cache / "weights" / name, data)
-    # Not in the working directory: that is Ray's copy of the code, which it may renew.
+    # Not in the working directory: that is Ray's copy of the code, which Ray may replace.
     with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=cache) as folder:
         try:
             training = dataclasses.replace(training, checkpoint=Path(folder), keep_in_store=True)
             changes = {"training": training, "faces": faces, "cache": cache}
             return function(**arguments | changes, report=say)
         except Exception as error:
-            # An error is sent without its cause.
+            # An error loses its cause when it is sent.
             if full := disk.full(error, cache):
                 raise journal.SearchError(full) from None
             raise

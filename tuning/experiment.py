@@ -1,4 +1,4 @@
-"""One training as a run of MLflow: its parameters and tags, its curves as they grow, its result."""
+"""Train one setting as an MLflow run, with its parameters, tags, live curves and result."""
 
 import contextlib
 import dataclasses
@@ -21,11 +21,11 @@ from tuning import families, journal
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One network's part of a search: what each of its steps is given.
+    """One network's part of a search: the input of each of its steps.
 
-    letter: of the network's family, "A" or "B".
-    folder: keeps the state of its search. cache: has fetched weights and cached activations.
-    stop_at: when the step shall end, on time.monotonic()'s clock.
+    letter: the network's family, "A" or "B".
+    folder: holds the state of its search. cache: holds fetched weights and cached activations.
+    stop_at: when the step should end, on time.monotonic()'s clock.
     """
 
     letter: str
@@ -38,29 +38,29 @@ class Job:
 
     @property
     def family(self) -> families.Family:
-        """What is known of the network."""
+        """The network's family."""
         return families.FAMILIES[self.letter]
 
     @property
     def effort(self) -> config.FamilySettings:
-        """How much work its search and last trainings may be."""
+        """The limits on the work of its search and final training runs."""
         return self.family.settings(self.settings)
 
     def trial_epochs(self, values: dict[str, Any]) -> int:
-        """Return how many epochs a trial of these values has; without values, the longest."""
+        """Return the number of epochs for a trial's values; {} stands for the longest trial."""
         return families.trial_epochs(values.get(journal.EPOCHS, self.effort.rungs[-1]), self.faces)
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One setting to train, and the run that shows it.
+    """One setting to train, and the run that records it.
 
-    values: the setting, as the journal has it.
+    values: the setting, as stored in the journal.
     epochs: of A, or of B's fine-tuning.
-    name, role: of the run; number: of the trial, 0 where it was none.
-    shown: the values that are parameters of the run; None: all of them.
-    checkpoint: a folder from which an interrupted call goes on, in the same run.
-    keep_in_store: keep it among the run's artifacts too, for a call on another machine.
+    name, role: of the run. number: of the trial, or 0 if there was none.
+    shown: the values logged as parameters of the run; None: all of them.
+    checkpoint: a folder from which an interrupted call resumes, in the same run.
+    keep_in_store: also keep the checkpoint as run artifacts, for a call on another machine.
     """
 
     values: dict[str, Any]
@@ -76,12 +76,12 @@ class Training:
 
 
 def name_of(faces: pixels.Faces) -> str:
-    """Return the MLflow experiment that runs on these faces belong to."""
+    """Return the name of the MLflow experiment for runs on these faces."""
     return "age-gender" if faces.kind == "utkface" else f"age-gender-{faces.kind}"
 
 
 def origin(job: Job) -> dict[str, str]:
-    """Return what decides the result of a training besides its settings, as tags of a version."""
+    """Return the tags of a version that determine its result besides the settings."""
     return provenance.tags(job.faces.digest, job.faces.kind) | {
         "lock.sha256": disk.checksum(Path(__file__).parents[1] / "requirements.lock"),
         "preset": job.settings.preset,
@@ -90,7 +90,7 @@ def origin(job: Job) -> dict[str, str]:
 
 
 def run_tags(job: Job, role: str) -> dict[str, str]:
-    """Return what every run of a family is tagged with."""
+    """Return the tags that every run of a family has."""
     return provenance.tags(job.faces.digest, job.faces.kind) | {
         "family": job.letter,
         "role": role,
@@ -111,9 +111,9 @@ def parent_run(
     params: dict[str, Any],
     description: str,
 ) -> Iterator[str]:
-    """Open the run that others are children of; yield its run_id.
+    """Open a parent run; yield its run_id.
 
-    handover: the file that keeps the run_id, so that a later call goes on in the same run.
+    handover: the file that keeps the run_id, so that a later call resumes the same run.
     """
     with tracking.run(
         name,
@@ -138,10 +138,10 @@ def train_and_log(
     fold: tuple[np.ndarray, np.ndarray],
     kept: step.Kept | None = None,
 ) -> tuple[journal.Trial, families.Trained]:
-    """Train one setting in a run of its own; return its Trial and the network.
+    """Train one setting in its own run; return its Trial and the network.
 
-    fold: rows to train on and to validate on.
-    kept: what earlier trainings of this process left to be used again.
+    fold: rows to train on and rows to validate on.
+    kept: networks and steps of this process's earlier training runs, for reuse.
     """
     checkpoint, setting = training.checkpoint, job.family.from_values(training.values)
     with _run_of(job, training) as run_id:
@@ -155,9 +155,9 @@ def train_and_log(
         trained = job.family.train(setting, job.faces, families.Fold(*fold), context)
         metrics = trained.best_epoch
         if training.epochs:
-            # The quickest: what else ran on the machine for a while is no plan's measure.
+            # The fastest epoch, so that other load on the machine does not distort plans.
             metrics["epoch_seconds"] = float(trained.history.seconds.tail(training.epochs).min())
-        # What is computed once for all trials is no part of what the next one takes.
+        # Activations are computed once for all trials, so they don't count as a trial's time.
         if watch.activation_seconds:
             metrics["activation_seconds"] = watch.activation_seconds
         seconds = time.monotonic() - started - watch.activation_seconds
@@ -170,7 +170,7 @@ def train_and_log(
 
 @contextlib.contextmanager
 def _run_of(job: Job, training: Training) -> Iterator[str]:
-    """Open the run of a training, an interrupted call's with its checkpoint; yield its run_id."""
+    """Open a new run, or an interrupted one with its checkpoint; yield its run_id."""
     checkpoint, run_id = training.checkpoint, None
     if checkpoint:
         if training.keep_in_store or checkpoint.exists():
@@ -195,14 +195,14 @@ def _run_of(job: Job, training: Training) -> Iterator[str]:
 def _log_trained(
     run_id: str, letter: str, role: str, trained: families.Trained, metrics: dict[str, float]
 ) -> None:
-    """Put on a run what its training came to, its curves and its layers."""
+    """Log a training run's metrics, layers and learning curves."""
     history = trained.history
     metrics = metrics | {"images_per_second": history.images_per_second.median()}
     if "val_score" in history:
-        metrics["best_epoch"] = int(history.val_score.idxmin()) + 1  # from 1, as the steps
+        metrics["best_epoch"] = int(history.val_score.idxmin()) + 1  # from 1, like the steps
     tracking.log_metrics(run_id, metrics)
     tracking.log_network(run_id, trained.network)
-    # Those of trials are drawn when the search has ended.
+    # The curves of trials are drawn when the search has ended.
     if "val_score" in history and role != "trial":
         curves = figures.learning_curves({letter: history})
         tracking.log_figure(run_id, curves, records.CURVES)
@@ -211,7 +211,7 @@ def _log_trained(
 def candidate(
     job: Job, training: Training, result: journal.Trial, trained: families.Trained
 ) -> records.Candidate:
-    """Return the record of a trained network, which is still to be evaluated."""
+    """Return the record of a trained network that has not been evaluated yet."""
     return records.Candidate(
         family=job.letter,
         run_id=result.run_id,
@@ -227,11 +227,11 @@ def candidate(
 
 
 class _Watch:
-    """Follows a training: epochs and checkpoints to the store, progress to the user."""
+    """Follows a training run: sends epochs and checkpoints to the store, progress to the user."""
 
     def __init__(self, job: Job, training: Training, run_id: str):
         self.job, self.training, self.run_id = job, training, run_id
-        # The most that both phases may have.
+        # The maximum of both phases together.
         self.epochs = job.family.first_epochs(job.settings) + training.epochs
         self.paces: dict[str | None, progress.Pace] = {}
         self.uploaded, self.upload_seconds = time.monotonic(), 0.0
@@ -239,7 +239,7 @@ class _Watch:
         self.activation_seconds = 0.0
 
     def activations(self, done: int, total: int) -> None:
-        """Say how far the backbone's activations are."""
+        """Report the progress of computing the backbone's activations."""
         now = time.monotonic()
         self.activations_began = self.activations_began or now
         self.activation_seconds = now - self.activations_began
@@ -257,13 +257,13 @@ class _Watch:
         )
         left = self._left(row.get("phase"), done, self.epochs)
         if row.get("phase") == "head":
-            left = None  # Its epochs say nothing of those that follow.
+            left = None  # The head's pace says nothing about fine-tuning's.
         elif left is not None:
             left = min(left, max(0.0, self.job.stop_at - time.monotonic()))
         self._show(done, self.epochs, note, left)
 
     def _upload(self) -> None:
-        """Keep the checkpoint in the store, which takes a tenth of the time at most."""
+        """Upload the checkpoint to the store, spending at most a tenth of the time on it."""
         began = time.monotonic()
         if self.training.keep_in_store and began - self.uploaded > 10 * self.upload_seconds:
             stored_checkpoints.upload(self.run_id, self.training.checkpoint)

@@ -1,6 +1,6 @@
-"""The two families: each says what is searched, and trains one setting of it.
+"""The two families of networks: each declares its search space and trains one setting from it.
 
-The code that runs trials asks a family for these and never which one it is.
+The code that runs trials never asks which family it has.
 """
 
 import abc
@@ -21,7 +21,7 @@ from agegender.networks import backbones, batches, features, finetune, fit, mode
 from tuning import spaces
 
 BEST_EPOCH = ("val_score", "val_age_mae", "val_gender_accuracy", "val_age_loss", "val_gender_loss")
-FOLDED_SAMPLE = 256  # faces over which a folded backbone's statistics are taken
+FOLDED_SAMPLE = 256  # faces for the statistics of a folded backbone
 TEACHERS = 5
 ANSWERS = ("age_distribution", "gender", "features")  # layers of a teacher
 
@@ -35,11 +35,11 @@ class Fold(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a training needs besides its setting and its faces.
+    """The inputs of a training run besides its setting and faces.
 
-    epochs: of A, or of B's fine-tuning; head_epochs of B come before these.
+    epochs: of A, or of B's fine-tuning, which follows its head_epochs.
     cache: the folder of fetched weights and cached activations.
-    kept: networks and traced steps of the trainings before.
+    kept: networks and traced steps of earlier training runs.
     """
 
     settings: config.Settings
@@ -52,11 +52,11 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained network and its history, a row an epoch.
+    """A trained network and its history, one row per epoch.
 
-    frozen_weights: of B, the weights before fine-tuning.
-    fine_tuning_kept: False where the head alone was as good in validation, so that its weights are
-        the network's; None where nothing was fine-tuned.
+    frozen_weights: for B, the weights before fine-tuning.
+    fine_tuning_kept: False if the head alone was as good in validation, so that the network has its
+        weights; None if nothing was fine-tuned.
     """
 
     network: keras.Model
@@ -66,16 +66,16 @@ class Trained:
 
     @property
     def best_epoch(self) -> dict[str, float]:
-        """The metrics of the epoch that was kept; none where nothing was validated."""
+        """The metrics of the epoch that was kept; empty if nothing was validated."""
         if "val_score" not in self.history:
             return {}
         return self.history.loc[self.history.val_score.idxmin(), list(BEST_EPOCH)].to_dict()
 
 
 class Family(abc.ABC):
-    """What the search and the last trainings know of a network.
+    """A network as the search and the final training runs see it.
 
-    record: of its hyperparameters. notebook: those of the student notebook's network.
+    record: the class of its hyperparameters. notebook: those of the student notebook's network.
     """
 
     letter: str
@@ -85,17 +85,17 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def settings(self, settings: config.Settings) -> config.FamilySettings:
-        """Return how much work its search and last training may be."""
+        """Return the limits on the work of its search and final training runs."""
 
     @abc.abstractmethod
     def space(
         self, hp: keras_tuner.HyperParameters, tier: str, cache: Path
     ) -> hyperparameters.Fitting:
-        """Declare what is searched; return the record of the values."""
+        """Declare the search space; return the record of its values."""
 
     @abc.abstractmethod
     def train(self, setting: Any, faces: pixels.Faces, fold: Fold, context: Context) -> Trained:
-        """Build and train a network with a setting, which is a record, on a fold's rows."""
+        """Build and train a network on a fold's rows; setting: an instance of `record`."""
 
     def from_values(self, values: dict[str, Any]) -> hyperparameters.Fitting:
         """Return the record of a trial's values."""
@@ -104,19 +104,19 @@ class Family(abc.ABC):
         return self.record.from_values(values)
 
     def for_epochs(self, values: dict[str, Any], epochs: int, tier: str) -> dict[str, Any]:
-        """Return a trial's values for a last training of so many epochs."""
+        """Return a trial's values, adapted to a final training run of this many epochs."""
         return values
 
     def first_epochs(self, settings: config.Settings) -> int:
-        """Return how many epochs come before those that a search counts."""
+        """Return the number of epochs before those that a search counts."""
         return 0
 
     def relative_cost(self, values: dict[str, Any]) -> float:
-        """Return what an epoch costs, to be compared with other values of the same network."""
+        """Return the cost of an epoch, relative to other values of the same network."""
         return 1.0
 
     def backbone(self, values: dict[str, Any]) -> str:
-        """Return the name of the pretrained network that is inside or has taught it, or "none"."""
+        """Return the name of its pretrained backbone or teacher, or "none"."""
         return values.get("backbone") or values.get("teacher") or "none"
 
 
@@ -127,21 +127,21 @@ class Scratch(Family):
     record, notebook = hyperparameters.Scratch, spaces.NOTEBOOK_SCRATCH
 
     def settings(self, settings: config.Settings) -> config.FamilySettings:
-        """Return those of A."""
+        """Return the settings of A."""
         return settings.scratch
 
     def space(
         self, hp: keras_tuner.HyperParameters, tier: str, cache: Path
     ) -> hyperparameters.Scratch:
-        """Declare A's space; the cache has no part in it."""
+        """Declare A's space, which does not depend on the cache."""
         return spaces.scratch(hp, tier)
 
     def relative_cost(self, values: dict[str, Any]) -> float:
-        """Return what its size costs: 1.8 and 2.6 times at 96 and 128 pixels, against 64."""
+        """Return the cost of its size: 1.8 and 2.7 times at 96 and 128 pixels, relative to 64."""
         return hyperparameters.Scratch.from_values(values).internal_size_pixels ** 1.45
 
     def for_epochs(self, values: dict[str, Any], epochs: int, tier: str) -> dict[str, Any]:
-        """Return values with the size, augmentation and mixing that a long training wants."""
+        """Return values with the size, augmentation and mixing for a final training run."""
         longer = spaces.for_epochs(hyperparameters.Scratch.from_values(values), epochs, tier)
         return {name: getattr(longer, name, value) for name, value in values.items()}
 
@@ -187,17 +187,17 @@ class Pretrained(Family):
     record, notebook = hyperparameters.Pretrained, spaces.NOTEBOOK_PRETRAINED
 
     def settings(self, settings: config.Settings) -> config.FamilySettings:
-        """Return those of B."""
+        """Return the settings of B."""
         return settings.pretrained
 
     def space(
         self, hp: keras_tuner.HyperParameters, tier: str, cache: Path
     ) -> hyperparameters.Pretrained:
-        """Declare B's space, with the backbones whose weights are at hand."""
+        """Declare B's space, with the backbones whose weights are available."""
         return spaces.pretrained(hp, tier, backbones.available(weights(cache)))
 
     def first_epochs(self, settings: config.Settings) -> int:
-        """Return how long its head is trained alone."""
+        """Return the number of epochs in which the head alone is trained."""
         return settings.head_epochs
 
     def train(
@@ -217,7 +217,7 @@ class Pretrained(Family):
         )
         unfrozen = setting.unfrozen_share
         if setting.views == "cached":
-            # Nothing below the cut is trained on cached activations.
+            # With cached activations, nothing below the cut is trained.
             unfrozen = min(unfrozen, 1 - settings.cut_share)
         tuned = finetune.fine_tune(
             network,
@@ -246,7 +246,7 @@ class Pretrained(Family):
     def _build(
         self, setting: hyperparameters.Pretrained, faces: pixels.Faces, cache: Path
     ) -> keras.Model:
-        """Return the untrained head on the pretrained backbone."""
+        """Return the pretrained backbone with an untrained head."""
         load = functools.partial(
             backbones.load,
             setting.backbone,
@@ -273,16 +273,16 @@ FAMILIES: dict[str, Family] = {"A": Scratch(), "B": Pretrained()}
 
 
 def teach(faces: pixels.Faces, rows: np.ndarray, backbone: str, context: Context) -> np.ndarray:
-    """Return what B says of the faces of these rows: float32 (M, 1142), 0 for all others.
+    """Return B's answers for the faces of these rows: float32 (M, 1142), 0 for all others.
 
-    B is its defaults' head on the frozen features of a backbone. On faces that it has learned from
-    it errs 2.9 years, on others 4.7. So each face's answers come from a training without the face
-    and its copies, in which they have chosen the best epoch and nothing else.
+    This B is the default head on the frozen features of a backbone. Its age error is 2.9 years on
+    faces that it was trained on, 4.7 on others. So each face's answers come from a training run
+    without the face and its copies, which only serve to choose the best epoch.
 
     As in `models.for_training`: the distribution of the age, the probability of gender 1, and the
-    backbone's features, each moved and scaled to mean 0 and deviation 1 over these rows.
+    backbone's features, each scaled to mean 0 and standard deviation 1 over these rows.
     """
-    from sklearn.model_selection import GroupKFold  # half a second that most can save
+    from sklearn.model_selection import GroupKFold  # takes half a second, rarely needed
 
     chosen = FAMILIES["B"]
     setting = chosen.from_values(defaults(chosen, context.cache) | {"backbone": backbone})
@@ -307,14 +307,14 @@ def teach(faces: pixels.Faces, rows: np.ndarray, backbone: str, context: Context
 
 
 def searched_space(family: Family, tier: str, cache: Path) -> keras_tuner.HyperParameters:
-    """Return what a family's tier declares, with the defaults for values."""
+    """Return the hyperparameters that a family declares in a tier, set to their defaults."""
     hp = keras_tuner.HyperParameters()
     family.space(hp, tier, cache)
     return hp
 
 
 def searched(family: Family, tier: str, cache: Path) -> tuple[list[str], dict[str, Any]]:
-    """Return the names that are searched at first, and what is the same in every trial."""
+    """Return the searched names active at the defaults, and the values that all trials share."""
     hp = searched_space(family, tier, cache)
     fixed = keras_tuner.engine.hyperparameters.Fixed
     constants = {p.name: hp.values[p.name] for p in hp.space if isinstance(p, fixed)}
@@ -322,7 +322,7 @@ def searched(family: Family, tier: str, cache: Path) -> tuple[list[str], dict[st
 
 
 def typed(space: keras_tuner.HyperParameters, params: dict[str, str]) -> dict[str, Any]:
-    """Return the setting of a run: its parameters, as text, and what all trials share."""
+    """Return a run's setting: its parameters, converted from text, and what all trials share."""
     setting = dict(space.values)
     for name, value in setting.items():
         if name in params:
@@ -332,12 +332,12 @@ def typed(space: keras_tuner.HyperParameters, params: dict[str, str]) -> dict[st
 
 
 def defaults(family: Family, cache: Path) -> dict[str, Any]:
-    """Return the values of the full space's defaults."""
+    """Return the default values of the full space."""
     return dict(searched_space(family, "full", cache).values)
 
 
 def trial_epochs(rung: int, faces: pixels.Faces) -> int:
-    """Return how long a trial is: with more faces than the 5,000's, fewer epochs, but not none."""
+    """Return a trial's epochs: `rung`, or fewer (but not 0) for over 3,500 training faces."""
     share = min(1.0, 3500 / len(faces.rows("train")))
     return max(min(1, rung), round(share * rung))
 
@@ -348,12 +348,12 @@ def weights(cache: Path) -> Path:
 
 
 def _structure(layers: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Return the arguments of a builder that decide the layers' shapes and first weights."""
+    """Return the builder arguments that determine the layers' shapes and initial weights."""
     return tuple((name, value) for name, value in layers.items() if name not in step.DROPOUTS)
 
 
 def _seeded(seed: int, build: Callable[[], keras.Model]) -> keras.Model:
-    """Return what `build` makes with random weights of this seed."""
+    """Return the network from `build`, with random initial weights from this seed."""
     keras.utils.set_random_seed(seed)
     return build()
 
@@ -370,10 +370,10 @@ def _examples(faces: pixels.Faces, fold: Fold) -> batches.Examples:
 
 
 def _with_checkpoint(hooks: fit.Hooks, name: str) -> fit.Hooks:
-    """Return hooks whose checkpoint is a file of this name in the folder that it was."""
+    """Return hooks whose checkpoint is the file of this name in the checkpoint folder."""
     return dataclasses.replace(hooks, checkpoint=hooks.checkpoint and hooks.checkpoint / name)
 
 
 def _layer_at(cut_layers: tuple[str, ...], share: float) -> str:
-    """Return the place at this share of the backbone's height."""
+    """Return the layer at this share of the backbone's depth."""
     return cut_layers[min(round(share * len(cut_layers)), len(cut_layers) - 1)]

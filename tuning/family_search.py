@@ -1,7 +1,7 @@
-"""The search of one family: a parent run, a child run a trial, the table and figures of them all.
+"""The search of one family: a parent run, one child run per trial, a table and figures.
 
 The search keeps its state in the family's folder: the journal, the parent run's id and
-`checkpoints/` (what interrupted trainings go on from, and nothing else).
+`checkpoints/`, which holds only what interrupted training runs resume from.
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from agegender.registry import stored_checkpoints, tracking, ui
 from agegender.show import figures
 from tuning import cluster, experiment, families, finalists, journal, search, standing, workers
 
-# With fewer settings, what was found is hardly better than the defaults: the summary says so.
+# With fewer settings, the best is hardly better than the defaults, and the summary says so.
 LEAST_TRIALS = 4
-# So many of the best settings of earlier searches are tried again.
+# The number of best settings of earlier searches that are tried again.
 MOST_REMEMBERED = 3
 
 
 def search_family(job: experiment.Job) -> list[journal.Trial]:
     """Search the space of a network; return its trials.
 
-    A search found in the job's folder is continued, in the same parent run; one that led to last
-    trainings on the same budget is left as it is. SearchError as in `search.search`.
+    A search found in the job's folder is continued in the same parent run, or left as it is if it
+    led to final training runs on the same budget. Raises SearchError like `search.search`.
     """
     path, settings, effort = job.folder / records.JOURNAL, job.settings, job.effort
     if finalists.read_plan(job):
@@ -47,8 +47,8 @@ def search_family(job: experiment.Job) -> list[journal.Trial]:
         handover=job.folder / records.SEARCH,
         params={"seed": settings.seed, "algorithm": settings.algorithm, "tier": settings.tier}
         | constants,
-        description=f"Search of network {job.family.title}. The child runs are its trials; what "
-        "is the same in all of them is a parameter here alone.",
+        description=f"Search of network {job.family.title}. The child runs are its trials. "
+        "Parameters that all trials share are shown only here.",
     ) as parent_run_id:
         experiment.log_dataset(parent_run_id, job.faces, "search")
         measures = ["val_score", "val_age_mae", "val_gender_accuracy"]
@@ -83,9 +83,9 @@ def search_family(job: experiment.Job) -> list[journal.Trial]:
 
 
 def known_settings(job: experiment.Job) -> tuple[dict[str, Any], ...]:
-    """Return the best settings of earlier searches, the same ones when a search goes on.
+    """Return the best settings of earlier searches, the same ones when a search resumes.
 
-    They are kept in the search's folder with the runs that they come from.
+    They are kept in the search's folder, with the runs that they come from.
     """
     path, tier = job.folder / records.MEMORY, job.settings.tier
     if not path.exists():
@@ -102,12 +102,12 @@ def known_settings(job: experiment.Job) -> tuple[dict[str, Any], ...]:
         disk.write(path, json.dumps(kept, indent=1))
     known = json.loads(path.read_text())
     if known:
-        job.report(f"  Begins with {standing.count(len(known), 'setting')} of earlier searches.")
+        job.report(f"  Starts with {standing.count(len(known), 'setting')} from earlier searches.")
     return tuple(known.values())
 
 
 def _processes(job: experiment.Job) -> cluster.Tasks | workers.Processes:
-    """Return what runs the trials: the Ray cluster where one is named, else this machine."""
+    """Return what runs the trials: the Ray cluster if RAY_ADDRESS is set, else this machine."""
     if os.environ.get("RAY_ADDRESS"):
         return cluster.Tasks(job.faces, families.weights(job.cache), job.settings)
     return workers.Processes(job.settings.workers, 60 * job.settings.silent_minutes)
@@ -117,7 +117,7 @@ def _processes(job: experiment.Job) -> cluster.Tasks | workers.Processes:
 class _Trials:
     """Runs the trials of a search.
 
-    constants: the values that all trials share, which no trial's run shows.
+    constants: the values that all trials share, which are left out of their runs.
     """
 
     job: experiment.Job
@@ -143,7 +143,7 @@ class _Trials:
                 stored_checkpoints.remove(run_id)
 
     def follow(self, results: list[journal.Trial]) -> None:
-        """Show on the parent run how good the best trial so far is."""
+        """Log the score of the best trial so far on the parent run."""
         if any(trial.status == "COMPLETED" for trial in results):
             score = journal.best(results)[0].val_score
             tracking.log_metrics(self.parent_run_id, {"best_val_score": score}, step=len(results))
@@ -166,7 +166,7 @@ class _Trials:
             },
             checkpoint=self.checkpoint(trial),
         )
-        # The trials that are run however late it is are not cut short either.
+        # Trials that run however late it is are not cut short either.
         in_any_case = trial.number <= job.effort.fewest_trials > 1
         arguments = {
             "training": training,
@@ -176,10 +176,10 @@ class _Trials:
             "settings": job.settings,
             "folder": job.folder,
             "cache": job.cache,
-            # A clock of one process says nothing in another on some systems.
+            # On some systems, one process's clock means nothing in another.
             "seconds_left": math.inf if in_any_case else job.stop_at - time.monotonic(),
         }
-        job.report(progress.Progress(name, 0, 1, "begins"))
+        job.report(progress.Progress(name, 0, 1, "starting"))
         try:
             result = self.processes.run(train_trial, arguments, job.report)
         except workers.TrialError as error:
@@ -213,7 +213,7 @@ def train_trial(
 ) -> journal.Trial:
     """Train a trial in a worker's process; return it with its result.
 
-    faces: themselves, or their folder.
+    faces: the faces or their folder.
     """
     backend.prepare()
     tracking.use(store)
@@ -225,11 +225,11 @@ def train_trial(
 
 
 def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) -> None:
-    """Put what one compares on the parent, with the page of the search; draw each trial's curves.
+    """Log the trials' table, the best metrics and a page on the parent; draw each trial's curves.
 
-    Half a second a trial, which would otherwise be its own.
+    The curves take half a second per trial, which would otherwise count as the trial's time.
     """
-    from agegender.show import search_page  # 2 s that no trial's process has to wait for.
+    from agegender.show import search_page  # 2 s that trials' processes are spared
 
     table = _trial_table(done)
     tracking.log_table(run_id, table, records.TRIALS)
@@ -249,7 +249,7 @@ def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) 
 
 
 def _trial_table(done: list[journal.Trial]) -> pd.DataFrame:
-    """Return one row a trial: number, status, metrics, seconds, then the hyperparameters."""
+    """Return one row per trial: number, status, metrics, seconds, then the hyperparameters."""
     parts = [
         pd.DataFrame({"trial": [t.number for t in done], "status": [t.status for t in done]}),
         pd.DataFrame([trial.metrics for trial in done]),
@@ -262,9 +262,9 @@ def _trial_table(done: list[journal.Trial]) -> pd.DataFrame:
 def shortfall(
     done: list[journal.Trial], letter: str, settings: config.Settings, starting_seconds: float
 ) -> str:
-    """Say that too few settings were tried for a search, and what would try more; else "".
+    """Return a note if too few settings were tried for a search, with what would try more; or "".
 
-    starting_seconds: what passed before the first search.
+    starting_seconds: the time before the first search.
     """
     effort, wanted = families.FAMILIES[letter].settings(settings), 2 * LEAST_TRIALS
     tried_count = journal.count_settings(done)

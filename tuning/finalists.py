@@ -1,7 +1,7 @@
-"""The last trainings of a search: its best settings again, longer; the best one is the candidate.
+"""The final training runs: a search's best settings, trained longer; the best is the candidate.
 
-They take the search's journal and leave, in the family's folder, the plan (which trainings, and how
-long) and the candidate (the network to evaluate and what made it).
+They read the search's journal. In the family's folder they leave the plan (which runs, and how
+long) and the candidate (the network to evaluate and how it was made).
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from tuning import experiment, families, journal, standing
 class Plan:
     """Which trial is trained on which fold, and for how many epochs.
 
-    budget: what bounds a search that is otherwise the same: minutes and number of trials.
-    trainings: pairs of a trial's number and a fold, in their order.
+    budget: minutes and number of trials, which can differ between otherwise identical searches.
+    trainings: pairs of a trial's number and a fold, in order.
     """
 
     budget: list[float | None]
@@ -36,20 +36,20 @@ class Plan:
 def train_finalists(job: experiment.Job) -> Path:
     """Train the best settings of a search again, longer, over folds; export the best as candidate.
 
-    Where time is short, one setting on the manifest's own split; then, as the time allows, further
+    If time is short, it trains one setting on the manifest's own split. With more time, it adds
     folds and settings, the defaults last. The setting with the lowest mean val_score over its folds
-    goes forward, with the network of its first fold. Return the candidate's folder: the .h5, for B
-    also records.FROZEN (the same head before fine-tuning), and records.RECORD. Nothing is done
-    where an earlier call ended with a candidate on the same budget.
+    wins, with the network of its first fold. Return the candidate's folder: the .h5, for B also
+    records.FROZEN (the same head before fine-tuning), and records.RECORD. Nothing is done if an
+    earlier call ended with a candidate on the same budget.
     """
     candidate, checkpoints = job.folder / records.CANDIDATE, job.folder / "checkpoints"
     earlier = records.Candidate.load(candidate)
     if earlier and earlier.budget == _budget(job):
-        job.report(f"{job.family.title}: trained before. For more: another MINUTES= or SEED=.")
+        job.report(f"{job.family.title}: already trained. For more, set another MINUTES= or SEED=.")
         return candidate
     done = journal.read(job.folder / records.JOURNAL)
     best = to_train_again(done, job.effort.finalists)
-    # Never less than a trial had: cut short, the same setting would only be worse.
+    # Never less time than a trial had: cut short, the same setting would only do worse.
     least_seconds = 1.5 * max(trial.seconds for trial in done)
     job = dataclasses.replace(job, stop_at=max(job.stop_at, time.monotonic() + least_seconds))
     plan = read_plan(job)
@@ -66,10 +66,10 @@ def train_finalists(job: experiment.Job) -> Path:
 
 
 def to_train_again(done: list[journal.Trial], count: int) -> list[journal.Trial]:
-    """Return the best `count` trials; of several, the last is trial 1, the defaults.
+    """Return the best `count` trials; if several, the last is trial 1, the defaults.
 
-    What mixing and strong augmentation bring to the long training that the defaults were chosen
-    for, no short trial shows.
+    The defaults were chosen for a long training run. No short trial shows what mixing and strong
+    augmentation bring there.
     """
     best = journal.best(done, count)
     known = [trial.setting for trial in best]
@@ -79,7 +79,7 @@ def to_train_again(done: list[journal.Trial], count: int) -> list[journal.Trial]
 
 
 def read_plan(job: experiment.Job) -> Plan | None:
-    """Return the plan of the last trainings, None where none was made on the same budget."""
+    """Return the plan of the final training runs, or None if none has the same budget."""
     path = job.folder / records.PLAN
     plan = Plan(**json.loads(path.read_text())) if path.exists() else None
     return plan if plan and plan.budget == _budget(job) else None
@@ -90,17 +90,17 @@ def _budget(job: experiment.Job) -> list[float | None]:
 
 
 def _make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journal.Trial]) -> Plan:
-    """Plan as many trainings and epochs as fit the time.
+    """Plan as many training runs and epochs as the time allows.
 
-    All trainings get the same number of epochs: as many as fit the time if the plan is carried out,
-    or fewer trainings where that would leave them too short to be worth it.
+    All runs get the same number of epochs. If they would all be too short to be worth it, fewer
+    runs are planned.
     """
     final_epochs = job.effort.final_epochs
     trainings = [(trial.number, fold) for fold in range(job.effort.folds) for trial in best]
     if not math.isfinite(job.stop_at):
         return Plan(_budget(job), trainings, final_epochs)
     epoch_seconds = {trial.number: _epoch_seconds(job, trial, done) for trial in best}
-    # What a training costs besides: the head, tracing. The first trial found nothing traced.
+    # A run's time besides its epochs: the head, tracing. The first trial had to trace everything.
     first = next(trial for trial in done if trial.status == "COMPLETED")
     first_seconds = job.trial_epochs(first.values) * first.metrics.get("epoch_seconds", 0.0)
     other_seconds = first.seconds - first_seconds
@@ -108,7 +108,7 @@ def _make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journa
 
     def affordable() -> float:
         an_epoch = statistics.mean(epoch_seconds[number] for number, _ in trainings)
-        if not an_epoch:  # Nobody knows: the clock ends it.
+        if not an_epoch:  # Unknown: the clock ends it.
             return final_epochs
         return (seconds / len(trainings) - other_seconds) / an_epoch
 
@@ -119,9 +119,9 @@ def _make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journa
 
 
 def _epoch_seconds(job: experiment.Job, trial: journal.Trial, done: list[journal.Trial]) -> float:
-    """Return what an epoch of a trial's last training takes, by the trial or one like it.
+    """Return the seconds per epoch of a trial's final training run, from it or a similar trial.
 
-    0 where no trial had an epoch, as of B's on its first rung.
+    0 if no trial had an epoch, as on B's first rung.
     """
     timed = [one for one in done if "epoch_seconds" in one.metrics]
     if not timed:
@@ -135,13 +135,13 @@ def _epoch_seconds(job: experiment.Job, trial: journal.Trial, done: list[journal
 def _carry_out(
     job: experiment.Job, plan: Plan, values: dict[int, dict]
 ) -> tuple[experiment.Training, journal.Trial, families.Trained]:
-    """Train what is planned; return the best setting's training on its first fold.
+    """Carry out a plan; return the best setting's training run on its first fold.
 
-    values: of each trial, by its number.
+    values: the values of each trial, by number.
     """
     count, epochs = len(plan.trainings), standing.count(plan.epochs, "epoch")
     job.report(
-        f"\nLast training of {job.family.title}: {standing.count(count, 'training')} of {epochs}"
+        f"\nFinal training of {job.family.title}: {standing.count(count, 'run')} of {epochs}"
     )
     preset, seed = job.settings.preset, job.settings.seed
     folds = splits.folds(job.faces.manifest, job.effort.folds, seed)
@@ -167,9 +167,9 @@ def _carry_out(
 
 
 def export_networks(job: experiment.Job, trained: families.Trained, folder: Path) -> None:
-    """Write a trained network's .h5 and, of a fine-tuned one, that of its head before that.
+    """Write a trained network's .h5 and, if fine-tuning was kept, one from before fine-tuning.
 
-    The second is for the evaluation alone, so no fresh process has to read it.
+    The second is only for the evaluation, so no fresh process has to read it.
     """
     part = f"Export of {job.letter}"
     job.report(progress.Progress(part, 0, 1, "written, then read by a new process"))

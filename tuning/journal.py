@@ -1,6 +1,6 @@
-"""The journal of a search: its trials, in one JSON file that is the whole state.
+"""The journal of a search: one JSON file with its trials, which is the whole state.
 
-Each search's folder is held by one process at a time.
+Only one process at a time holds a search's folder.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from typing import Any
 
 from agegender import disk, hyperparameters
 
-# What an oracle with rungs adds to a trial's values.
+# Added to a trial's values by an oracle with rungs.
 RUNG, EPOCHS = f"{hyperparameters.OF_ORACLE}rung", f"{hyperparameters.OF_ORACLE}epochs"
 
 
 class SearchError(ValueError):
-    """The search cannot go on; the message says why and what to do."""
+    """The search cannot continue; the message says why and what to do."""
 
 
 @dataclasses.dataclass
@@ -29,7 +29,7 @@ class Trial:
 
     status: RUNNING, COMPLETED or FAILED.
     asked_after: how many results were known when it was proposed.
-    told: its place among the results, from 0, or None where it has none.
+    told: its place among the results, from 0, or None if it has none.
     """
 
     number: int
@@ -44,23 +44,23 @@ class Trial:
 
     @property
     def val_score(self) -> float:
-        """The score searched on; infinite where the trial failed."""
+        """The score that the search minimizes; infinite if the trial failed."""
         return self.metrics.get("val_score", math.inf)
 
     @property
     def rung(self) -> int | None:
-        """The rung that it was tried on, from 0; None where the search has none."""
+        """The rung that it was tried on, from 0; None if the search has no rungs."""
         return self.values.get(RUNG)
 
     @property
     def setting(self) -> dict[str, Any]:
-        """The values without what the oracle added for itself."""
+        """The values without those that the oracle added for itself."""
         return hyperparameters.setting(self.values)
 
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold a search's folder, or raise SearchError naming the process that does."""
+    """Hold a search's folder, or raise SearchError naming the process that holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
     with contextlib.ExitStack() as held:
@@ -69,7 +69,7 @@ def hold(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise SearchError(
                 f"{folder} is held by {path.read_text()}, which runs the same search (data, preset "
-                "and seed). Wait for it, or start another with SEED=."
+                "and seed). Wait for it to end, or start another search with SEED=."
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()}, started {time.strftime('%Y-%m-%d %H:%M:%S')}")
@@ -78,19 +78,19 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def read(path: Path) -> list[Trial]:
-    """Return the trials of a search, by number; SearchError where the file is not ours."""
+    """Return the trials of a search by number; SearchError if the file is not a journal."""
     if not path.exists():
         return []
     try:
         return [Trial(**entry) for entry in json.loads(path.read_text())]
     except (ValueError, TypeError) as error:
         raise SearchError(
-            f"{path} is not a search's journal ({error}). Move it away to start anew."
+            f"{path} is not a search's journal ({error}). Move it away to start over."
         ) from error
 
 
 def write(path: Path, trials: list[Trial]) -> None:
-    """Write the journal in one step."""
+    """Write the journal atomically."""
     disk.write(path, json.dumps([dataclasses.asdict(trial) for trial in trials], indent=1))
 
 
@@ -100,14 +100,14 @@ def count_settings(trials: list[Trial]) -> int:
 
 
 def best(trials: list[Trial], count: int = 1) -> list[Trial]:
-    """Return the best trials, one of each setting: of the longest trials, the lowest val_score.
+    """Return the best trials, one per setting: the longest first, then the lowest val_score.
 
-    Shorter trials follow: they have not shown what the setting is worth later; on B's first rung,
-    nothing about its fine-tuning. SearchError where none completed.
+    Shorter trials come later, as they don't show what a setting is worth in the end, and on B's
+    first rung nothing about its fine-tuning. Raises SearchError if none completed.
     """
     completed = [trial for trial in trials if trial.status == "COMPLETED"]
     if not completed:
-        raise SearchError("No trial of this search completed: nothing to train.")
+        raise SearchError("No trial of this search completed, so there is nothing to train.")
     found: list[Trial] = []
     for trial in sorted(completed, key=lambda trial: (-(trial.rung or 0), trial.val_score)):
         if trial.setting not in [one.setting for one in found]:

@@ -1,9 +1,9 @@
 """The search's own oracle: many short trials near good settings, then longer trials of the best.
 
-Asynchronous successive halving (ASHA, Li et al., MLSys 2020), whose new settings come from a
-mixture as in PriorBand (Mallik et al., NeurIPS 2023). A longer trial starts anew: to go on where
-the short one ended would save a quarter of the time, but the learning rate would not have come down
-when the trials are compared.
+The method is asynchronous successive halving (ASHA, Li et al., MLSys 2020). New settings come from
+a mixture as in PriorBand (Mallik et al., NeurIPS 2023). A longer trial starts over. Resuming the
+short one would save a quarter of the time, but trials would be compared before their learning rate
+has come down.
 """
 
 import random
@@ -17,22 +17,22 @@ from agegender import hyperparameters
 from tuning import journal
 
 # Shares of new settings drawn from the whole space, from around the defaults, and from around the
-# best so far; before there is a best, from the first two alone.
+# best so far. Before there is a best, only the first two are used.
 SHARES = (0.15, 0.25, 0.6)
-# Width of the neighbourhoods, as a share of a parameter's range, and how many parameters change.
+# Width of a neighbourhood, as a share of a parameter's range, and share of parameters that change.
 DEVIATION, CHANGED = 0.2, 0.6
 
 
 class Oracle(keras_tuner.Oracle):
-    """Proposes a setting on the first rung, or one again on the next rung.
+    """Proposes a new setting on the first rung, or an earlier one again on its next rung.
 
-    rungs: epochs of a trial on each rung, ascending. Where the first has none, the defaults begin
-        on the last one.
-    factor: the best 1/factor of a rung's trials go to the next one.
-    known: good settings of earlier searches, the best first. After the defaults they are tried
-        again; until there are own results, new settings are drawn from around them.
+    rungs: epochs of a trial on each rung, ascending. If the first has none, the defaults start on
+        the last one.
+    factor: the best 1/factor of a rung's trials move to the next one.
+    known: good settings of earlier searches, the best first. They are tried again after the
+        defaults. Until this search has results, new settings are drawn from around them.
 
-    What it proposes depends on these and on what it was asked and told, in that order.
+    Proposals depend only on the arguments and on the sequence of requests and results.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class Oracle(keras_tuner.Oracle):
         self.rungs, self.factor, self.known = list(rungs), factor, list(known)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Return what to try next, as Keras Tuner asks for it."""
+        """Return what to try next, in Keras Tuner's format."""
         values, rung = self._promoted() or (self._new(), 0)
         if not self.trials and not self.rungs[0]:
-            # Trials without an epoch tell neither the pace of one nor whether epochs pay.
+            # Trials without epochs show neither how long one takes nor whether epochs pay off.
             rung = len(self.rungs) - 1
         values |= {journal.RUNG: rung, journal.EPOCHS: self.rungs[rung]}
         return {"status": "RUNNING", "values": values}
 
     def on_rung(self, rung: int) -> list[dict[str, Any]]:
-        """Return the settings that completed a rung, the best first."""
+        """Return the settings that completed a rung, best first."""
         done = [
             trial
             for trial in (self.trials[trial_id] for trial_id in self.end_order)
@@ -67,7 +67,7 @@ class Oracle(keras_tuner.Oracle):
         ]
 
     def _promoted(self) -> tuple[dict[str, Any], int] | None:
-        """Return a setting that has earned the next rung, and that rung; the highest one first."""
+        """Return a setting that earned its next rung, and that rung, highest first; or None."""
         for rung in reversed(range(1, len(self.rungs))):
             below = self.on_rung(rung - 1)
             begun = [
@@ -81,7 +81,7 @@ class Oracle(keras_tuner.Oracle):
         return None
 
     def _new(self) -> dict[str, Any]:
-        """Return a setting that may not have been tried."""
+        """Return a new setting; it may happen to repeat an earlier one."""
         begun = [t for t in self.trials.values() if not t.hyperparameters.values[journal.RUNG]]
         if self.trials and len(begun) < len(self.known):
             return dict(self.known[len(begun)])
@@ -103,7 +103,7 @@ class Oracle(keras_tuner.Oracle):
 
 
 def _draw(parameter: kinds.HyperParameter, near: Any, generator: random.Random) -> Any:
-    """Return a value from the whole range of a parameter, or from around the value `near`."""
+    """Return a value from a parameter's whole range or, given `near`, from around it."""
     anywhere = parameter.prob_to_value(generator.random())
     if near is None or isinstance(parameter, kinds.Fixed):
         return anywhere

@@ -1,4 +1,4 @@
-"""The training of a released model: all of it is fixed before, and nothing is chosen."""
+"""Train a model for release: everything is fixed beforehand, nothing is chosen."""
 
 import dataclasses
 import math
@@ -15,16 +15,15 @@ from tuning import experiment, families, finalists, journal
 def train_release(name: str, job: experiment.Job) -> Path:
     """Train a model of config.RELEASES on training and validation faces; return its folder.
 
-    All is fixed before: the defaults of the full space with the release's own changes, epochs and
-    seed; the last epoch is kept. A shorter training without the validation faces, in a child run,
-    gives their predictions, on which age intervals and abstention are calibrated; it errs more, so
-    they are wide: in the first releases 94.7 % of the test for A, 89.8 % for B. The folder is as
-    `train_finalists` leaves it, with these predictions in records.HELD_OUT. Nothing is done where
-    it is complete.
+    It takes the full space's defaults with the release's own changes, epochs and seed, and keeps
+    the last epoch. A shorter child run without the validation faces predicts them, to calibrate age
+    intervals and abstention. Its errors are larger, so the intervals are wide: in the first
+    releases they held 94.7 % of the test for A, 89.8 % for B. The folder is as `train_finalists`
+    leaves it, plus these predictions in records.HELD_OUT. Nothing is done if it is complete.
     """
     candidate = job.folder / records.CANDIDATE
     if (candidate / records.RECORD).exists():
-        job.report(f"{name} is trained: {candidate}.")
+        job.report(f"{name} is already trained: {candidate}.")
         return candidate
     release = config.RELEASES[name]
     settings = dataclasses.replace(
@@ -48,7 +47,7 @@ def train_release(name: str, job: experiment.Job) -> Path:
         trained = _train_parts(name, job, parent_run_id)
     _, calibration, calibrated = trained["calibration"]
     finalists.export_networks(job, trained["final"][2], candidate)
-    # As the released network, it averages over the mirror image.
+    # Like the released network, it averages over the mirror image.
     held_out = predict.table(export.with_mirror(calibrated.network), job.faces, "validation")
     records.write_predictions(held_out, candidate / records.HELD_OUT)
     dataclasses.replace(

@@ -1,4 +1,4 @@
-"""A registered version trained again, to see whether the result is the same."""
+"""Train a registered version again, to see whether the result is the same."""
 
 import json
 import math
@@ -13,25 +13,25 @@ from agegender.networks import backbones
 from agegender.registry import tracking
 from tuning import experiment, families, retrain
 
-# What a version must be tagged with to be trained again, besides the measures.
+# Tags that a version needs to be trained again, besides the measures.
 NEEDED = ("settings", "epochs", "epochs_trained", "seed", "preset", "tier", "data.digest")
-# Fewer leave a prediction interval so wide that little falls outside it.
+# With fewer, the prediction interval is so wide that little falls outside it.
 OTHER_SEEDS = 4
 SURROUNDINGS = ("git.commit", "lock.sha256", "backend", "device")
 
 
 def needed(version: dict[str, str], name: str) -> dict[str, str]:
-    """Return a version's tags; ValueError where it lacks what it takes to train it again."""
+    """Return a version's tags; ValueError if it lacks those needed to train it again."""
     if "release" in version:
         model = version["release"].removeprefix(records.PREFIX)
         raise ValueError(
-            f"{name} was released, and trained without validation: `make release MODEL={model}` "
-            "trains it again."
+            f"{name} is a release, trained without validation. `make release MODEL={model}` trains "
+            "it again."
         )
     if lacking := [tag for tag in (*NEEDED, *retrain.MEASURES) if tag not in version]:
         raise ValueError(
-            f"{name} has no tags {', '.join(lacking)}: it was registered before these were kept. "
-            "Register it again with `make promote`."
+            f"{name} has no tags {', '.join(lacking)} because it was registered before these "
+            "were kept. Register it again with `make promote`."
         )
     return version
 
@@ -41,13 +41,13 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train a registered version again: with its own seed, then with further ones.
 
-    version: its tags and run_id; name: its model and version, as "age-gender-A/3".
-    seeds: how many further ones; None for OTHER_SEEDS, and only if its own seed gives other
+    version: its tags and run_id. name: its model and version, like "age-gender-A/3".
+    seeds: number of further seeds. None: OTHER_SEEDS, and only if its own seed gives different
         numbers.
 
-    Return `compare_with_registered` and, under "differs", what else is not as it was. ValueError
-    where the data are others, where its backbone is missing, and for a B that was cut short before
-    its fine-tuning.
+    Return `compare_with_registered` and, under "differs", what else has changed. Raises ValueError
+    if the data differ, if its backbone is missing, or for a B that was cut short before its
+    fine-tuning.
     """
     values = _check(job, version, name)
     now = experiment.origin(job)
@@ -81,30 +81,30 @@ def reproduce(
         result |= {"differs": differs, "trainings": table.to_dict("records")}
         tracking.log_text(run_id, json.dumps(result, indent=1), "reproduction.json")
         tracking.set_tags(run_id, {"verdict": result["verdict"]})
-    path.unlink()  # What was found is in the store; asked again, it is trained again.
+    path.unlink()  # The result is in the store. The next call trains again.
     job.report("\n".join(_told(result, name, len(table) - 1)))
     return result
 
 
 def _check(job: experiment.Job, version: dict[str, str], name: str) -> dict[str, Any]:
-    """Return the values of a version that can be trained again here; else ValueError."""
+    """Return a version's values; ValueError if it cannot be trained again here."""
     if job.faces.digest != version["data.digest"]:
         raise ValueError(
             f"{name} was trained on data with digest {version['data.digest']}; these faces "
             f"have {job.faces.digest}. Give the same pictures with DATA=, in an environment from "
-            "the same requirements.lock: digests are of the decoded pixels and of their split."
+            "the same requirements.lock: the digest covers the decoded pixels and their split."
         )
     backbone = version["backbone"]
     if backbone not in ("none", *backbones.available(families.weights(job.cache))):
         raise ValueError(
-            f"The weights of {backbone} are missing: python -m pipelines.fetch_backbones {backbone}"
+            f"Weights of {backbone} missing: run python -m pipelines.fetch_backbones {backbone}"
         )
     values = json.loads(version["settings"])
     head_epochs = job.family.first_epochs(job.settings)
     if int(version["epochs_trained"]) < head_epochs + (values.get("unfrozen_share", 0) > 0):
         raise ValueError(
-            f"{name} was cut short by MINUTES while its head was warming up, at a moment that no "
-            "other training would meet. Reproduce a version that had the time."
+            f"MINUTES cut {name} short while its head was warming up, at a moment that no other "
+            "run would hit. Reproduce a version that had enough time."
         )
     return values
 
@@ -112,12 +112,12 @@ def _check(job: experiment.Job, version: dict[str, str], name: str) -> dict[str,
 def compare_with_registered(
     registered: dict[str, float], same_seed: dict[str, float], others: pd.DataFrame
 ) -> dict[str, Any]:
-    """Return whether a model's validation numbers came again, for MAE in years and for accuracy.
+    """Return whether a model's validation MAE, in years, and accuracy were reproduced.
 
-    registered: the numbers as registered, with 4 digits; same_seed: those of the training with the
-    same seed; others: a row each further seed, or none. Per measure: registered, same_seed,
-    difference and, where there are others, low, high, inside (their prediction interval). It is
-    reproduced where all numbers of the same seed are the registered ones, or both measures lie
+    registered: the registered numbers, with 4 digits. same_seed: those of the run with the same
+    seed. others: one row per further seed, or none. Each measure gets registered, same_seed,
+    difference and, if there are others, low, high, inside (their prediction interval). The model is
+    reproduced if all numbers of the same seed are the registered ones, or if both measures are
     inside.
     """
     measures = {}
@@ -141,10 +141,10 @@ def compare_with_registered(
 
 
 def prediction_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval for a new observation from the distribution that gave these.
+    """Return the 95 % interval for a new observation from the distribution of these values.
 
-    mean -+ t s sqrt(1 + 1/n), of n normal values, 2 or more; with 2 it is some 15 s wide to each
-    side.
+    It is mean -+ t s sqrt(1 + 1/n) for n normal values, 2 or more. With 2, it extends about 15 s to
+    each side.
     """
     count, deviation = len(values), np.std(values, ddof=1)
     scale = deviation * math.sqrt(1 + 1 / count)
@@ -153,7 +153,7 @@ def prediction_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def _told(result: dict[str, Any], name: str, others: int) -> list[str]:
-    """Say in lines what was found with this number of other seeds."""
+    """Return the result with this number of other seeds as lines of text."""
     lines = []
     for measure, found in result["measures"].items():
         line = f"{measure}: registered {found['registered']:.4g}, "

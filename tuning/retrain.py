@@ -1,7 +1,7 @@
-"""Settings trained again with several seeds, to see which differ by more than chance.
+"""Train settings again with several seeds, to see which differ by more than chance.
 
-Every training is on the manifest's own split, for the same number of epochs, and kept in a file as
-soon as it ends, so that interrupted work goes on. The test is not looked at.
+Every training run uses the manifest's own split and the same number of epochs. It is saved to a
+file as soon as it ends, so interrupted work can resume. The test faces are not used.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ MEASURES = ("val_score", "val_age_mae", "val_gender_accuracy")
 class Plan:
     """Settings, each to be trained with each seed.
 
-    chosen: the values of each setting, by its number; names: what the settings are called.
-    epochs: of every training.
-    counted_epochs: the best epoch is one of the first this many, for a training that was cut short;
+    chosen: the values of each setting, by number. names: the settings' names, by number.
+    epochs: of every training run.
+    counted_epochs: the best epoch is one of the first this many, for a run that was cut short;
         None: one of all.
     """
 
@@ -48,9 +48,9 @@ def compare_best(
 ) -> pd.DataFrame:
     """Compare the best `count` settings of a search; return their `standing`.
 
-    epochs: None for those of the candidate or, without a candidate, of a trial.
+    epochs: None: as many as the candidate had or, without a candidate, a trial.
 
-    SearchError where the search has no completed trial.
+    Raises SearchError if the search has no completed trial.
     """
     done = journal.read(job.folder / records.JOURNAL)
     if not done:
@@ -71,9 +71,9 @@ def compare_best(
 
 
 def ablate(job: experiment.Job, *, seeds: int, epochs: int | None) -> pd.DataFrame:
-    """Compare the full space's defaults with these after one of config.ABLATIONS each.
+    """Compare the full space's defaults with the same after one of config.ABLATIONS each.
 
-    epochs: None for those of a trial. Return their `standing`.
+    epochs: None: as many as a trial. Return their `standing`.
     """
     changes = config.ABLATIONS[job.letter]
     defaults = families.defaults(job.family, job.cache)
@@ -92,7 +92,7 @@ def _seeds(job: experiment.Job, count: int) -> range:
 
 
 def _compare(job: experiment.Job, plan: Plan, role: str) -> pd.DataFrame:
-    """Carry out a plan in one parent run with the tables; return the `standing`.
+    """Carry out a plan in one parent run, with tables; return the `standing`.
 
     role: of the parent run.
     """
@@ -118,12 +118,12 @@ def _compare(job: experiment.Job, plan: Plan, role: str) -> pd.DataFrame:
 
 
 def retrain(job: experiment.Job, plan: Plan, *, path: Path, parent_run_id: str) -> pd.DataFrame:
-    """Carry out a plan, a child run a training; return one row a training.
+    """Carry out a plan with one child run per training; return one row per training.
 
-    job: a training that would likely end after its stop_at is not started.
-    path: the finished trainings; what is there is not repeated.
+    job: a training run that would likely end after its stop_at is not started.
+    path: the file of finished training runs, which are not repeated.
 
-    Columns: trial, seed, epochs, the MEASURES (missing where it diverged), seconds, run_id and
+    Columns: trial, seed, epochs, the MEASURES (missing if it diverged), seconds, run_id and
     parent_run_id.
     """
     finished = json.loads(path.read_text()) if path.exists() else []
@@ -150,7 +150,7 @@ def retrain(job: experiment.Job, plan: Plan, *, path: Path, parent_run_id: str) 
             )
         rows.append(row)
     if missing:
-        job.report(f"Out of time; the same command trains what is missing: {', '.join(missing)}.")
+        job.report(f"Out of time. The same command trains the rest: {', '.join(missing)}.")
     columns = ["trial", "seed", "epochs", *MEASURES, "seconds", "run_id", "parent_run_id"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -158,7 +158,7 @@ def retrain(job: experiment.Job, plan: Plan, *, path: Path, parent_run_id: str) 
 def _train(
     job: experiment.Job, training: experiment.Training, counted_epochs: int | None
 ) -> dict[str, Any]:
-    """Return what is kept of one training: no measure where it diverged."""
+    """Return the record of one training run, without measures if it diverged."""
     started = time.monotonic()
     row: dict[str, Any] = {"parent_run_id": training.parent_run_id}
     try:
@@ -175,11 +175,11 @@ def _train(
 
 
 def standing(trainings: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a setting, the lowest mean val_score first, from a row a training.
+    """Return one row per setting, lowest mean val_score first, from one row per training run.
 
-    Columns: trial, seeds (n), mean and standard deviation of each measure, and like_best: whether
-    its val_score does not clearly differ from the best one's at 95 % (Tukey 1949, Kramer 1956). It
-    is true of all where a setting has fewer than 2 seeds.
+    Columns: trial, seeds (n), mean and standard deviation of each measure, and like_best: True if
+    its val_score does not clearly differ from the best one's at 95 % (Tukey 1949, Kramer 1956).
+    like_best is True for all if any setting has fewer than 2 seeds.
     """
     groups = trainings.dropna(subset=["val_score"]).groupby("trial")
     summary = groups.size().to_frame("seeds")
@@ -195,8 +195,8 @@ def standing(trainings: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclusion(summary: pd.DataFrame) -> str:
-    """Say in a line which settings of a `standing` could as well be the best."""
+    """Return a line naming the settings of a `standing` that could also be the best."""
     if len(summary) < 2 or summary.seeds.min() < 2:
-        return "A comparison takes at least 2 settings, and 2 seeds of each."
+        return "A comparison takes at least 2 settings with 2 seeds each."
     others = ", ".join(map(str, summary[summary.like_best].trial[1:])) or "none"
     return f"Best mean: setting {summary.trial[0]}. No clear difference from it at 95 %: {others}."

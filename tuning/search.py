@@ -1,9 +1,9 @@
 """A search: trials, budget, resume.
 
-Keras Tuner's oracles propose; this loop asks, runs and tells, several trials at once if wanted. The
-journal, one JSON file written atomically when a trial begins and when it ends, is the whole state:
-an oracle is a function of its seed and of what it was asked and told, in that order, so a restart
-replays the journal instead of trusting a pickled optimiser, and takes up what was running.
+Keras Tuner's oracles propose settings. This loop runs them, several at once if wanted, and reports
+the results. The journal, one JSON file written atomically when a trial starts or ends, is the whole
+state. An oracle depends only on its seed and the sequence of requests and results, so a restart
+replays the journal instead of trusting a pickled optimiser, then resumes the interrupted trials.
 """
 
 import concurrent.futures
@@ -37,12 +37,12 @@ Proposal = tuple[dict[str, Any], Tell]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which settings are tried, and for how long.
+    """The settings to try, and for how long.
 
     space: declares the hyperparameters to search.
     algorithm: a key of ALGORITHMS.
-    fewest_trials: this many are run even if the time is over.
-    rungs, factor, known: of "priorband", see `oracle.Oracle`.
+    fewest_trials: this many are run even if time is up.
+    rungs, factor, known: for "priorband", see `oracle.Oracle`.
     """
 
     space: Callable[[keras_tuner.HyperParameters], object]
@@ -59,19 +59,19 @@ def make_oracle(plan: Plan, directory: str) -> keras_tuner.Oracle:
     """Return Keras Tuner's oracle over all parameters of the space, to minimise val_score."""
     parameters = keras_tuner.HyperParameters()
     plan.space(parameters)
-    # Repeated proposals are answered from the journal, so the oracle may see more than it runs.
+    # Repeated proposals are answered from the journal, so the oracle may see more than are run.
     budget: dict[str, Any] = {"max_trials": 20 * plan.most_trials}
     if plan.algorithm == "hyperband":
         budget = {"max_epochs": 9, "factor": 3}
     elif plan.algorithm == "priorband":
         budget |= {"rungs": plan.rungs, "factor": plan.factor, "known": plan.known}
     elif plan.algorithm == "bayesian":
-        # Left to itself it draws three random settings a dimension: more than a short search has.
+        # By default it draws three random settings per dimension, more than a short search has.
         budget["num_initial_points"] = 4
     made = ALGORITHMS[plan.algorithm](
         objective=keras_tuner.Objective("val_score", "min"),
         hyperparameters=parameters,
-        # Keras Tuner takes seed 0 for 'none given'.
+        # Keras Tuner takes seed 0 to mean 'none given'.
         seed=plan.seed + 1,
         max_consecutive_failed_trials=10**9,
         **budget,
@@ -82,17 +82,17 @@ def make_oracle(plan: Plan, directory: str) -> keras_tuner.Oracle:
 
 
 def proposals(asked: keras_tuner.Oracle) -> Iterator[Proposal | None]:
-    """Yield (values, tell), each setting once, the defaults first; ends when the space is spent.
+    """Yield (values, tell) once per setting, defaults first, until the space is exhausted.
 
-    tell(score) reports a result, None for a failure. None is yielded where the oracle waits for
-    results. A setting proposed again, as Keras Tuner's Bayesian search does, is answered with the
-    score it got (none yet, while it runs) and not yielded.
+    tell(score) reports a result, or None for a failure. None is yielded while the oracle waits for
+    results. Keras Tuner's Bayesian search may propose a setting again. It is then not yielded but
+    answered with its score, or None while it is running.
     """
     told: dict[str, float | None] = {}
     count = 0
     while True:
-        # Of the same client the oracle would think that it asks again for what it has.
-        # Its matrices are so small that threads only wait for each other.
+        # For a name that it knows, the oracle would return the trial it gave out before.
+        # Its matrices are so small that threads would only wait for each other.
         with threadpoolctl.threadpool_limits(1):
             trial = asked.create_trial(f"search {count}")
         if trial.status != "RUNNING":
@@ -126,13 +126,13 @@ def proposals(asked: keras_tuner.Oracle) -> Iterator[Proposal | None]:
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """What runs trials.
+    """Callbacks that run trials.
 
-    run: trains the values of a trial and returns it with its result; called in threads.
-    forget: gets each trial once its result is in the journal, and again where the search goes on.
+    run: trains a trial's values and returns the trial with its result; called in threads.
+    forget: gets each trial once its result is in the journal, and again when the search resumes.
     follow: gets all results after each new one.
-    stop: called when the search ends, to end what runs or could run trials.
-    name: what the search's progress is reported under.
+    stop: called when the search ends, to end whatever runs or could run trials.
+    name: the label of the search's progress.
     """
 
     run: Callable[[journal.Trial], journal.Trial]
@@ -151,14 +151,14 @@ def search(
     stop_at: float = math.inf,
     report: progress.Report = progress.plain,
 ) -> list[journal.Trial]:
-    """Run trials until the plan's are run or no time is left; return the finished, in order.
+    """Run trials until the plan is complete or time is up; return the finished ones in order.
 
-    runner: what its `run` raises is recorded as a failed trial with its traceback; five in a row
-        raise SearchError. A SearchError and a full disk (OSError) end the search at once.
-    path: the journal. Finished trials of an earlier, interrupted call in it are taken as they are;
-        those that were running are run first, under their numbers.
-    workers: how many trials run at once.
-    stop_at: on time.monotonic()'s clock; a trial that would likely end later is not started, unless
+    runner: an exception from its `run` is recorded as a failed trial with its traceback; five in a
+        row raise SearchError. A SearchError or a full disk (OSError) ends the search at once.
+    path: the journal. Trials that an earlier, interrupted call finished are taken as they are.
+        Those that were running are run first, under their numbers.
+    workers: number of trials that run at once.
+    stop_at: on time.monotonic()'s clock. A trial that would likely end later is not started, unless
         there are fewer than the plan's `fewest_trials`.
     """
     with tempfile.TemporaryDirectory() as directory:
@@ -174,10 +174,10 @@ def search(
 
 
 class _Search:
-    """A search under way.
+    """A running search.
 
-    trials: by number; results: those that ended, in the order in which they did.
-    asks, tells: what the oracle proposes, and how it is told the result of each trial that runs.
+    trials: by number. results: the trials that ended, in the order of ending.
+    asks: the oracle's proposals. tells: functions that tell it the result of each running trial.
     """
 
     def __init__(
@@ -197,14 +197,14 @@ class _Search:
         self.results = sorted(ended, key=lambda trial: trial.told or 0)
         self.waiting = [trial for trial in self.trials if trial.told is None]
         for trial in self.results:
-            runner.forget(trial)  # It may have been killed before it could.
+            runner.forget(trial)  # An earlier call may have been killed before doing so.
         if self.trials:
             finished = standing.count(len(ended), "finished trial")
             interrupted = f", {len(self.waiting)} interrupted" if self.waiting else ""
-            report(f"  Going on from {finished}{interrupted}.")
+            report(f"  Resuming after {finished}{interrupted}.")
 
     def replay(self) -> None:
-        """Ask and tell the oracle what it was asked and told."""
+        """Repeat the earlier requests and results to the oracle."""
         for count in range(len(self.results) + 1):
             for trial in self.trials:
                 if trial.asked_after == count:
@@ -212,7 +212,7 @@ class _Search:
                     if tell is None or values != trial.values:
                         raise journal.SearchError(
                             f"{self.path} was written by another search: trial {trial.number} had "
-                            f"{trial.values}, this search would try {values}. Move it away."
+                            f"{trial.values}, this one would try {values}. Move the file away."
                         )
                     self.tells[trial.number] = tell
             if count < len(self.results):
@@ -238,10 +238,10 @@ class _Search:
                         self.keep(future.result())
                     self.check_failures()
             finally:
-                self.runner.stop()  # Before the threads are waited for.
+                self.runner.stop()  # before waiting for the threads
 
     def next_trial(self) -> journal.Trial | None:
-        """Return the trial to run next; None where there is none, or none yet."""
+        """Return the trial to run next; None if there is none, or none yet."""
         if self.waiting:
             return self.waiting.pop(0)
         if len(self.trials) >= self.plan.most_trials:
@@ -261,12 +261,12 @@ class _Search:
         return trial
 
     def attempt(self, trial: journal.Trial) -> journal.Trial:
-        """Run a trial; return it with its result or, where it raises, as failed."""
+        """Run a trial; return it with its result or, if it raises, as failed."""
         started = time.monotonic()
         try:
             return self.runner.run(trial)
         except Exception as error:
-            # A full disk is no trial's fault.
+            # A full disk is not the trial's fault.
             if isinstance(error, journal.SearchError) or disk.full(error, Path.cwd()):
                 raise
             message = traceback.format_exc()
@@ -274,7 +274,7 @@ class _Search:
             return dataclasses.replace(trial, status="FAILED", message=message, seconds=seconds)
 
     def keep(self, ended: journal.Trial) -> None:
-        """Put a trial that has ended into the journal; then tell the oracle and the user."""
+        """Record an ended trial in the journal; then tell the oracle and the user."""
         trial = dataclasses.replace(ended, told=len(self.results))
         self.trials[trial.number - 1] = trial
         self.results.append(trial)
@@ -291,7 +291,7 @@ class _Search:
         self.tells.pop(trial.number)(trial.val_score if trial.status == "COMPLETED" else None)
 
     def show(self) -> None:
-        """Say how far the search is."""
+        """Report the progress of the search."""
         self.report(
             standing.progress_of(
                 self.results, self.plan.most_trials, self.stop_at, self.runner.name
@@ -299,7 +299,7 @@ class _Search:
         )
 
     def check_failures(self) -> None:
-        """Raise SearchError where the last trials all failed."""
+        """Raise SearchError if the last trials all failed."""
         last = self.results[-MOST_FAILURES_IN_A_ROW:]
         if [trial.status for trial in last] == ["FAILED"] * MOST_FAILURES_IN_A_ROW:
             raise journal.SearchError(

@@ -1,10 +1,10 @@
-"""What is searched: the one table of ranges and defaults, for A and for B.
+"""The search spaces: one table of ranges and defaults for A and B.
 
 A space declares its parameters on Keras Tuner's HyperParameters and returns the family's record of
-them, see `agegender.hyperparameters`. The defaults are good settings on their own and always trial
-1. `tier` says how many parameters a search has the time for: "short" tries the few that matter most
-and leaves the others at their defaults, "quick" stays on small pictures to the end, "full" tries
-all, "notebook" searches nothing and stands for the networks and settings of the student notebook.
+them (see `agegender.hyperparameters`). The defaults are good settings on their own and always trial
+1. `tier` says how many parameters a search has time for. "short" tries the few that matter most and
+leaves the others at their defaults. "quick" also stays on small pictures to the end. "full" tries
+all. "notebook" searches nothing and stands for the student notebook's networks and settings.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ import keras_tuner
 from agegender import hyperparameters
 
 TIERS = ("quick", "short", "full", "notebook")
-# From so many epochs on, A over-fits with the weak augmentation that pays in a few.
+# From this many epochs on, A overfits with the weak augmentation that pays off in fewer.
 LONG_EPOCHS = 32
 LAST_SIZE_PIXELS = {"short": 96}
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of several values; short: also searched where time is short."""
+    """One of several values; short: also searched when time is short."""
 
     values: list[Any]
     short: bool = False
@@ -31,7 +31,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """A number between two; when: the parameter and the value of it for which this one counts."""
+    """A number in a range; when: a parameter and the value it needs for this one to count."""
 
     low: float
     high: float
@@ -110,8 +110,8 @@ PRETRAINED: Table = {
     "contrast": Real(0.0, 0.5, when=("views", "fresh")),
     "erasing": Real(0.0, 0.5, when=("views", "fresh")),
 }
-# The full tier begins with the released A, which pays in 50 epochs and more; the short one with
-# what gets furthest in the few epochs that 20 minutes have.
+# The full tier starts with the released A, which pays off from 50 epochs on. The short one starts
+# with what gets furthest in the few epochs that fit into 20 minutes.
 SHORT_SCRATCH = {
     "internal_size_pixels": 64,
     "activation": "relu",
@@ -120,7 +120,7 @@ SHORT_SCRATCH = {
     "mixing": 0.0,
 }
 DEFAULTS = {
-    # Drawn faces are further from what the backbone knows than photos are.
+    # Drawn faces differ more from what the backbone knows than photos do.
     "quick": (SHORT_SCRATCH, {"internal_size_pixels": 128, "learning_rate": 2e-4}),
     "short": (SHORT_SCRATCH, {}),
     "full": ({}, {}),
@@ -133,7 +133,7 @@ NOTEBOOK = {
     "warmup": 0.0,
     "batch_size": 32,
     "age_loss": "mse",
-    "age_weight": 400.0,  # which undoes the loss's unit of 20 years
+    "age_weight": 400.0,  # undoes the loss's unit of 20 years
     "gender_weight": 1.0,
 }
 NOTEBOOK_SCRATCH = NOTEBOOK | {
@@ -154,17 +154,17 @@ NOTEBOOK_PRETRAINED = NOTEBOOK | {
 def scratch(hp: keras_tuner.HyperParameters, tier: str) -> hyperparameters.Scratch:
     """Declare network A's parameters; return the record of their values.
 
-    ValueError for an unknown tier.
+    Raises ValueError for an unknown tier.
     """
     _check(tier)
     if tier == "notebook":
         hp.Fixed("architecture", "notebook")
         return hyperparameters.Scratch(**NOTEBOOK_SCRATCH)
     defaults = hyperparameters.Scratch(**DEFAULTS[tier][0])
-    # In the full tier each strength is searched by itself.
+    # The full tier searches each augmentation's strength separately.
     table = {n: p for n, p in SCRATCH.items() if tier != "full" or n != "augmentation_strength"}
     if tier == "quick":
-        # Each width is a step to trace, for as long as a trial on drawn faces takes.
+        # Each width needs its own traced step, which takes as long as a trial on drawn faces.
         table |= {"width": Choice([defaults.width])}
     return dataclasses.replace(defaults, **_declare(hp, table, defaults, tier))
 
@@ -174,8 +174,8 @@ def pretrained(
 ) -> hyperparameters.Pretrained:
     """Declare network B's parameters; return the record of their values.
 
-    at_hand: the backbones whose weights are here, the preferred one first. The notebook's is VGG16
-    where it is at hand. ValueError for an unknown tier.
+    at_hand: the backbones with available weights, the preferred one first. The notebook's is VGG16
+    if available. Raises ValueError for an unknown tier.
     """
     _check(tier)
     if tier == "notebook":
@@ -198,9 +198,9 @@ def _declare(
     defaults: hyperparameters.Fitting,
     tier: str,
 ) -> dict[str, Any]:
-    """Declare a table's parameters in its order; return their values.
+    """Declare a table's parameters in order; return their values.
 
-    A parameter that does not count for the values before it is not declared.
+    A parameter is not declared if the values before it don't meet its `when`.
     """
     values: dict[str, Any] = {}
     for name, searched in table.items():
@@ -226,12 +226,12 @@ def _declare(
 
 
 def for_epochs(config: hyperparameters.Scratch, epochs: int, tier: str) -> hyperparameters.Scratch:
-    """Return A's configuration for a last training of so many epochs.
+    """Return A's configuration for a final training run of this many epochs.
 
-    The trials of the tiers with little time see smaller pictures, and are too short to show what
-    strong augmentation and mixing are worth in LONG_EPOCHS. So these are not searched there: the
-    last training takes its size from LAST_SIZE_PIXELS and a long one the rest from the full tier's
-    defaults.
+    Trials in the tiers with little time see smaller pictures and are too short to show what strong
+    augmentation and mixing are worth in LONG_EPOCHS. So the final run takes its size from
+    LAST_SIZE_PIXELS. A long one also takes the full tier's mixing and at least its augmentation
+    strength.
     """
     size_pixels = LAST_SIZE_PIXELS.get(tier, config.internal_size_pixels)
     config = dataclasses.replace(config, internal_size_pixels=size_pixels)

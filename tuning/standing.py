@@ -1,4 +1,4 @@
-"""What a search says on the terminal: a line a result, how far it is, the best settings."""
+"""Terminal output of a search: one line per result, the progress, the best settings."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ MOST_SHOWN = 5
 
 
 def measured(trial: journal.Trial) -> str:
-    """Return what a completed trial reached, and in what time."""
+    """Return a completed trial's scores and time as text."""
     return (
         f"val_score {trial.val_score:.3f}  {trial.metrics['val_age_mae']:5.2f} years  "
         f"gender {trial.metrics['val_gender_accuracy']:.3f}  {trial.seconds:4.0f} s"
@@ -23,7 +23,7 @@ def measured(trial: journal.Trial) -> str:
 def result_line(results: list[journal.Trial]) -> str:
     """Return a line with the last result, marked if it is the best so far.
 
-    Of a first rung, only the best so far is worth a line; "" for the others.
+    On the first rung, only the best so far gets a line; the others get "".
     """
     trial = results[-1]
     line = f"  trial {trial.number:>2}  "
@@ -37,7 +37,7 @@ def result_line(results: list[journal.Trial]) -> str:
 def progress_of(
     results: list[journal.Trial], most_trials: int, stop_at: float, name: str
 ) -> progress.Progress:
-    """Return how far a search is: trials, of how many at this pace, the best, the time left."""
+    """Return a search's progress: trials done and expected at this pace, the best, time left."""
     total, seconds_left, note = most_trials, stop_at - time.monotonic(), ""
     if results:
         pace = max(1e-9, statistics.mean(trial.seconds for trial in results))
@@ -53,12 +53,12 @@ def progress_of(
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where there are several."""
+    """Return a number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def leaders(trials: list[journal.Trial]) -> list[str]:
-    """Return lines with the best settings and in what each differs from the first, the defaults."""
+    """Return lines with the best settings and how each differs from trial 1, the defaults."""
     settings = count(journal.count_settings(trials), "setting")
     lines = [f"  Best of {settings} in {count(len(trials), 'trial')}:"]
     defaults = trials[0].setting

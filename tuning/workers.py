@@ -1,7 +1,7 @@
-"""Functions run in other processes: what they leak, these take along; what they break, dies.
+"""Run functions in other processes, so that leaks and crashes end with those processes.
 
-The processes are forked from one that has imported everything and computed nothing, so that a
-trial pays for no import; where forking is not safe (macOS), each imports for itself.
+The processes are forked from one that has imported everything and computed nothing, so trials spend
+no time on imports. If forking is not safe (macOS), each process imports for itself.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 20
 
 @dataclasses.dataclass
 class _Worker:
-    """A process, the pipe to it, its calls so far, and its memory after the first in bytes."""
+    """A process, the pipe to it, its calls so far, and its memory in bytes after the first."""
 
     process: Any
     connection: Any
@@ -42,7 +42,7 @@ class _Worker:
     first_memory: int = 0
 
     def is_worn(self, memory: int) -> bool:
-        """Count a trial; say whether the next one is better off in a new process."""
+        """Count a trial; return whether the next one should get a new process."""
         self.served += 1
         self.first_memory = self.first_memory or memory
         return self.served >= MOST_SERVED or memory > self.first_memory + MOST_GROWTH_BYTES
@@ -51,9 +51,9 @@ class _Worker:
 class Processes:
     """At most `count` processes at once, each with its share of the cores and of the GPUs.
 
-    A process serves many calls, so that what one has built and traced serves the next; it is
-    replaced after MOST_SERVED of them, when it has grown, and after one that failed. A process that
-    dies is replaced, and its call is made again, twice; one that reports nothing for
+    A process serves many calls, so that the next one can reuse what one has built and traced. It is
+    replaced after MOST_SERVED calls, when its memory has grown, and after a failed call. If it
+    dies, it is replaced and its call is repeated, up to twice. A process that reports nothing for
     `silent_seconds` is killed.
     """
 
@@ -68,10 +68,10 @@ class Processes:
             self.places.put(place)
 
     def run(self, function: Callable, arguments: dict[str, Any], report: progress.Report) -> Any:
-        """Return function(**arguments, report=...) from another process; all is pickled.
+        """Call function(**arguments, report=...) in another process; return its result.
 
-        May be called from `count` threads at once. What the function raises is raised here;
-        TrialError where its process died each time, or hung.
+        Everything is pickled. May be called from `count` threads at once. Raises what the function
+        raises, and TrialError if its process died each time, or hung.
         """
         place = self.places.get()
         try:
@@ -87,14 +87,14 @@ class Processes:
         finally:
             self.places.put(place)
         raise TrialError(
-            f"Its process ended with {how}, {ATTEMPTS} times: for lack of memory, or killed from "
+            f"Its process ended with {how}, {ATTEMPTS} times: out of memory, or killed from "
             "outside."
         )
 
     def stop(self) -> None:
-        """End all processes; each is given the time to say so in the tracking store."""
+        """End all processes, giving each one time to record its end in the tracking store."""
         self.stopping.set()
-        for place in list(self.workers):  # Those that wait; one that runs is ended by its thread.
+        for place in list(self.workers):  # Idle ones; a busy one is ended by its thread.
             if worker := self.workers.pop(place, None):
                 _end(worker)
 
@@ -125,8 +125,8 @@ class Processes:
                     return answer
                 if time.monotonic() - last > self.silent_seconds:
                     raise TrialError(
-                        f"No epoch ended in {self.silent_seconds / 60:.0f} minutes: it hangs, or "
-                        "it is too slow for this machine."
+                        f"No epoch ended in {self.silent_seconds / 60:.0f} minutes: the trial "
+                        "hangs, or this machine is too slow."
                     )
             raise journal.SearchError("Stopped.")
         except (EOFError, ConnectionResetError, BrokenPipeError):
@@ -146,7 +146,7 @@ class TrialError(RuntimeError):
 def shares(count: int) -> list[dict[str, Any]]:
     """Return what each of `count` processes may use: cores, and variables that name its GPU.
 
-    One process alone gets all. GPUs are dealt out in turn; those that share one divide its memory.
+    A single process gets all. GPUs are assigned in turn; processes on one GPU split its memory.
     """
     if count == 1:
         return [{"cores": None, "variables": {}}]
@@ -174,8 +174,8 @@ def visible_gpus() -> list[str]:
 
 
 def _work(connection: Any, share: dict[str, Any]) -> None:
-    """Run in the new process: take the share, make the calls that come, send what they return."""
-    # The terminal's Ctrl-C reaches all processes; the parent decides, and then sends SIGTERM.
+    """Run in the new process: take the share, execute incoming calls, send their results."""
+    # Ctrl-C in the terminal reaches all processes. The parent decides, then sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -197,7 +197,7 @@ def _work(connection: Any, share: dict[str, Any]) -> None:
         memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             send("ended", result, error, memory)
-        except Exception:  # It cannot be pickled, or not be made again.
+        except Exception:  # It cannot be pickled, or not restored.
             notes = getattr(error, "__notes__", [traceback.format_exc()])
             send("ended", None, RuntimeError("\n".join(notes)), memory)
 
@@ -208,7 +208,7 @@ def _call(
     try:
         return function(**arguments, report=report), None
     except Exception as error:
-        # An error is sent without its cause and its traceback.
+        # An error loses its cause and traceback when it is sent.
         if full := disk.full(error, Path.cwd()):
             error = journal.SearchError(full)
         error.add_note(traceback.format_exc())
@@ -222,7 +222,7 @@ def _die_with_parent() -> None:
 
 
 def _end(worker: _Worker) -> None:
-    """Let a worker's process end; ask it to, then make it, where it does not."""
+    """Close the worker's pipe; terminate its process, then kill it if it is still alive."""
     worker.connection.close()
     for step in (worker.process.terminate, worker.process.kill):
         if worker.process.is_alive():

@@ -1,7 +1,7 @@
 """The default data: drawn cartoon faces that show their age and gender.
 
 They let the whole pipeline run without photos of people. Results on them say nothing about people.
-Two hidden numbers decide what is drawn: an apparent age, some years off the true one, and a
+Two hidden numbers determine the drawing: an apparent age some years off the true one, and a
 femininity whose distributions overlap for the two genders. So no model can be perfect.
 """
 
@@ -27,9 +27,9 @@ CIRCLE = np.stack([f(np.linspace(0, 2 * math.pi, 24, endpoint=False)) for f in (
 
 
 class _Pen:
-    """Draws shapes given in face units: origin between the cheeks, x right, y down, chin near 1.
+    """Draws shapes in face units: origin between the cheeks, x right, y down, chin near 1.
 
-    The pose (scale, shift, roll, yaw) is drawn at random once and applied to every point.
+    The pose (scale, shift, roll, yaw) is chosen at random once and applied to every point.
     """
 
     def __init__(self, image: PIL.Image.Image, generator: np.random.Generator):
@@ -42,13 +42,13 @@ class _Pen:
         self.yaw = np.clip(generator.normal(0, 0.08), -0.18, 0.18)
 
     def place(self, points: _Array) -> list[float]:
-        """Return the points (N, 2) in pixels of the picture, as Pillow takes them."""
+        """Return the points (N, 2) in pixels of the picture, in Pillow's format."""
         points = np.asarray(points, float)
-        # What lies in the middle of the face is nearest and moves furthest when the head turns.
+        # The middle of the face is nearest, so it moves furthest when the head turns.
         turned = points + np.exp(-((points[:, :1] / 0.9) ** 2)) * [self.yaw, 0]
         return (turned @ self.rotation + self.centre).ravel().tolist()
 
-    # The last arguments of all are those of `_ink`.
+    # All of these pass their last arguments to `_ink`.
     def polygon(self, points: _Array, *ink) -> None:
         self.draw.polygon(self.place(points), _ink(*ink))
 
@@ -77,9 +77,9 @@ def _ramp(value: float, start: float, end: float) -> float:
 
 
 class _Face:
-    """One face: its hidden traits, colours and proportions (in face units), and how it is drawn.
+    """One face: its hidden traits, colours and proportions (in face units), and its drawing.
 
-    Every part draws random numbers, so the order of the calls is part of the picture.
+    Every part draws random numbers, so the order of the calls affects the picture.
     """
 
     def __init__(self, age_years: int, gender: int, race: int, generator: np.random.Generator):
@@ -96,7 +96,7 @@ class _Face:
         self._choose_proportions()
 
     def cue(self) -> float:
-        """Return about -1 for masculine, 1 for feminine; each feature deviates a little."""
+        """Return about -1 for masculine, 1 for feminine, varied a little for each feature."""
         return float(np.clip(self.femininity + self.normal(0, 0.4), -1.8, 1.8))
 
     def _choose_colours(self) -> None:
@@ -156,7 +156,7 @@ class _Face:
                 pen.ellipse(lobe, (0.05, 0.09), (235, 205, 90))
 
     def draw_skin(self, pen: _Pen) -> None:
-        """Draw the skin and what age does to it: jowls, bags, folds, creases and crow's feet."""
+        """Draw the skin and its signs of age: jowls, bags, folds, creases and crow's feet."""
         old, eye_x, eye_y, nose_y = self.old, self.eye_x, self.eye_y, self.nose_y
         pen.polygon(self.outline, self.skin)
         fold = 0.1 + 0.9 * _ramp(self.age + self.normal(0, 5), 24, 70)
@@ -264,7 +264,7 @@ def draw_face(
     """
     face = _Face(age_years, gender, race, generator)
     room = _ink(generator.uniform(20, 235) + generator.normal(0, 30, 3))[:3]
-    # Drawn at twice the size: shrinking smooths the edges, which Pillow draws jagged.
+    # Draw at twice the size, since shrinking smooths the jagged edges that Pillow draws.
     image = PIL.Image.new("RGB", (2 * image_size_pixels, 2 * image_size_pixels), room)
     pen = _Pen(image, generator)
     face.draw_background(pen)
@@ -273,7 +273,7 @@ def draw_face(
     face.draw_features(pen)
     face.draw_hair(pen)
     face.draw_glasses(pen)
-    # As a camera sees it: lit from one side, blurred, tinted and noisy.
+    # Imitate a camera: light from one side, blur, tint and noise.
     image = image.reduce(2).filter(PIL.ImageFilter.GaussianBlur(generator.uniform(0.2, 1.2)))
     slope_x, slope_y = generator.normal(0, 0.16, 2)
     along = np.linspace(-1, 1, image.width)
@@ -285,14 +285,14 @@ def draw_face(
 
 
 def write_faces(folder: pathlib.Path, count: int, seed: int = 0) -> None:
-    """Write `count` JPEG faces of 128 x 128 pixels with UTKFace's kind of names.
+    """Write `count` JPEG faces of 128 x 128 pixels, named like UTKFace's files.
 
-    folder: a new one. An empty marker file in it says that it holds no people.
+    folder: must not exist yet. An empty marker file in it says that it shows no people.
 
     The same seed and Pillow version give the same bytes.
     """
     folder.mkdir(parents=True)
-    (folder / utkface.GENERATED_MARKER).touch()  # first: half a folder is no folder of people
+    (folder / utkface.GENERATED_MARKER).touch()  # first, so that half a folder has it too
     for index in range(count):
         generator = np.random.default_rng([seed, index])
         # Ages about as in UTKFace: some babies, a peak in the twenties, a tail to 100.
@@ -302,7 +302,7 @@ def write_faces(folder: pathlib.Path, count: int, seed: int = 0) -> None:
             age_years = int(min(14 + generator.gamma(1.8, 13.5), 100))
         gender, race = int(generator.integers(2)), int(generator.choice(5, p=RACE_SHARES))
         face = PIL.Image.fromarray(draw_face(age_years, gender, race, generator))
-        # Years that UTKFace's stamps (2016, 2017) never have: no name is taken for a real one.
+        # UTKFace's stamps are from 2016 and 2017, so no name can be mistaken for a real one.
         stamp = datetime.datetime(2000, 1, 1) + datetime.timedelta(seconds=index)
         name = f"{age_years}_{gender}_{race}_{stamp:%Y%m%d%H%M%S}000.jpg.chip.jpg"
         face.save(folder / name, "JPEG", quality=int(generator.integers(65, 96)))

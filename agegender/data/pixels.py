@@ -1,4 +1,4 @@
-"""Faces decoded once: a folder with their manifest and uint8 pixels, memory-mapped by all users."""
+"""Prepared faces, decoded once: a folder with a manifest and uint8 pixels to memory-map."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ class Faces:
     record: dict  # the content of RECORD
 
     def rows(self, *names: str) -> np.ndarray:
-        """Return the row numbers, int64 ascending, of one or more splits; ValueError on others."""
+        """Return the row numbers, int64 ascending, of one or more splits; ValueError for others."""
         if not names or not set(names) <= set(splits.SPLITS):
             raise ValueError(f"splits {names}: expected some of {splits.SPLITS}")
         return np.flatnonzero(self.manifest["split"].isin(names)).astype(np.int64)
@@ -55,12 +55,12 @@ class Faces:
 def open_faces(folder: Path) -> Faces:
     """Open a prepared folder after comparing its files with their stored SHA-256.
 
-    Raises FileNotFoundError where a file is missing, ValueError where one is torn or was changed.
+    Raises FileNotFoundError if a file is missing, ValueError if one is damaged or was changed.
     """
     record = json.loads((folder / RECORD).read_text())
     for name, checksum in record["checksums"].items():
         if disk.checksum(folder / name) != checksum:
-            raise ValueError(f"{folder / name} is torn or was changed: prepare the data again")
+            raise ValueError(f"{folder / name} is damaged or was changed: prepare the data again")
     manifest = pd.read_csv(folder / MANIFEST, keep_default_na=False)
     pixels = np.load(folder / PIXELS, mmap_mode="r")
     return Faces(folder, manifest, pixels, record["digest"], record["kind"], record)
@@ -76,12 +76,12 @@ def prepare(
     """Decode, group and split a source once; return its folder in the cache.
 
     source: folder, zip or tar of UTKFace pictures; None draws `generated_faces` faces.
-    cache: folder of all prepared data; one process at a time prepares in it, others wait.
+    cache: folder of all prepared data; one process at a time prepares data in it, others wait.
     seed: of the split and of the drawn faces.
 
-    Does nothing where the folder is whole and was made from the same files by the same program.
-    Raises ValueError where no picture can be used or the faces cannot be split; `rejected.csv` in
-    the folder then says why, file by file.
+    Does nothing if the folder is intact and was made from the same files by the same program.
+    Raises ValueError if no picture is usable or the faces cannot be split; `rejected.csv` in the
+    folder then gives the reason for each file.
     """
     place, state = "generated", ""
     if source:
@@ -89,16 +89,16 @@ def prepare(
         place = utkface.printable(str(source.resolve()))
         state = sources.fingerprint(source)
     inputs = {"source": place, "seed": seed, "generated_faces": generated_faces}
-    # One name for a place: a source that has changed replaces what was prepared from it before.
+    # The name ignores the content, so a changed source replaces its earlier version.
     key = disk.checksum(json.dumps([*inputs.values()]))[:12]
     name = re.sub("[^A-Za-z0-9]+", "-", Path(place).name)[:40].strip("-")
     folder = cache / f"{name}-{key}".lstrip("-")
     inputs |= {"state": state, "program": _program()}
     cache.mkdir(parents=True, exist_ok=True)
-    waiting = f"another process prepares data in {cache}: waiting for it"
+    waiting = f"another process is preparing data in {cache}: waiting for it"
     with disk.hold(cache / ".lock", waiting=waiting):
         for leftover in cache.glob(".building-*"):
-            shutil.rmtree(leftover)  # Of a process that was killed.
+            shutil.rmtree(leftover)  # Left by a killed process.
         problem = _problem(folder, inputs)
         if problem is None:
             return folder
@@ -115,12 +115,12 @@ def prepare(
                 os.replace(folder, working / "replaced")
             os.replace(working / "prepared", folder)
     if problem:
-        raise ValueError(f"{problem}; file by file in {folder / REJECTED}")
+        raise ValueError(f"{problem}; reasons for each file in {folder / REJECTED}")
     return folder
 
 
 def summary(folder: Path) -> str:
-    """Say in a few lines what was found, kept, rejected (with the first names) and split."""
+    """Return a few lines on what was found, kept, rejected (with the first names) and split."""
     record = json.loads((folder / RECORD).read_text())
     rejected = pd.read_csv(folder / REJECTED, keep_default_na=False, dtype=str)
     counts = record["counts"]
@@ -132,7 +132,7 @@ def summary(folder: Path) -> str:
         more = ", ..." if len(files) > 3 else ""
         lines.append(f"  {len(files):,} {reason}: {', '.join(files[:3])}{more}")
     lines += [
-        f"copies of one photo: {counts['groups']:,} groups of {counts['grouped_faces']:,} faces, "
+        f"copies of a photo: {counts['groups']:,} groups of {counts['grouped_faces']:,} faces, "
         f"labels differ in {counts['conflicting_groups']:,} (kept out of validation and test)",
         ", ".join(f"{count:,} {split}" for split, count in counts["splits"].items()),
     ]
@@ -144,7 +144,7 @@ def summary(folder: Path) -> str:
 def _build(source: Path, working: Path, inputs: dict) -> str | None:
     """Write rejects, manifest, pixels and record to working/prepared.
 
-    Returns None, or why no data can be made of the files; then only the rejects are written.
+    Return None, or why the files yield no data; then only the rejects are written.
     """
     prepared = working / "prepared"
     prepared.mkdir()
@@ -159,7 +159,7 @@ def _build(source: Path, working: Path, inputs: dict) -> str | None:
                 f"{len(rows):,} {reason} ({rows['detail'].iloc[0]})".removesuffix(" ()")
                 for reason, rows in rejected.groupby("reason")
             ]
-            nothing = f"no file at all, expected names like {utkface.EXPECTED_NAMES}"
+            nothing = f"no files, expected names like {utkface.EXPECTED_NAMES}"
             return f"no usable picture in {inputs['source']}: {'; '.join(found) or nothing}"
         order = faces.index.to_numpy()
         marks = faces.pop("checksum"), faces["name"].map(utkface.face_key)
@@ -167,7 +167,7 @@ def _build(source: Path, working: Path, inputs: dict) -> str | None:
         manifest = splits.assign_splits(
             faces.reset_index(drop=True).assign(group=groups),
             seed=inputs["seed"],
-            # Drawn faces have UTKFace's kind of names, but are none of its faces.
+            # Drawn faces are named like UTKFace's but are not among them.
             test_names=splits.read_test_names() if kind == "utkface" else frozenset(),
         )
         try:
@@ -199,17 +199,17 @@ def _write_record(
         },
         "checksums": checksums,
     }
-    # No fsync of a gigabyte: after a power cut the checksums tell, and it is prepared again.
+    # No fsync of a gigabyte: after a power cut the checksums differ and it is prepared again.
     (prepared / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _decode(
     files: list[sources.SourceFile], decoded: typing.BinaryIO
 ) -> tuple[pd.DataFrame, list[np.ndarray], pd.DataFrame]:
-    """Append the pixels of all sound pictures to `decoded`; return faces, thumbnails and rejects.
+    """Append the pixels of all usable pictures to `decoded`; return faces, thumbnails and rejects.
 
-    faces: name, labels, checksum; a row a name, sorted, whatever the order in the source, so that a
-    folder and its archive give the same digest. Its index is the row in `decoded`.
+    faces: name, labels, checksum; one row per name, sorted by name so that a folder and its archive
+    give the same digest. The index is the row in `decoded`.
     thumbnails: of all rows of `decoded`. rejects: name (with its path), reason, detail.
     """
     faces, thumbnails, rejected = [], [], []
@@ -229,18 +229,18 @@ def _decode(
             said, left = now, (now - started) / done * (len(files) - done)
             _say(f"decoded {done:,} of {len(files):,} pictures, about {left:.0f} s left")
     table = pd.DataFrame(faces, columns=["name", *utkface.Labels._fields, "checksum", "path"])
-    # Of several sound files of one name the first path counts; of one path that an archive holds
-    # several times, the last file, as when it is unpacked.
+    # Of several usable files with one name, keep the first path. Of one path that is in an archive
+    # several times, keep the last file, as unpacking does.
     table = table[::-1].sort_values(["name", "path"], kind="stable")
     spare = table.duplicated("name")
     reason = str(Reason.DUPLICATE_NAME)
-    rejected += [(path, reason, "another one is used") for path in table["path"][spare]]
+    rejected += [(path, reason, "another file is used") for path in table["path"][spare]]
     rejects = pd.DataFrame(sorted(rejected), columns=["name", "reason", "detail"])
     return table[~spare].drop(columns="path"), thumbnails, rejects
 
 
 def _write_pixels(path: Path, decoded: typing.BinaryIO, order: np.ndarray) -> None:
-    """Write the rows of `decoded` in another order as one .npy, without holding them in memory."""
+    """Write the rows of `decoded` in this order to one .npy without loading them all at once."""
     shape = (len(order), SIDE_PIXELS, SIDE_PIXELS, 3)
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     row_bytes = SIDE_PIXELS * SIDE_PIXELS * 3
@@ -252,7 +252,7 @@ def _write_pixels(path: Path, decoded: typing.BinaryIO, order: np.ndarray) -> No
 
 
 def _problem(folder: Path, inputs: dict) -> str | None:
-    """Say why a prepared folder cannot be used as it is, or return None."""
+    """Return why a prepared folder cannot be used as it is, or None."""
     try:
         before = open_faces(folder).record
     except (OSError, ValueError, KeyError) as error:
@@ -263,7 +263,7 @@ def _problem(folder: Path, inputs: dict) -> str | None:
 
 
 def _program() -> str:
-    """Hash what decides the outcome: the code of this package and its list of test names."""
+    """Hash what determines the result: this package's code and its list of test names."""
     files = [*sorted(Path(__file__).parent.glob("*.py")), splits.TEST_NAMES_FILE]
     return disk.checksum(b"\0".join(path.read_bytes() for path in files))
 

@@ -1,4 +1,4 @@
-"""A folder, zip or tar of pictures, read in place: every file is listed, unusable ones say why."""
+"""Pictures in a folder, zip or tar, read in place; unusable files are listed with the reason."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from agegender.data.utkface import Reason, Rejection
 
 _UNPACK = "unpack it and give the folder"
 _AGAIN = "damaged or cut short: download it again"
-# What a file that is neither a whole zip nor a whole tar turns out to be, by its first bytes.
+# What a file that is not an intact zip or tar turns out to be, by its first bytes.
 _FIRST_BYTES = {
     b"PK": f"a zip that is {_AGAIN}",
     b"\x1f\x8b": f"a gzip file that holds no tar, or is {_AGAIN}",
@@ -27,7 +27,7 @@ _FIRST_BYTES = {
     b"7z\xbc\xaf": f"a 7z archive: {_UNPACK}",
     b"Rar!": f"a RAR archive: {_UNPACK}",
     b"<": "a web page: download the archive itself",
-    b"": "neither a folder nor a whole zip or tar: give one of these, and download an archive "
+    b"": "neither a folder nor an intact zip or tar: give one of these, and download an archive "
     "again if it was cut short",
 }
 _ARCHIVE_NAME = re.compile(
@@ -35,7 +35,7 @@ _ARCHIVE_NAME = re.compile(
 )
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 _ZIP_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
-# GNU tar's own kinds of members: a volume's label, a volume's first part, a listing of a folder.
+# GNU tar's own member types: a volume's label, a volume's first part, a folder listing.
 _TAR_LABEL, _TAR_VOLUME, _TAR_FOLDER = b"V", b"M", b"D"
 
 
@@ -43,7 +43,7 @@ class SourceFile(typing.NamedTuple):
     """One file of a source.
 
     path: inside the source, printable, with forward slashes.
-    read: returns the bytes or raises a Rejection, such as one for its name or its kind.
+    read: returns the bytes or raises a Rejection, for example for the name or kind of the file.
     """
 
     path: str
@@ -56,16 +56,16 @@ class SourceFile(typing.NamedTuple):
 
 
 class _UnusableArchive(Exception):
-    """The text completes a sentence: the archive is ..."""
+    """The message completes a sentence: the archive is ..."""
 
 
 @contextlib.contextmanager
 def open_source(source: Path) -> Iterator[list[SourceFile]]:
-    """List the files of a folder (at any depth), zip or tar; they can be read inside the `with`.
+    """Yield the files of a folder (at any depth), zip or tar; read them inside the `with`.
 
-    Nothing is extracted and no link is followed. The order of the list is the quickest one to read
-    the files in. Raises ValueError where the source is missing, is of another kind, is damaged, or
-    holds more or less than its own list of contents says.
+    Nothing is extracted and no link is followed. The files come in the order that is fastest to
+    read. Raises ValueError if the source is missing, damaged, of another kind, or does not match
+    its own list of contents.
     """
     name = utkface.printable(str(source))
     if source.is_dir():
@@ -96,7 +96,7 @@ def open_source(source: Path) -> Iterator[list[SourceFile]]:
 
 
 def fingerprint(source: Path) -> str:
-    """Hash what shows that a source has changed: an archive's bytes, or names, sizes and times."""
+    """Hash a source to detect changes: an archive's bytes, or a folder's names, sizes and times."""
     if source.is_file():
         return disk.checksum(source)
     lines = []
@@ -105,7 +105,7 @@ def fingerprint(source: Path) -> str:
         for name in sorted(folders + names):
             path = Path(parent, name)
             line = f"{path.relative_to(source)}"
-            with contextlib.suppress(OSError):  # `open_source` lists it as one that cannot be read.
+            with contextlib.suppress(OSError):  # `open_source` lists it as unreadable.
                 status = path.lstat()
                 line += f" {status.st_size} {status.st_mtime_ns}"
             lines.append(os.fsencode(line + "\n"))
@@ -133,7 +133,7 @@ def _zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile]:
     _check_zip(archive)
     for member in archive.infolist():
         mode = stat.S_IFMT(member.external_attr >> 16) or stat.S_IFREG
-        # Archives made on Windows have only its own mark of a folder.
+        # Archives made on Windows mark a folder only in Windows' own way.
         if member.filename.endswith(("/", "\\")) or member.external_attr & 0x10:
             mode = stat.S_IFDIR
         problem = None
@@ -149,7 +149,7 @@ def _zip_files(archive: zipfile.ZipFile) -> Iterator[SourceFile]:
 def _check_zip(archive: zipfile.ZipFile) -> None:
     """Compare a zip with its last record, which states the number of files, and with its start.
 
-    zipfile believes the size of the directory, and ignores whatever lies before the first file.
+    zipfile trusts the size of the directory and ignores everything before the first file.
     """
     members = archive.infolist()
     stream: typing.Any = archive.fp
@@ -158,7 +158,7 @@ def _check_zip(archive: zipfile.ZipFile) -> None:
     tail = stream.read()
     count_at = tail.rfind(b"PK\5\6") + 10
     stated = int.from_bytes(tail[count_at : count_at + 2], "little")
-    # Where there are too many for its 16 bits it holds 65,535, or their number modulo 65,536.
+    # A number too large for its 16 bits is stored as 65,535 or modulo 65,536.
     if stated != 0xFFFF and stated != len(members) & 0xFFFF:
         raise _UnusableArchive(f"{_AGAIN} ({stated:,} files stated, {len(members):,} listed)")
     stream.seek(0)
@@ -170,8 +170,8 @@ def _check_zip(archive: zipfile.ZipFile) -> None:
 def _tar_files(archive: tarfile.TarFile) -> Iterator[SourceFile]:
     members = archive.getmembers()
     _check_end(archive, len(members))
-    # A hard link is one more name of an earlier file. Listed right after it, it is read while that
-    # file's bytes are at hand: going back in a compressed tar means to start again.
+    # A hard link is another name of an earlier file. List it right after that file to read it while
+    # the bytes are available, because going back in a compressed tar means starting over.
     contents: dict[str, tarfile.TarInfo] = {}
     listed = []
     for member in members:
@@ -196,9 +196,9 @@ def _tar_files(archive: tarfile.TarFile) -> Iterator[SourceFile]:
 
 
 def _check_end(archive: tarfile.TarFile, count: int) -> None:
-    """Read a tar to its end, which must be zeros; a compressed one then compares its checksum.
+    """Read a tar to its end, which must be zeros; this also verifies a compressed tar's checksum.
 
-    tarfile takes the first block that it cannot read for the end and says nothing.
+    tarfile silently takes the first block that it cannot read for the end.
     """
     stream: typing.Any = archive.fileobj
     stream.seek(archive.offset)
@@ -213,9 +213,9 @@ def _check_end(archive: tarfile.TarFile, count: int) -> None:
 def _judged(
     path: str, mode: int, read: Callable[[], bytes], problem: Rejection | None = None
 ) -> Iterator[SourceFile]:
-    """Judge a file by its path and mode; nothing is yielded for a folder, whose files are listed.
+    """Yield a file, or its rejection by path or mode; nothing for a folder, whose files are listed.
 
-    problem: why its bytes cannot be read, where that is known.
+    problem: why its bytes cannot be read, if that is known.
     """
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
     name = parts[-1] if parts else ""
@@ -224,7 +224,7 @@ def _judged(
             return
         problem = Rejection(Reason.NOT_A_FILE, "a folder named like a picture")
     elif ".." in parts:
-        problem = Rejection(Reason.NOT_A_FILE, "a path out of its archive")
+        problem = Rejection(Reason.NOT_A_FILE, "a path that leaves its archive")
     elif any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in parts):
         problem = Rejection(Reason.SYSTEM_FILE)
     elif stat.S_ISLNK(mode):

@@ -1,8 +1,8 @@
-"""One leak-free, stratified split: groups of copies, UTKFace's fixed test faces, folds, a check.
+"""A leak-free, stratified split: groups of copies, UTKFace's fixed test faces, folds and a check.
 
-UTKFace holds many photos more than once (re-encoded, resized, grey, whole and cropped). All copies
-of a photo form a group, and no group lies in two splits. A group whose labels disagree is used for
-training only: there it would measure the noise of the labels and not the model.
+UTKFace contains many photos more than once (re-encoded, resized, grey, whole and cropped). All
+copies of a photo form one group, and no group lies in two splits. A group with conflicting labels
+is used for training only; elsewhere it would measure label noise instead of the model.
 """
 
 import itertools
@@ -19,10 +19,10 @@ from agegender import disk
 from agegender.data import utkface
 from agegender.measure import evaluation
 
-# All 40 pairs above it that we looked at were copies; dHash would chain thousands of aligned faces.
+# All 40 pairs above it that we checked were copies; dHash would chain thousands of aligned faces.
 SAME_PHOTOGRAPH_CORRELATION = 0.98
 THUMBNAIL_PIXELS = 24
-BLOCK_ROWS = 1024  # that are compared with all others at once
+BLOCK_ROWS = 1024  # compared with all others at once
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2  # of all faces
 SPLITS = ("train", "validation", "test", "excluded")
 TEST_NAMES_FILE = Path(__file__).with_name("utkface_test_names.txt")
@@ -38,9 +38,9 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def near_duplicate_groups(thumbnails: np.ndarray, *marks: Sequence) -> np.ndarray:
-    """Give each photo a number, int64 (N,), from 0 in the order of the rows; its copies share it.
+    """Return each photo's number, int64 (N,), from 0 in the order of the rows; copies share one.
 
-    thumbnails: float32 (N, 576) of `thumbnail`; rows that correlate above 0.98 are copies.
+    thumbnails: float32 (N, 576) from `thumbnail`; rows that correlate above 0.98 are copies.
     marks: columns of N values, such as checksums; rows with equal values are copies.
     """
     count = len(thumbnails)
@@ -58,13 +58,13 @@ def near_duplicate_groups(thumbnails: np.ndarray, *marks: Sequence) -> np.ndarra
 
 
 def conflicting(manifest: pd.DataFrame) -> pd.Series:
-    """Mark the faces whose group holds different ages or genders: bool, one a row."""
+    """Return which faces are in a group with different ages or genders: bool, one per row."""
     groups = manifest.groupby("group")[["age_years", "gender"]]
     return (groups.transform("min") != groups.transform("max")).any(axis=1)
 
 
 def read_test_names() -> frozenset[str]:
-    """Read the committed test faces of UTKFace, as `utkface.face_key` writes them."""
+    """Return the `utkface.face_key` of each of UTKFace's committed test faces."""
     lines = TEST_NAMES_FILE.read_text().splitlines()
     return frozenset(line for line in lines if not line.startswith("#"))
 
@@ -80,8 +80,8 @@ def assign_splits(
     """Return the manifest with the columns `split` and `split_reason`.
 
     manifest: columns name, age_years, gender, group.
-    seed: decides what is drawn: whole groups without conflicting labels, by age and gender.
-    test_names: keys of fixed test faces. Where any is present, these are the test, none is drawn,
+    seed: for drawing whole groups without conflicting labels, stratified by age and gender.
+    test_names: keys of fixed test faces. If any is present, these are the test, none is drawn,
         and the other faces of their groups are excluded.
     """
     generator = np.random.default_rng(seed)
@@ -100,15 +100,15 @@ def assign_splits(
 def check_split(manifest: pd.DataFrame) -> None:
     """Raise ValueError unless the split is complete, free of leaks and looks like a random draw.
 
-    The last is a two-sample Kolmogorov-Smirnov test of the ages and a chi-square test of the
-    genders, training against validation and test, refused where p < 0.0001. An unshuffled split of
-    files sorted by name, that is by age, fails by far.
+    The last check is a two-sample Kolmogorov-Smirnov test of the ages and a chi-square test of the
+    genders, training against validation and test; p < 0.0001 fails. An unshuffled split of files
+    sorted by name, and so by age, fails by far.
     """
     used = manifest[manifest["split"] != "excluded"]
     sizes = used["split"].value_counts().reindex(SPLITS[:3], fill_value=0)
     if sizes.min() == 0:
         raise ValueError(
-            f"empty split in {sizes.to_dict()} of {len(manifest)} faces: expected some in each; "
+            f"empty split in {sizes.to_dict()} of {len(manifest)} faces: expected faces in each; "
             "give more pictures"
         )
     leaks = used[used.groupby("group")["split"].transform("nunique") > 1]
@@ -117,13 +117,13 @@ def check_split(manifest: pd.DataFrame) -> None:
     noisy = used[conflicting(used) & (used["split"] != "train")]
     if len(noisy):
         name = noisy["name"].iloc[0]
-        raise ValueError(f"copies of {name} have other labels: expected them in training only")
+        raise ValueError(f"copies of {name} have different labels: expected them in training only")
     train = used[used["split"] == "train"]
     for split in SPLITS[1:3]:
         part = used[used["split"] == split]
         ages = scipy.stats.ks_2samp(train["age_years"], part["age_years"], method="asymp")
         genders = pd.crosstab(used["gender"], used["split"])[["train", split]]
-        # One gender only: nothing to compare.
+        # With only one gender there is nothing to compare.
         by_gender = scipy.stats.chi2_contingency(genders).pvalue if len(genders) > 1 else 1.0
         if min(ages.pvalue, by_gender) < 1e-4:
             raise ValueError(
@@ -137,10 +137,10 @@ def check_split(manifest: pd.DataFrame) -> None:
 def draw(
     manifest: pd.DataFrame, eligible: pd.Series, count: float, generator: np.random.Generator
 ) -> pd.Series:
-    """Draw about `count` of the eligible faces in whole groups: bool, one a row.
+    """Draw about `count` of the eligible faces in whole groups: bool, one per row.
 
-    Systematic sampling of the groups in order of gender and age (shuffled among equals, random
-    start) stratifies by every age and gender at once, rare ones too.
+    Systematic sampling of the groups in order of gender and age (equals shuffled, random start)
+    stratifies by every age and gender at once, including rare ones.
     """
     groups = manifest[eligible].groupby("group")[["gender", "age_years"]].first()
     shuffled = groups.iloc[generator.permutation(len(groups))]
@@ -153,14 +153,14 @@ def draw(
 def folds(manifest: pd.DataFrame, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return `count` pairs of training and validation rows: the manifest's own, then others.
 
-    The others divide the same faces anew, in the same proportion, by age and gender, each group in
-    one part; groups whose labels disagree stay in training.
+    The others split the same faces again in the same proportion, stratified by age and gender. Each
+    group stays in one part; groups with conflicting labels stay in training.
     """
     train, validation = (np.flatnonzero(manifest["split"] == split) for split in SPLITS[:2])
     pairs = [(train, validation)]
     if count == 1:
         return pairs
-    from sklearn.model_selection import StratifiedGroupKFold  # half a second that most can save
+    from sklearn.model_selection import StratifiedGroupKFold  # half a second that most callers save
 
     rows = np.sort(np.concatenate([train, validation]))
     table = manifest.iloc[rows]
@@ -175,7 +175,7 @@ def folds(manifest: pd.DataFrame, count: int, seed: int) -> list[tuple[np.ndarra
 
 
 def training_floors(manifest: pd.DataFrame) -> evaluation.Floors:
-    """Return the trivial predictor's errors on the training split, what 1 means in `val_score`."""
+    """Return the trivial predictor's errors on the training split; they give a `val_score` of 1."""
     train = manifest[manifest["split"] == "train"]
     return evaluation.floors(
         train["age_years"].to_numpy(np.float32), train["gender"].to_numpy(np.float32)

@@ -1,4 +1,4 @@
-"""UTKFace's file names and pictures: labels from the one, pixels from the other."""
+"""UTKFace's files: labels from their names, pixels from their content."""
 
 import enum
 import io
@@ -19,12 +19,12 @@ EXPECTED_NAMES = (
 )
 # A folder or archive with a file of this name holds drawn faces, not people.
 GENERATED_MARKER = "GENERATED"
-# Aligned faces are far smaller; a decoded picture of this size takes 100 MB. Pillow's limit: 89 M.
+# Aligned faces are far smaller; a decoded picture this size takes 100 MB. Pillow's limit is 89 M.
 MOST_PIXELS = 25_000_000
 MOST_BYTES = 32 * 2**20
 
 _EXTENSIONS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
-ENDINGS = tuple(f".{extension}" for extension in _EXTENSIONS)  # of pictures' names
+ENDINGS = tuple(f".{extension}" for extension in _EXTENSIONS)  # of picture names
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Spaces before the extension and a missing dot occur in UTKFace itself; the labels are fine.
 _NAME = re.compile(
@@ -59,7 +59,7 @@ class Reason(enum.StrEnum):
 
 
 class Rejection(ValueError):
-    """A file cannot be used: `reason` of the fixed vocabulary and a `detail` in words."""
+    """A file cannot be used: a `reason` from the fixed list and a `detail` in words."""
 
     def __init__(self, reason: Reason, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
@@ -109,10 +109,10 @@ def face_key(name: str) -> str:
 def decode(data: bytes, name: str, image_size_pixels: int) -> np.ndarray:
     """Decode a picture fully to uint8 RGB (size, size, 3); raises Rejection.
 
-    A picture that is not square is cropped to its middle, which keeps the proportions of the face.
-    Pillow's bilinear filter averages over all source pixels when it shrinks, and of its filters it
-    comes nearest to how the 128-pixel pictures of the 5,000 were made from UTKFace's 200 pixels
-    (mean absolute difference 1.98 of 255; bicubic 2.00, Lanczos 2.06, box 2.21).
+    Pictures that are not square are cropped to the middle, which keeps the proportions of the face.
+    Pillow's bilinear filter averages over all source pixels when shrinking. Of its filters it comes
+    closest to how the 128-pixel pictures of the 5,000 were made from UTKFace's 200 pixels (mean
+    absolute difference 1.98 of 255; bicubic 2.00, Lanczos 2.06, box 2.21).
     """
     image = open_picture(data, [_EXTENSIONS[_match(name)[5].lower()]], MOST_PIXELS)
     size = (image_size_pixels, image_size_pixels)
@@ -122,9 +122,9 @@ def decode(data: bytes, name: str, image_size_pixels: int) -> np.ndarray:
 def open_picture(data: bytes, formats: Collection[str], most_pixels: int) -> PIL.Image.Image:
     """Decode a picture fully to an upright 8-bit RGB picture; raises Rejection.
 
-    formats: by Pillow's names; the content must be of one of them. Transparent pictures are laid on
-    white, as a page shows them; more than 8 bits are scaled to 8; EXIF rotation is done. Metadata
-    that cannot be read are ignored.
+    formats: Pillow's names; the content must be in one of them. Transparent pictures are placed on
+    white, as web pages show them. More than 8 bits are scaled to 8, and EXIF rotation is applied.
+    Unreadable metadata are ignored.
     """
     if not data:
         raise Rejection(Reason.EMPTY)
@@ -139,7 +139,7 @@ def open_picture(data: bytes, formats: Collection[str], most_pixels: int) -> PIL
 def _decode(data: bytes, formats: Collection[str], most_pixels: int) -> PIL.Image.Image:
     try:
         image = PIL.Image.open(io.BytesIO(data))
-        # A JPEG with several pictures inside, as some telephones write them, calls itself MPO.
+        # Some phones write a JPEG with several pictures inside; its format is then MPO.
         content = "JPEG" if image.format == "MPO" else image.format
         if content not in formats:
             expected = " or ".join(sorted(formats))
@@ -152,28 +152,28 @@ def _decode(data: bytes, formats: Collection[str], most_pixels: int) -> PIL.Imag
             white = PIL.Image.new("RGBA", picture.size, "white")
             picture = PIL.Image.alpha_composite(white, picture.convert("RGBA"))
         picture = picture.convert("RGB")
-        picture.info = {}  # What is junk in it must not be read again.
+        picture.info = {}  # Any junk in it must not be read again.
         picture.getexif()[PIL.ExifTags.Base.Orientation] = _orientation(image)
         return PIL.ImageOps.exif_transpose(picture)
     except Rejection:
         raise
     except PIL.UnidentifiedImageError:
         if data.startswith((b"II*\0", b"MM\0*")):
-            raise Rejection(Reason.RANGE, "a TIFF, expected 8 or 16 bits a colour") from None
-        raise Rejection(Reason.NOT_AN_IMAGE, "or of a kind that cannot be read") from None
+            raise Rejection(Reason.RANGE, "a TIFF, expected 8 or 16 bits per colour") from None
+        raise Rejection(Reason.NOT_AN_IMAGE, "or one of an unsupported kind") from None
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise Rejection(Reason.TOO_LARGE, str(error)) from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged
-    # data; this one file is put aside, with the words of the decoder.
+    # data. Reject only this file, with the decoder's message.
     except Exception as error:
         raise Rejection(Reason.DAMAGED, one_line(error)) from error
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """Return a picture's bytes without the metadata that stop Pillow from opening it."""
+    """Return a picture's bytes without the metadata that keep Pillow from opening it."""
     if not data.startswith(_PNG):
-        # A block with an unknown name is skipped, in JPEG, WebP, AVIF and HEIC alike.
-        # Adobe's tells how colours are meant, so only one that is too short goes.
+        # Rename blocks: decoders of JPEG, WebP, AVIF and HEIC skip unknown names.
+        # Adobe's block defines the colours, so only one that is too short is removed.
         known = rb"Exif|EXIF|MPF\0|JFIF|ICC_PROFILE|(?<=\xff\xee\0[\x07\x08])Adobe"
         return re.sub(known, lambda match: b"-" * len(match[0]), data)
     kept, start = [_PNG], len(_PNG)
@@ -189,17 +189,17 @@ def _without_metadata(data: bytes) -> bytes:
 
 
 def _orientation(image: PIL.Image.Image) -> int:
-    """Return the EXIF orientation of a loaded picture, 1 where its EXIF data cannot be read."""
-    if image.format == "HEIF":  # Its decoder has turned it as the standard says: by `irot` alone.
+    """Return the EXIF orientation of a loaded picture, or 1 if its EXIF data cannot be read."""
+    if image.format == "HEIF":  # The decoder has applied `irot`, which alone counts there.
         return 1
     try:
         return image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-    except Exception:  # Of many kinds, on junk.
+    except Exception:  # Junk raises many kinds of errors.
         return 1
 
 
 def _in_8_bits(image: PIL.ImageFile.ImageFile) -> PIL.Image.Image:
-    """Load a picture and scale the range that its values use to 0..255; raises Rejection."""
+    """Load a picture and scale the range its values use to 0..255; raises Rejection."""
     shortened = any(";16" in str(tile) for tile in image.tile)  # Pillow keeps the upper 8 bits.
     image.load()
     if not image.mode.startswith(("I", "F")):
@@ -209,7 +209,7 @@ def _in_8_bits(image: PIL.ImageFile.ImageFile) -> PIL.Image.Image:
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     full = next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits), None)
-    if image.mode == "F":  # Resampling leaves 0..1 by a little.
+    if image.mode == "F":  # Resampling overshoots 0..1 a little.
         full = 1 if high <= 1.1 else full if high > 16 else None
         low += 0.1
     if full is None or not low >= 0:
@@ -230,12 +230,12 @@ def read_bytes(open_stream: Callable[[], typing.BinaryIO], most_bytes: int = MOS
     except Exception as error:  # Decompressors raise a dozen kinds of errors on damaged data.
         raise Rejection(Reason.UNREADABLE, one_line(error)) from error
     if len(data) > most_bytes:
-        raise Rejection(Reason.TOO_LARGE, f"over {most_bytes // 2**20} MiB in its file")
+        raise Rejection(Reason.TOO_LARGE, f"the file is over {most_bytes // 2**20} MiB")
     return data
 
 
 def printable(text: str) -> str:
-    """Return a file name as text for people: what cannot be printed is escaped."""
+    """Return a file name with its unprintable characters escaped."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text
@@ -243,5 +243,5 @@ def printable(text: str) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's kind and words in one line."""
+    """Return an error's type and message on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,1 +1,1 @@
-"""From arrays and tables to numbers; knows no model and no store."""
+"""Numbers from arrays and tables, independent of models and stores."""

@@ -1,7 +1,7 @@
-"""What is in the prepared faces: picture quality, balance of the splits, conflicting labels.
+"""Facts about the prepared faces: picture quality, balance of the splits, conflicting labels.
 
-manifest: name, age_years, gender (0 male, 1 female), race, group, split; pixels: uint8
-(N, S, S, 3) RGB; row i of one is row i of the other.
+manifest: name, age_years, gender (0 male, 1 female), race, group, split. pixels: uint8
+(N, S, S, 3) RGB; row i of both is the same face.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ def quality(pixels: np.ndarray) -> pd.DataFrame:
     Sharpness is the variance of the Laplacian of the luma (0 to 255): low in blurred pictures.
     """
     found = []
-    for start in range(0, len(pixels), 128):  # Bounds the memory.
+    for start in range(0, len(pixels), 128):  # Limits the memory used.
         grey = pixels[start : start + 128] @ LUMA
         laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
         laplacian -= 4 * grey[:, 1:-1, 1:-1]
@@ -30,7 +30,7 @@ def quality(pixels: np.ndarray) -> pd.DataFrame:
 
 
 def balance(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for all faces and for each split: faces, share, ages, female, each race.
+    """Return one row for all faces and one per split: faces, share, ages, female, each race.
 
     p: of the two-sample Kolmogorov-Smirnov test of a split's ages against those of training.
     """
@@ -50,7 +50,7 @@ def balance(manifest: pd.DataFrame) -> pd.DataFrame:
 
 
 def conflicting_groups(manifest: pd.DataFrame) -> list[np.ndarray]:
-    """Return the rows of each near-duplicate group with several labels, the widest ages first."""
+    """Return the rows of each near-duplicate group with several labels, widest age range first."""
     faces = manifest.reset_index(drop=True)[["group", "age_years", "gender"]]
     labels = faces.drop_duplicates()
     several = labels["group"][labels.duplicated("group")]
@@ -63,9 +63,9 @@ def conflicting_groups(manifest: pd.DataFrame) -> list[np.ndarray]:
 class Description:
     """Facts about prepared faces. Shares are 0 to 1, ages in years.
 
-    least_female, most_female: decade of the labelled age, its share and its faces.
-    twins, twin_groups: near-duplicates and their groups; conflicts: groups with several labels.
-    luma: mean brightness; dark, bright: share under 0.2, over 0.8.
+    least_female, most_female: decade of the labelled age, its female share, its number of faces.
+    twins, twin_groups, conflicts: numbers of near-duplicates, their groups, groups with conflicts.
+    luma: mean brightness. dark, bright: share under 0.2, over 0.8.
     blurred: share with less than a tenth of the median sharpness.
     few: slices of the test with fewer than SMALL_SLICE faces.
     accuracy_half_width: of the 95 % interval of an accuracy of 0.9 on the test.
@@ -89,7 +89,7 @@ class Description:
 
 
 def describe(manifest: pd.DataFrame, measured: pd.DataFrame) -> Description:
-    """Return the facts about prepared faces; measured: of `quality`."""
+    """Return the facts about prepared faces; measured: from `quality`."""
     decades = np.minimum(manifest["age_years"] // 10, evaluation.OLDEST_DECADE)
     women = manifest.groupby(decades)["gender"].agg(["mean", "size"])
     women.index = ["80 and more" if d == 8 else f"{10 * d} to {10 * d + 9}" for d in women.index]

@@ -1,6 +1,6 @@
-"""How good predictions are: metrics with bootstrap intervals, floors, paired comparisons.
+"""Quality of predictions: metrics with bootstrap intervals, floors, paired comparisons.
 
-Tables of predictions have the columns records.LABELS and records.PREDICTED. Intervals hold 95 %.
+Tables of predictions have the columns records.LABELS and records.PREDICTED. Intervals are 95 %.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from agegender import records
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-SMALL_SLICE = 30  # faces; with fewer, a slice is shown and not ranked
+SMALL_SLICE = 30  # faces; a slice with fewer is shown but not ranked
 CALIBRATION_BINS = 15
 RESAMPLED_ROWS = 200_000  # at once: a few megabytes, and no loop over small slices
 OLDEST_DECADE = 8
@@ -25,9 +25,9 @@ RACES = ("White", "Black", "Asian", "Indian", "other")  # UTKFace's 0..4
 
 
 class Floors(NamedTuple):
-    """Errors of the trivial predictor on the training split: what 1 means in val_score.
+    """Errors of the trivial predictor on the training split; they give a val_score of 1.
 
-    age_mae: of the median age, in years; gender_error: share of the minority gender.
+    age_mae: of the median age, in years. gender_error: share of the minority gender.
     """
 
     age_mae: float
@@ -35,7 +35,7 @@ class Floors(NamedTuple):
 
 
 def floors(age_years: np.ndarray, gender: np.ndarray) -> Floors:
-    """Return the floors of training labels, (N,) each. ValueError where a label never varies."""
+    """Return the floors of training labels, (N,) each; ValueError if a label never varies."""
     age_mae = float(np.abs(age_years - np.median(age_years)).mean())
     gender_error = float(min(gender.mean(), 1 - gender.mean()))
     if not (age_mae > 0 and gender_error > 0):
@@ -44,23 +44,23 @@ def floors(age_years: np.ndarray, gender: np.ndarray) -> Floors:
 
 
 def val_score(age_mae: float, gender_accuracy: float, trivial: Floors) -> float:
-    """Return the one scalar that is searched on: the mean of both errors in units of the floors.
+    """Return the scalar that the search minimizes: the mean of both errors in units of the floors.
 
-    Lower is better, 0 is perfect, 1 is what predicting the median age and the majority gives.
+    0 is perfect; always predicting the median age and the majority gender gives 1.
     """
     return (age_mae / trivial.age_mae + (1 - gender_accuracy) / trivial.gender_error) / 2
 
 
 def evaluate(predictions: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Return n and, each as {"value", "low", "high"}, the metrics of both tasks.
+    """Return n and the metrics of both tasks, each as {"value", "low", "high"}.
 
     mae, rmse and bias (predicted minus true) in years, cs5 (share within 5 years),
     gender_accuracy, gender_f1 (mean of both genders' F1), gender_auc, and gender_ece, the
     expected calibration error of the probability of female in 15 equal bins (Naeini et al. 2015).
-    Intervals: percentile bootstrap over faces, the same resamples for all metrics; that of
-    gender_ece reaches as far down as up, since resampling inflates it. So does any sample: even a
-    calibrated predictor has an error above 0. ValueError where labels or predictions are not
-    finite, or all faces have one gender.
+    Intervals: percentile bootstrap over faces, with the same resamples for all metrics. That of
+    gender_ece reaches as far down as up, because resampling inflates it. So does any sampling: even
+    a calibrated predictor has an error above 0. Raises ValueError if labels or predictions are not
+    finite or all faces have one gender.
     """
     if not np.isfinite(predictions[["age_years", "gender", *records.PREDICTED]].astype(float)).all(
         axis=None
@@ -80,7 +80,7 @@ def evaluate(predictions: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES
 
 
 def _metrics(predictions: pd.DataFrame) -> Callable[[np.ndarray], tuple[float, ...]]:
-    """Return the function from how often each face was drawn, (N,), to METRICS."""
+    """Return a function that computes METRICS from how often each face was drawn, (N,)."""
     probability = predictions["gender_probability"].to_numpy(float)
     female, predicted = records.is_female(predictions["gender"]), records.is_female(probability)
     error, correct = records.age_error(predictions), predicted == female
@@ -93,13 +93,13 @@ def _metrics(predictions: pd.DataFrame) -> Callable[[np.ndarray], tuple[float, .
 
     def metrics(drawn: np.ndarray) -> tuple[float, ...]:
         mae, mean_square, bias, cs5, accuracy, hits, named = drawn @ per_face / len(drawn)
-        # F1 is twice what is right in a gender over all that are labelled or predicted so.
+        # A gender's F1: twice its hits over the number labelled plus the number predicted as it.
         f1 = hits / max(named, 1e-9) + (accuracy - hits) / max(2 - named, 1e-9)
-        # The share of pairs (female, male) in the right order of their probabilities, ties half.
+        # AUC: the share of (female, male) pairs with probabilities in the right order, ties half.
         females = np.add.reduceat(drawn[order] * female[order], new)
         males = np.add.reduceat(drawn[order] * ~female[order], new)
         pairs = females.sum() * males.sum()
-        # A resample with only one gender, which hardly occurs, counts as chance.
+        # A resample with only one gender, which is very rare, counts as chance.
         auc = float(females @ (np.cumsum(males) - males / 2) / pairs) if pairs else 0.5
         ece = np.abs(np.bincount(bins, drawn * gaps)).sum() / len(drawn)
         return mae, math.sqrt(mean_square), bias, cs5, accuracy, f1, auc, ece
@@ -108,15 +108,15 @@ def _metrics(predictions: pd.DataFrame) -> Callable[[np.ndarray], tuple[float, .
 
 
 def probability_bins(probability: np.ndarray) -> np.ndarray:
-    """Return the number, from 0, of the bin of equal width in which each probability lies."""
+    """Return each probability's bin, numbered from 0; all bins have equal width."""
     return np.clip(probability * CALIBRATION_BINS, 0, CALIBRATION_BINS - 1).astype(int)
 
 
 def reliability(gender_true: np.ndarray, gender_probability: np.ndarray) -> pd.DataFrame:
-    """Return a row for each bin of `probability_bins` that holds faces, by the bin's number.
+    """Return one row per non-empty bin of `probability_bins`, indexed by bin number.
 
     Arrays (N,), 1 is female. Columns: n, probability (mean), share (labelled female), and
-    share_low and share_high, its interval of Wilson.
+    share_low and share_high, its Wilson interval.
     """
     table = pd.DataFrame(
         {"female": records.is_female(gender_true), "probability": gender_probability}
@@ -130,7 +130,7 @@ def reliability(gender_true: np.ndarray, gender_probability: np.ndarray) -> pd.D
 def share(hits: np.ndarray | pd.Series, method: str = "wilson") -> dict[str, float]:
     """Return value, low and high of the share of True in hits, (N,).
 
-    method: of the interval, "wilson" (1927) or "exact" (Clopper and Pearson 1934).
+    method: interval method, "wilson" (1927) or "exact" (Clopper and Pearson 1934).
     """
     found = stats.binomtest(int(hits.sum()), len(hits))
     low, high = found.proportion_ci(CONFIDENCE, method)
@@ -138,7 +138,7 @@ def share(hits: np.ndarray | pd.Series, method: str = "wilson") -> dict[str, flo
 
 
 def _means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Return the means of bootstrap resamples of the rows of values, a row a resample."""
+    """Return the means of bootstrap resamples of the rows of values, one row per resample."""
     draw, count = np.random.default_rng(seed).integers, len(values)
     at_once = max(1, RESAMPLED_ROWS // count)
     sizes = (min(at_once, resamples - start) for start in range(0, resamples, at_once))
@@ -165,7 +165,7 @@ def paired_difference(
 ) -> dict[str, float]:
     """Return the mean of error_a - error_b over the same faces (N,): value, low, high and p.
 
-    p of no difference is two-sided, from the share of bootstrap means on the other side of 0.
+    p: two-sided, for no difference, from the share of bootstrap means on the other side of 0.
     """
     difference = np.asarray(error_a, float) - np.asarray(error_b, float)
     means = _means(difference, seed, resamples)
@@ -177,7 +177,7 @@ def paired_difference(
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
     """Compare two classifiers on the same faces by the exact McNemar test (McNemar 1947).
 
-    Arrays boolean (N,). Return how many only a and only b got right, and the two-sided p.
+    Arrays: boolean (N,). Return the number that only a and only b got right, and the two-sided p.
     """
     only_a = int((correct_a & ~correct_b).sum())
     only_b = int((correct_b & ~correct_a).sum())
@@ -189,7 +189,7 @@ def compare(predictions: pd.DataFrame, others: pd.DataFrame, *, seed: int) -> di
     """Compare two tables of predictions of the same faces in the same order.
 
     Return `paired_difference` in years as "mae" (below 0: the first is better) and `mcnemar` as
-    "gender". ValueError where the faces differ.
+    "gender". Raises ValueError if the faces differ.
     """
     if predictions["name"].tolist() != others["name"].tolist():
         raise ValueError("Expected predictions of the same faces in the same order.")
@@ -201,8 +201,8 @@ def compare(predictions: pd.DataFrame, others: pd.DataFrame, *, seed: int) -> di
 def shared_errors(predictions: pd.DataFrame, others: pd.DataFrame) -> dict[str, float | int]:
     """Return how often two networks fail on the same faces, given in the same order.
 
-    correlation: of their errors in age; wrong: genders that the first has wrong; wrong_both: those
-    that the other has wrong too.
+    correlation: of their age errors. wrong: number of genders that the first gets wrong.
+    wrong_both: number of these that the other gets wrong too.
     """
     errors = [records.age_error(table) for table in (predictions, others)]
     wrong, other_wrong = (~records.gender_right(table) for table in (predictions, others))
@@ -214,10 +214,10 @@ def shared_errors(predictions: pd.DataFrame, others: pd.DataFrame) -> dict[str, 
 
 
 def slice_masks(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Say, boolean (N,) each, which rows lie in which slice; slices without rows are left out.
+    """Return each slice's mask of the rows, boolean (N,), without slices that have no rows.
 
     Slices by decade of age_years ("age 0-9" to "age 80+"), gender ("male", "female"), race, and all
-    pairs of these three ("male, Asian"). A race other than 0 to 4 is unknown and in no slice.
+    pairs of these three ("male, Asian"). A race other than 0 to 4 is unknown and has no slice.
     """
     decades = [f"age {10 * start}-{10 * start + 9}" for start in range(OLDEST_DECADE)]
     decade = np.minimum(table["age_years"] // 10, OLDEST_DECADE)
@@ -239,7 +239,7 @@ def slice_masks(table: pd.DataFrame) -> dict[str, np.ndarray]:
 def slices(predictions: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Return the `summary` of each slice of `slice_masks`, with its name and whether it is ranked.
 
-    Slices of fewer than SMALL_SLICE faces are not: what stands out there is mostly chance.
+    Slices of fewer than SMALL_SLICE faces are not ranked: there, extreme values are mostly chance.
     """
     masks = slice_masks(predictions).items()
     rows = [{"slice": name} | summary(predictions[mask], seed=seed) for name, mask in masks]
@@ -248,7 +248,7 @@ def slices(predictions: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 
 
 def summary(predictions: pd.DataFrame, *, seed: int) -> dict[str, float | int]:
-    """Return n, and mae and bias (years) and gender_accuracy with their _low and _high.
+    """Return n, and mae, bias (years) and gender_accuracy, each with its _low and _high.
 
     Intervals: percentile bootstrap for years, Wilson's for the accuracy.
     """
@@ -261,10 +261,10 @@ def summary(predictions: pd.DataFrame, *, seed: int) -> dict[str, float | int]:
 
 
 def label_noise(manifest: pd.DataFrame) -> dict[str, dict[str, float] | int]:
-    """Return by how much the labels of near-duplicates, pictures of one face, disagree.
+    """Return how much the labels of near-duplicates (pictures of the same face) disagree.
 
-    manifest: columns group, age_years and gender. Over all pairs within groups: their number
-    (pairs; if 0, nothing else), age_difference_years (mean absolute) and gender_disagreement (share
+    manifest: columns group, age_years and gender. Keys, over all pairs within groups: pairs (their
+    number; if 0, the only key), age_difference_years (mean absolute) and gender_disagreement (share
     of the pairs), both with a bootstrap interval over groups.
     """
     faces = manifest[["group", "age_years", "gender"]].reset_index(names="row")

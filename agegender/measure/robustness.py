@@ -1,6 +1,6 @@
-"""How predictions hold when pictures get worse, and where in a picture they come from.
+"""How predictions suffer when pictures get worse, and which parts of a picture they depend on.
 
-Knows no model: `predict` takes uint8 RGB (N, S, S, 3) and returns the ages in years and the
+Independent of models: `predict` takes uint8 RGB (N, S, S, 3) and returns the ages in years and the
 probabilities of female, (N,) each.
 """
 
@@ -22,7 +22,7 @@ Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def blur(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
-    """Blur by a Gaussian of this standard deviation, in pixels."""
+    """Blur with a Gaussian of this standard deviation, in pixels."""
     return _bytes(ndimage.gaussian_filter(images.astype(np.float32), strength, axes=(1, 2)))
 
 
@@ -33,7 +33,7 @@ def noise(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
 
 
 def jpeg(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
-    """Compress as JPEG of this quality, 1 to 95, and decode."""
+    """Compress to a JPEG of this quality, 1 to 95, and decode."""
     decoded = []
     for image in images:
         stream = io.BytesIO()
@@ -44,12 +44,12 @@ def jpeg(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
 
 def darkness(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
     """Multiply each value by this factor."""
-    # A table of all 256 values makes no copy of the pictures in floating point.
+    # A lookup table of all 256 values avoids a floating-point copy of the pictures.
     return _bytes(np.arange(256) * strength)[images]
 
 
 def occlusion(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
-    """Cover by a grey square, this share of the width wide, at any place."""
+    """Cover a random place with a grey square whose side is this share of the width."""
     size = images.shape[1]
     side = round(strength * size)
     places = np.random.default_rng(seed).integers(0, size - side + 1, (len(images), 2))
@@ -60,7 +60,7 @@ def occlusion(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
 
 
 def shift(images: np.ndarray, strength: float, seed: int) -> np.ndarray:
-    """Move to the left or right by this share of the width, and repeat the pixels of the edge."""
+    """Shift to the left or right by this share of the width and repeat the pixels of the edge."""
     size = images.shape[2]
     side = np.random.default_rng(seed).choice([-1, 1], (len(images), 1))
     columns = np.clip(np.arange(size) - side * round(strength * size), 0, size - 1)
@@ -71,8 +71,8 @@ def _bytes(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-# Each function takes images uint8 (N, S, S, 3), a strength and a seed, and returns images; then its
-# strengths, from mild to severe, and their unit.
+# Function of images, uint8 (N, S, S, 3), a strength and a seed that returns images; its strengths,
+# from mild to severe; their unit.
 CORRUPTIONS = {
     "blur": (blur, (1, 2, 3, 4), "standard deviation (pixels)"),
     "noise": (noise, (10, 20, 40, 60), "standard deviation (of 255)"),
@@ -86,10 +86,10 @@ CORRUPTIONS = {
 def curves(
     predict: Predict, images: np.ndarray, age_years: np.ndarray, gender: np.ndarray, *, seed: int
 ) -> pd.DataFrame:
-    """Return `evaluation.summary` of the clean faces, then for each corruption and strength.
+    """Return `evaluation.summary` of the clean faces, then of each corruption and strength.
 
     images: uint8 (N, S, S, 3); labels (N,). Columns corruption and strength come first; the first
-    row is "clean" of strength 0. All rows have the same seed.
+    row is "clean" with strength 0. All rows use the same seed.
     """
     labels = pd.DataFrame({"age_years": age_years, "gender": gender})
 
@@ -104,10 +104,10 @@ def curves(
 
 
 def occlusion_map(predict: Predict, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what covering each place by a grey patch changes (Zeiler and Fergus 2014).
+    """Return what covering each place with a grey patch changes (Zeiler and Fergus 2014).
 
-    image: uint8 (S, S, 3). Keys: age_years and gender_probability, (P, P), covered minus not; and
-    centres_pixels (P,), the middle of the patches in either direction.
+    image: uint8 (S, S, 3). Keys: age_years and gender_probability, (P, P), covered minus uncovered;
+    and centres_pixels, (P,), the centres of the patches along either side.
     """
     starts = range(0, image.shape[0] - PATCH_PIXELS + 1, STRIDE_PIXELS)
     covered = np.repeat(image[None], len(starts) ** 2 + 1, axis=0)

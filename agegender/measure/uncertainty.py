@@ -1,4 +1,4 @@
-"""How far a prediction can be trusted: age intervals, and when to abstain from a gender."""
+"""How far to trust a prediction: age intervals, and when to abstain from naming a gender."""
 
 import math
 
@@ -16,11 +16,11 @@ ROUNDING = 1e-9  # 0.9 / (1 - 0.9) is a little more than 9
 def fit_age_intervals(
     age_true: np.ndarray, age_predicted: np.ndarray, *, coverage: float = 0.9
 ) -> dict:
-    """Return half widths, in years, of age intervals that hold the true age in `coverage` of faces.
+    """Fit half widths, in years, of age intervals that contain the true age of `coverage` of faces.
 
-    Split conformal prediction (Lei et al. 2018), Mondrian (Vovk 2012): by bands of the predicted
-    age, up to 10 of 50 faces or more, between which the `edges` lie. Ages in years, (N,), of
-    validation faces: coverage is promised for faces like them. ValueError for too few.
+    Split conformal prediction (Lei et al. 2018), Mondrian (Vovk 2012): one half width per band of
+    the predicted age, with up to 10 bands of 50 faces or more, separated by `edges`. Ages: years,
+    (N,), of validation faces; coverage holds for faces like them. Raises ValueError for too few.
     """
     age_predicted = np.asarray(age_predicted, float)
     error = np.abs(age_predicted - np.asarray(age_true, float))
@@ -30,7 +30,7 @@ def fit_age_intervals(
     if count < fewest:
         raise ValueError(
             f"Expected {fewest} faces or more for a coverage of {coverage}; got {count}. "
-            "Take more validation faces or a lower coverage."
+            "Use more validation faces or a lower coverage."
         )
     band_size = max(BAND_SIZE, fewest)
     for bands in range(min(MOST_BANDS, max(count // band_size, 1)), 0, -1):
@@ -47,7 +47,7 @@ def fit_age_intervals(
 
 
 def age_intervals(calibration: dict, age_predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and highest age, years (N,), by what `fit_age_intervals` returned."""
+    """Return the lowest and highest age, years (N,), from the result of `fit_age_intervals`."""
     age_predicted = np.asarray(age_predicted, float)
     band = np.searchsorted(calibration["edges"], age_predicted, side="right")
     half_width = np.asarray(calibration["half_widths_years"])[band]
@@ -59,7 +59,7 @@ def interval_coverage(
 ) -> dict[str, float | int]:
     """Return value, low and high of the share of faces whose age, years (N,), is in its interval.
 
-    Also n and mean_width_years.
+    Also return n and mean_width_years.
     """
     low, high = age_intervals(calibration, age_predicted)
     age_true = np.asarray(age_true, float)
@@ -70,16 +70,16 @@ def interval_coverage(
 def fit_abstention(
     gender_true: np.ndarray, gender_probability: np.ndarray, *, accuracy: float = 0.97
 ) -> dict:
-    """Return the least confidence from which answers reach the accuracy, on validation faces.
+    """Return the lowest confidence from which answers reach the accuracy, on validation faces.
 
     Confidence is the larger of both genders' probabilities; arrays (N,). Keys: accuracy_target, n,
-    confidence, and share_accepted and accuracy of the faces of at least that confidence. Where none
+    confidence, and share_accepted and accuracy of the faces with at least that confidence. If none
     suffices, confidence and accuracy are None and share_accepted is 0.
     """
     gender_probability = np.asarray(gender_probability, float)
     wrong = records.is_female(gender_probability) != records.is_female(gender_true)
     confidence = np.maximum(gender_probability, 1 - gender_probability)
-    # From the most confident on (El-Yaniv and Wiener 2010); equal ones are accepted together.
+    # From the most confident down (El-Yaniv and Wiener 2010); equal ones are accepted together.
     groups = pd.DataFrame({"wrong": wrong, "confidence": confidence}).groupby(-confidence.round(9))
     accepted = groups["wrong"].agg(["sum", "size"]).cumsum()
     accepted["confidence"] = groups["confidence"].min()

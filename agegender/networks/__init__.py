@@ -1,1 +1,1 @@
-"""From pixels to a trained network in a file."""
+"""Networks: building, training, prediction and export."""

@@ -1,7 +1,7 @@
-"""The table of pretrained networks: builder, input scaling, where the weights come from, licence.
+"""The pretrained backbones: builder, input scaling, source of the weights and licence of each.
 
-Every backbone is a flat functional model of standard layers that takes float32 RGB in [0, 1]: its
-own scaling is its first layer, and a network trained on BGR has its first kernel reversed instead.
+Every backbone is a flat functional model of standard layers that takes float32 RGB in [0, 1] and
+scales it itself. If it was trained on BGR, its first kernel is reversed, not its input.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ import numpy as np
 
 from agegender import disk
 
-# Every network here halves its input five times; with multiples of 32 all their paddings agree.
+# Every network here halves its input five times. For multiples of 32 all their paddings agree.
 STRIDE_PIXELS = 32
-# Weights that come with a clone: convert.py in this folder made them.
+# Weights that come with the repository; convert.py in that folder made them.
 COMMITTED = Path(__file__).parents[2] / "models" / "backbones"
 
 
 class WeightsError(Exception):
-    """Pretrained weights are missing, damaged or could not be fetched."""
+    """Pretrained weights are missing, damaged or could not be downloaded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Backbone:
     """A pretrained network without its top.
 
     build: its constructor in keras.applications.
-    scale, offset: per channel or for all; it expects scale * image + offset, image in [0, 1].
-    cut_layers: where it may be cut (below: frozen, its activations computed once; above:
-        trainable), from bottom to top, the last one the feature map.
-    sha256: of the committed weights; empty where keras.applications downloads them.
+    scale, offset: scalar or per channel; it expects scale * image + offset, image in [0, 1].
+    cut_layers: layers at which it may be cut, from bottom to top; the last is the feature map.
+        Below the cut it is frozen and its activations are computed once; above, it is trainable.
+    sha256: of the committed weights; empty if keras.applications downloads them.
     folded: the batch normalisation holds no real statistics (see `unfold_batch_normalization`).
     """
 
@@ -59,17 +59,17 @@ def load(
 ) -> keras.Model:
     """Return the backbone `name`: float32 RGB (N, S, S, 3) in [0, 1] to a (N, s, s, C) feature map.
 
-    S is image_size_pixels; with internal_size_pixels the image is first resized to that. s is a
-    32nd of the size. cache: the folder that `fetch` fills. With pretrained False the weights are
-    random and no file is read. ValueError for an unknown name or a size that is no multiple of 32,
-    WeightsError where weights are missing or damaged.
+    S is image_size_pixels. The image is first resized to internal_size_pixels, if given. s is 1/32
+    of the final size. cache: the folder that `fetch` fills. If pretrained is False, the weights are
+    random and no file is read. Raises ValueError for an unknown name or a size that is not a
+    multiple of 32, and WeightsError if weights are missing or damaged.
     """
     backbone = _find(name)
     size_pixels = internal_size_pixels or image_size_pixels
     if size_pixels < STRIDE_PIXELS or size_pixels % STRIDE_PIXELS:
         raise ValueError(
             f"A backbone's image size must be a multiple of {STRIDE_PIXELS} pixels; "
-            f"got {size_pixels}. Set internal_size_pixels to one and the image is resized to it."
+            f"got {size_pixels}. Set internal_size_pixels to such a size to resize the image."
         )
     network = _build(name, image_size_pixels, size_pixels)
     if not pretrained:
@@ -82,8 +82,8 @@ def load(
         return network
     if (digest := disk.checksum(path)) != backbone.sha256:
         raise WeightsError(
-            f"{path} should have the SHA-256 {backbone.sha256} but has {digest}. Get it again: "
-            "git checkout models/backbones"
+            f"{path} should have the SHA-256 {backbone.sha256} but has {digest}. "
+            "Restore it with: git checkout models/backbones"
         )
     with np.load(path) as tensors:
         for weight in network.weights:
@@ -92,15 +92,15 @@ def load(
 
 
 def available(cache: Path) -> list[str]:
-    """Return the backbones that `load` finds without a network, in the table's order."""
+    """Return the backbones whose weights are on this machine, in the table's order."""
     return [name for name in BACKBONES if _weights(name, cache)[0].is_file()]
 
 
 def fetch(name: str, cache: Path) -> None:
-    """Download the weights of one backbone into the folder `cache`, unless they are at hand.
+    """Download the weights of one backbone into the folder `cache`, unless they are available.
 
-    ValueError for an unknown name. WeightsError with the reason where the download fails; then
-    nothing is left behind.
+    Raises ValueError for an unknown name and WeightsError, with the reason, if the download fails.
+    A failed download leaves nothing behind.
     """
     committed, (path, hint) = _find(name).sha256, _weights(name, cache)
     if path.is_file():
@@ -111,8 +111,8 @@ def fetch(name: str, cache: Path) -> None:
         network = _build(name, 224, 224, weights="imagenet")
     except Exception as error:  # keras.utils.get_file raises nothing more precise.
         raise WeightsError(
-            f"{name} could not be downloaded ({error}); this machine may not reach the servers of "
-            "keras.applications. The other backbones work without."
+            f"{name} could not be downloaded ({error}). This machine may have no access to the "
+            "keras.applications servers. The backbones in models/backbones need no download."
         ) from error
     if name in BGR_APPLICATIONS:
         _reverse_first_kernel(network)
@@ -123,14 +123,14 @@ def fetch(name: str, cache: Path) -> None:
 
 
 def unfold_batch_normalization(network: keras.Model, images: np.ndarray) -> None:
-    """Make a folded backbone fit for training, in place, without changing its function.
+    """Prepare a folded backbone for training, in place, without changing its function.
 
     A folded batch normalisation has mean 0 and variance 1, and kernels of very different scales, so
-    that training it diverges. Each gets the true statistics of its input on `images` (float32 RGB
-    (K, S, S, 3) in [0, 1], a few hundred training images), and each kernel is rescaled to norm
-    sqrt(2) per filter, the scale that He initialisation gives (He et al. 2015), with the inverse in
-    the statistics and the scale parameter. ValueError where the network computes in less than
-    float32, or without images.
+    training diverges. Each normalisation gets the true statistics of its input on `images` (float32
+    RGB (K, S, S, 3) in [0, 1], a few hundred training images). Each kernel is rescaled to norm
+    sqrt(2) per filter, the scale of He initialisation (He et al. 2015), for which the statistics
+    and the scale parameter compensate. Raises ValueError if the network computes in less than
+    float32 or there are no images.
     """
     if not len(images) or any(layer.compute_dtype != "float32" for layer in network.layers):
         raise ValueError("Unfolding needs a network in float32 and at least one image.")
@@ -165,17 +165,17 @@ def unfold_batch_normalization(network: keras.Model, images: np.ndarray) -> None
 
 def _find(name: str) -> Backbone:
     if name not in BACKBONES:
-        raise ValueError(f"No backbone {name!r}; there are {', '.join(BACKBONES)}.")
+        raise ValueError(f"Unknown backbone {name!r}; expected one of {', '.join(BACKBONES)}.")
     return BACKBONES[name]
 
 
 def _build(
     name: str, image_size_pixels: int, size_pixels: int, weights: str | None = None
 ) -> keras.Model:
-    """Return the network with random weights, or with those that keras.applications downloads."""
+    """Return the network with random weights, or with weights that keras.applications downloads."""
     backbone = BACKBONES[name]
     images = x = keras.Input((image_size_pixels, image_size_pixels, 3), name="image")
-    # In float32 whatever the policy: half precision would round a picture's 256 levels.
+    # Float32 under any policy, because half precision would round a picture's 256 levels.
     if size_pixels != image_size_pixels:
         x = keras.layers.Resizing(size_pixels, size_pixels, dtype="float32", name="resize")(x)
     scale, offset = backbone.scale, backbone.offset
@@ -185,22 +185,22 @@ def _build(
 
 
 def _weights(name: str, cache: Path) -> tuple[Path, str]:
-    """Return where the weights of a backbone lie, and how to get them."""
+    """Return the path of a backbone's weights and a hint on how to get them."""
     if BACKBONES[name].sha256:
-        hint = "It comes with a clone of the repository: git checkout models/backbones"
+        hint = "It is part of the repository. Restore it with: git checkout models/backbones"
         return COMMITTED / f"{name}.npz", hint
-    hint = f"Fetch it with: python -m pipelines.fetch_backbones {name}"
+    hint = f"Download it with: python -m pipelines.fetch_backbones {name}"
     return cache / f"{name}.weights.h5", hint
 
 
 def _reverse_first_kernel(network: keras.Model) -> None:
-    """Let a network that was trained on BGR take RGB."""
+    """Make a network trained on BGR take RGB."""
     first = next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
     kernel, *bias = first.get_weights()
     first.set_weights([kernel[:, :, ::-1], *bias])
 
 
-# ImageNet's means per channel, in the two forms that its networks were trained with.
+# ImageNet's channel means, in the two forms that its networks were trained with.
 CAFFE_OFFSET = (-123.68, -116.779, -103.939)
 TORCH_SCALE = (1 / 0.229, 1 / 0.224, 1 / 0.225)
 TORCH_OFFSET = (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225)
@@ -217,7 +217,7 @@ _faceres = functools.partial(
     licence="MIT; upstream HSE_FaceRec_tf Apache-2.0",
     folded=True,
 )
-# The preferred one first.
+# The preferred one comes first.
 BACKBONES = {
     "faceres_deep": _faceres(
         pretraining="identities of VGGFace2, then age and gender of IMDB-WIKI, it seems with all "

@@ -1,4 +1,4 @@
-"""The machine under Keras: device, precision, memory."""
+"""Device, precision and memory settings of the machine that Keras runs on."""
 
 import ctypes
 
@@ -6,15 +6,15 @@ import keras
 
 
 def prepare() -> str:
-    """Make operations deterministic, let a GPU's memory grow, compute in bfloat16 on a GPU.
+    """Make operations deterministic; on a GPU, let memory grow and compute in bfloat16.
 
-    Call it once, before the first tensor is made. Return the device's name. A CPU keeps float32:
-    bfloat16 gained little there.
+    Call it once, before the first tensor is made. Return the device's name. A CPU keeps float32,
+    because bfloat16 gained little there.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf  # Keras has none of these switches.
 
-        # It warns of functions that are traced again: here that is a new network for each trial.
+        # It warns about retraced functions, but here each trial traces a new network.
         tf.get_logger().setLevel("ERROR")
         tf.config.experimental.enable_op_determinism()
         gpus = tf.config.list_physical_devices("GPU")
@@ -29,16 +29,16 @@ def prepare() -> str:
 
 
 def has_accelerator() -> bool:
-    """Say whether Keras computes on something else than the CPU."""
+    """Return whether Keras computes on something other than the CPU."""
     return not keras.distribution.list_devices()[0].lower().startswith("cpu")
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, where it is glibc.
+    """Make the C library keep freed memory, if it is glibc.
 
     From the first batch that comes from Python, TensorFlow 2.21 makes it return every block above
-    128 KB to the system. Each step then asks for it again, page by page, which takes as long as the
-    computation: 640 faces cost 9.6 s of processor time with this call and 14 to 20 s without.
+    128 KB to the system. Each step then requests them again, page by page, which takes as long as
+    the computation. 640 faces cost 9.6 s of processor time with this call and 14 to 20 s without.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

@@ -1,4 +1,4 @@
-"""What a network is fed in training: batches of pictures or activations, views, pairs mixed."""
+"""Batches for training: pictures or activations, random views, mixed pairs."""
 
 import dataclasses
 import math
@@ -12,13 +12,13 @@ from agegender.measure import evaluation
 
 
 class RandomView(keras.layers.Layer):
-    """uint8 pictures (N, S, S, 3) to float in [0, 1]; in training, each seen from a random view.
+    """Turn uint8 pictures (N, S, S, 3) into floats in [0, 1]; in training, draw random views.
 
-    Mirror, rotation, zoom and shift are one affine map, so pictures are resampled once; then
+    Mirror, rotation, zoom and shift form one affine map, so pictures are resampled only once. Then
     contrast and brightness change and, with probability `erasing`, a random square of up to half
-    the side becomes grey (Zhong et al. 2020). Strengths, numbers or variables: rotation in turns,
-    zoom and shift as fractions of the side, brightness and contrast as fractions of the range; 0 is
-    off.
+    the side turns grey (Zhong et al. 2020). Strengths are numbers or variables; 0 is off.
+    Rotation is in turns, zoom and shift are fractions of the side, brightness and contrast
+    fractions of the range.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RandomView(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
-        """Return the pictures as float; changed only where training is true."""
+        """Return the pictures as float, changed only in training."""
         images = keras.ops.cast(images, self.compute_dtype) / 255
         if not training:
             return images
@@ -52,7 +52,7 @@ class RandomView(keras.layers.Layer):
         mirror = keras.ops.sign(uniform(1.0, center=1e-6))
         angle, scale = uniform(2 * math.pi * self.rotation), uniform(self.zoom, center=1.0)
         cosine, sine = scale * keras.ops.cos(angle), scale * keras.ops.sin(angle)
-        # The map runs from places in the output to places in the input, about the centre.
+        # The map goes from output coordinates to input coordinates, about the centre.
         middle = (size - 1) / 2
         columns = [mirror * cosine, -sine, mirror * sine, cosine]
         offsets = [
@@ -93,20 +93,20 @@ class RandomView(keras.layers.Layer):
 
 
 class ResidentPictures(keras.layers.Layer):
-    """Rows (N, 1) to the pictures uint8 (N, S, S, 3) of a set that stays on the device.
+    """Turn row numbers (N, 1) into pictures, uint8 (N, S, S, 3), of a set kept on the device.
 
-    Rows float32 (N, 3) are those of two pictures and the share of the first in their mean.
+    Rows may be float32 (N, 3): two row numbers and the share of the first picture in their mean.
     """
 
     def __init__(self, pictures: np.ndarray):
-        # Not cast to a GPU's bfloat16, which has no row above 256 exactly.
+        # No cast to a GPU's bfloat16, which cannot hold every row number above 256.
         super().__init__(trainable=False, autocast=False)
         self.pictures = self.add_weight(
             pictures.shape, lambda shape, dtype: pictures, "uint8", trainable=False
         )
 
     def call(self, rows: keras.KerasTensor) -> keras.KerasTensor:
-        """Return the pictures of these rows, mixed where they come in twos."""
+        """Return the pictures of these rows, mixed if they come in pairs."""
 
         def pictures(column: int) -> keras.KerasTensor:
             return keras.ops.take(self.pictures, keras.ops.cast(rows[:, column], "int32"), axis=0)
@@ -120,15 +120,15 @@ class ResidentPictures(keras.layers.Layer):
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What a network is fitted to.
+    """The data that a network is fitted to.
 
-    inputs: uint8 pictures (M, S, S, 3), which are augmented; or activations, float (M, ...) or,
-        with several views of each face, (M, views, ...).
+    inputs: uint8 pictures (M, S, S, 3), which are augmented; or activations, float (M, ...), or
+        (M, views, ...) with several views per face.
     age_years, gender: float32 (M,).
-    train_rows, validation_rows: int (n,), rows of the three; without validation rows nothing is
-        validated and the last epoch is kept.
+    train_rows, validation_rows: int (n,), rows of these three arrays. Without validation rows,
+        nothing is validated and the last epoch is kept.
     floors: turn MAE and accuracy into val_score.
-    taught: float32 (M, W), a teacher's answers as in `models.for_training`; None without one.
+    taught: float32 (M, W), a teacher's answers as in `models.for_training`, or None.
     """
 
     inputs: np.ndarray
@@ -141,19 +141,19 @@ class Examples:
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of an array that may be a memory map, with labels for each of a network's outputs.
+    """Batches of an array, which may be a memory map, with labels for each output of a network.
 
-    The order depends on the seed and the epoch alone. Training, which has a seed, picks one of
-    several views of a face at random; validation, which has none, takes view 0.
+    The order depends only on the seed and the epoch. Training has a seed and picks one of several
+    views of a face at random. Validation has no seed and takes view 0.
 
     examples: inputs (M, ...) or (M, views, ...), and the labels.
-    rows: int (n,), of the examples.
-    outputs: the names of the network's outputs.
-    views: of each face; 0 where the inputs have no such dimension.
-    epoch: how many have gone before.
-    mixing: where it is above 0 (mixup, Zhang et al. 2018), a picture of training is the mean of
-        two, the first with a share of 1/2 to 1 from a Beta distribution with `mixing` for both
-        parameters; labels are then (N, 3): the first's, the other's, the share.
+    rows: int (n,), rows of the examples.
+    outputs: names of the network's outputs.
+    views: number of views per face; 0 if the inputs have no such dimension.
+    epoch: number of epochs already trained.
+    mixing: above 0, each training picture is the mean of two (mixup, Zhang et al. 2018). The share
+        of the first, 1/2 to 1, comes from a Beta distribution with `mixing` for both parameters.
+        Labels are then (N, 3): the first picture's, the second's, the share.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Batches(keras.utils.PyDataset):
         self.on_epoch_begin()
 
     def on_epoch_begin(self) -> None:
-        """Shuffle, where there is a seed."""
+        """Shuffle if there is a seed."""
         self.epoch += 1
         self.order, self.view = self.rows, np.zeros(len(self.rows), int)
         self.partners, self.share = self.rows, np.ones(len(self.rows), np.float32)
@@ -198,10 +198,10 @@ class Batches(keras.utils.PyDataset):
         rows = self.order[part]
         inputs = self.inputs[rows, self.view[part]] if self.views else self.inputs[rows]
         if isinstance(self.inputs.base, mmap.mmap):
-            # Pages read from a mapped file count as this process's memory until they are let go;
-            # the system still has them cached.
+            # Pages read from a mapped file count as this process's memory until released. The
+            # system keeps them cached.
             self.inputs.base.madvise(mmap.MADV_DONTNEED)
-        if inputs.dtype == np.float16:  # Stored in half precision, but not computed in it.
+        if inputs.dtype == np.float16:  # Only stored, not computed, in half precision.
             inputs = inputs.astype("float32")
         if not self.mixing:
             labels = {name: v[rows].reshape(len(rows), -1) for name, v in self.labels.items()}
@@ -218,7 +218,7 @@ class Batches(keras.utils.PyDataset):
         return self._mixed(inputs, partners, share), labels
 
     def _mixed(self, inputs: np.ndarray, partners: np.ndarray, share: np.ndarray) -> np.ndarray:
-        if inputs.ndim == 2:  # Rows of pictures that stay on the device, which mixes them.
+        if inputs.ndim == 2:  # Row numbers only: the device holds the pictures and mixes them.
             return np.column_stack([inputs, self.inputs[partners], share]).astype("float32")
         if self.seed is None:
             return inputs

@@ -1,11 +1,11 @@
 """The .h5 contract: write a network, load it, verify its golden predictions.
 
-The file loads with keras.models.load_model(path) where there is only Keras, 3.6 or newer, and is
-saved uncompiled. Its golden predictions lie in a group of the same file, which Keras ignores, so
-that they cannot be lost or paired with another model: golden/images (uint8), golden/age (years) and
-golden/gender, made on the CPU by the backend named in the group's attribute `backend`.
+The file is saved uncompiled. keras.models.load_model(path) loads it with only Keras, 3.6 or newer.
+Its golden predictions are in a group of the same file, which Keras ignores, so they cannot be lost
+or paired with another model. They are golden/images (uint8), golden/age (years) and golden/gender,
+computed on the CPU by the backend named in the group's attribute `backend`.
 
-This module needs only Keras, h5py and NumPy. Run in the folder of the package, it verifies files:
+This module needs only Keras, h5py and NumPy. Run in the package's folder, it verifies files:
 
     python -m agegender.networks.export age_gender_A.h5
 """
@@ -25,13 +25,13 @@ import numpy as np
 from agegender import disk
 from agegender.networks import inspection
 
-# Largest difference from the golden predictions in years and in probability: on the backend that
-# wrote the file, and on any other.
+# Largest allowed difference from the golden predictions, in years and in probability: on the
+# backend that wrote the file, and on any other.
 SAME_BACKEND_TOLERANCE = (1e-3, 1e-4)
 OTHER_BACKEND_TOLERANCE = (0.05, 1e-3)
-# Settings that came after Keras 3.6, which stops at any that it does not know, and the values with
-# which they change nothing. (Before 3.6 a network's one input was listed in another form, and newer
-# versions warn of that with each prediction.)
+# Settings newer than Keras 3.6, which rejects unknown ones, and the values at which they change
+# nothing. (Before 3.6 a network's single input was listed in another form, about which newer
+# versions warn at each prediction.)
 _NEWER_SETTINGS: dict[str, object] = {"renorm_momentum": 0.99}
 _NEWER_SETTINGS |= dict.fromkeys(("antialias", "optional", "ragged", "renorm"), False)
 _NEWER_SETTINGS |= dict.fromkeys(("input_axes", "output_axes", "renorm_clipping"))
@@ -39,9 +39,9 @@ _NEWER_SETTINGS["quantization_config"] = None
 
 
 def golden_images(count: int = 8, seed: int = 0) -> np.ndarray:
-    """Return made-up pictures, uint8 (count, 128, 128, 3): slopes of colour, an ellipse and noise.
+    """Return synthetic pictures, uint8 (count, 128, 128, 3): colour gradients, an ellipse, noise.
 
-    They travel with every exported file, as no real face may. Same seed, same bytes.
+    They are part of every exported file, as no real face may be. Same seed, same bytes.
     """
     generator = np.random.default_rng(seed)
     size = inspection.IMAGE_SIZE_PIXELS
@@ -59,10 +59,10 @@ def golden_images(count: int = 8, seed: int = 0) -> np.ndarray:
 
 
 def with_mirror(network: keras.Model) -> keras.Model:
-    """Return a network whose age and gender are the means over the picture and its mirror image.
+    """Return a network that averages age and gender over the picture and its mirror image.
 
-    It calls `network` twice. All layers are standard ones: "mirror_image", fully connected and
-    fixed, reverses the columns.
+    It calls `network` twice and has only standard layers. "mirror_image", which is fully connected
+    and fixed, reverses the columns.
     """
     images = keras.Input(network.input_shape[1:], name="image")
     width = images.shape[2]
@@ -82,18 +82,18 @@ def with_mirror(network: keras.Model) -> keras.Model:
 def export_h5(network: keras.Model, path: Path, *, fresh_process: bool = True) -> None:
     """Write `network` to `path` under the .h5 contract and verify it in a fresh process.
 
-    network: of any precision; what is written is an uncompiled float32 copy.
-    path: changes only once the file is verified.
+    network: of any precision; the file holds an uncompiled float32 copy.
+    path: replaced only after the file is verified.
     fresh_process: False verifies in this process, which saves seconds.
 
-    ExportError with the reason where the contract is not kept.
+    Raises ExportError, with the reason, if the contract is not kept.
     """
     config = json.loads(network.to_json())
     _make_portable(config)
     inspection.check(config)
-    # Before a network is made from it, which takes it apart.
+    # Serialized before `from_config`, which takes the dictionary apart.
     portable = json.dumps({name: config[name] for name in ("class_name", "config")})
-    # On the CPU, as a fresh process will, whatever the network was trained on.
+    # On the CPU, like the fresh process, whatever the network was trained on.
     with keras.device("cpu:0"):
         copy = keras.Model.from_config(config["config"])
         copy.set_weights(network.get_weights())
@@ -121,13 +121,13 @@ def export_h5(network: keras.Model, path: Path, *, fresh_process: bool = True) -
 def load_h5(path: Path) -> keras.Model:
     """Return the network in `path`, uncompiled: float32 RGB (N, 128, 128, 3) to [age, gender].
 
-    Input in [0, 1], age in years, gender the probability of 1, each (N, 1). Nothing is built before
-    the file has passed `inspection.inspect_h5`. ExportError with the reason where it fails.
+    Input in [0, 1], age in years, gender the probability of 1, each (N, 1). Nothing is built until
+    the file passes `inspection.inspect_h5`. Raises ExportError, with the reason, if it fails.
     """
     inspection.inspect_h5(path)
     try:
         network = keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises many kinds for a file that does not fit.
+    except Exception as error:  # Keras raises many kinds of error for a bad file.
         raise inspection.ExportError(f"Keras cannot load {path}: {error}") from error
     # A file may lie about the shapes between its layers; the built network cannot.
     config = json.loads(network.to_json())["config"]
@@ -141,12 +141,12 @@ def load_h5(path: Path) -> keras.Model:
 
 
 def load_verified(path: Path, passed: Path | None = None) -> keras.Model:
-    """Return the network in `path` as `load_h5` does, once it reproduced its golden predictions.
+    """Return the network in `path`, as `load_h5` does, if it reproduces its golden predictions.
 
-    passed: a folder in which to remember which files did, by their SHA-256 and the versions of
+    passed: a folder that remembers which files have passed, by their SHA-256 and the versions of
         Keras and its backend. Those are inspected and loaded, but not compared again.
 
-    ExportError with the reason otherwise.
+    Raises ExportError, with the reason, if it does not.
     """
     network = load_h5(path)
     backend = keras.backend.backend()
@@ -156,25 +156,25 @@ def load_verified(path: Path, passed: Path | None = None) -> keras.Model:
         compare_with_golden(network, path)
         if mark:
             mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()  # Empty, and so never half written.
+            mark.touch()  # Empty, so never half written.
     return network
 
 
 def compare_with_golden(network: keras.Model, path: Path) -> list[float]:
-    """Compare the network that `path` was loaded to with the golden predictions in it.
+    """Compare the network loaded from `path` with the golden predictions in that file.
 
-    Return the largest differences in years and in probability. ExportError where they are more than
-    rounding, or where the network does not answer with an age and a probability, (N, 1) each.
+    Return the largest differences in years and in probability. Raises ExportError if they exceed
+    rounding, or if the network does not return an age and a probability, (N, 1) each.
     """
     shapes = [output.shape for output in network.outputs]
     if shapes != [(None, 1), (None, 1)]:
         raise inspection.ExportError(
-            f"The outputs must have the shape (N, 1) each; {path} has {shapes}."
+            f"Each output must have the shape (N, 1); {path} has {shapes}."
         )
     written_by, images, *expected = golden(path)
     age, gender = _predict(network, images)
     if not (np.isfinite(age).all() and (gender >= 0).all() and (gender <= 1).all()):
-        raise inspection.ExportError(f"{path} predicts ages or probabilities that cannot be.")
+        raise inspection.ExportError(f"{path} predicts impossible ages or probabilities.")
     pairs = zip((age, gender), expected, strict=True)
     differences = [float(np.abs(new - old).max()) for new, old in pairs]
     backend = keras.backend.backend()
@@ -191,7 +191,7 @@ def compare_with_golden(network: keras.Model, path: Path) -> list[float]:
 def golden(path: Path) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     """Return the golden predictions of a .h5: the backend that made them, images, age and gender.
 
-    Images uint8 (K, 128, 128, 3), age in years and gender (K, 1). ExportError where there are none.
+    Images uint8 (K, 128, 128, 3), age in years and gender (K, 1). Raises ExportError if missing.
     """
     try:
         with h5py.File(path) as file:
@@ -204,15 +204,15 @@ def golden(path: Path) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _predict(network: keras.Model, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return age and gender (N, 1) of uint8 images, untraced."""
+    """Return age and gender, (N, 1) each, of uint8 images, without tracing."""
     age, gender = network(images.astype("float32") / 255, training=False)
     return keras.ops.convert_to_numpy(age), keras.ops.convert_to_numpy(gender)
 
 
 def _make_portable(config: dict) -> None:
-    """Rewrite a model's configuration, in place, as Keras 3.6 reads it: all in float32.
+    """Rewrite a model's configuration in place so that Keras 3.6 can read it, all in float32.
 
-    ExportError where a layer uses what older versions of Keras do not have.
+    Raises ExportError if a layer uses a setting that older versions of Keras lack.
     """
     for part in inspection.objects(config):
         part.pop("compile_config", None)
@@ -223,12 +223,12 @@ def _make_portable(config: dict) -> None:
             if settings.pop(name) != _NEWER_SETTINGS[name]:
                 raise inspection.ExportError(
                     f"{part.get('name', part['class_name'])} sets {name}, which Keras 3.6 does not "
-                    "have; build it without."
+                    "have; build it without that setting."
                 )
 
 
 def _save(network: keras.Model, path: Path) -> None:
-    """Save as .h5, which the contract asks for, without Keras' advice to save as .keras."""
+    """Save as .h5, as the contract requires, and silence Keras' advice to save as .keras."""
     advice = logging.getLogger("absl")
     disabled, advice.disabled = advice.disabled, True
     try:

@@ -1,4 +1,4 @@
-"""A frozen part's activations: computed once a key, memory-mapped, shared by all trials."""
+"""Activations of the frozen layers: computed once per key, memory-mapped, shared by all trials."""
 
 import contextlib
 import dataclasses
@@ -23,13 +23,13 @@ HEADER_BYTES = 128  # of a .npy file
 
 @dataclasses.dataclass(frozen=True)
 class Cached:
-    """Which activations all trials share, and where they are kept.
+    """The activations that all trials share, and the folder that holds them.
 
-    folder: of the sets of activations, each in read-only memory maps.
+    folder: holds the sets of activations, each as read-only memory maps.
     key: what they depend on besides layer, views and rows, as JSON: backbone, size, data digest.
     cut: name of the layer whose activations are computed once; nothing below it is trained on them.
-    views: of each face: the picture, its mirror image, then random ones (`RandomView`).
-    gigabytes: of all sets; those that were used least recently go.
+    views: number of views per face: the picture, its mirror image, then random ones (`RandomView`).
+    gigabytes: limit for all sets together; the least recently used are removed.
     """
 
     folder: Path
@@ -45,13 +45,13 @@ class Cached:
         rows: np.ndarray,
         on_progress: Callable[[int, int], None],
     ) -> list[np.ndarray]:
-        """Return each of `part`'s outputs for the views of the rows, float16 (rows, views, ...).
+        """Return each of `part`'s outputs for all views of the rows, float16 (rows, views, ...).
 
-        One process computes a set, for which others wait. OSError (ENOSPC, EDQUOT) where there is
-        no room at all.
+        One process computes a set while others wait for it. Raises OSError (ENOSPC, EDQUOT) if
+        there is no room at all.
 
         pixels: uint8 (M, S, S, 3).
-        on_progress: gets (rows done, rows in all).
+        on_progress: gets (rows done, rows in total).
         """
         key = self.key | {"cut": self.cut, "views": self.views, "seed": 0}
         key["rows"] = disk.checksum(rows.tobytes())
@@ -61,11 +61,11 @@ class Cached:
         self.folder.mkdir(parents=True, exist_ok=True)
         with disk.hold(self.folder / f"{name}.lock"):
             while True:
-                # Another process may remove the set, to make room, until it is open.
+                # Until the set is open, another process may remove it to make room.
                 with contextlib.suppress(FileNotFoundError):
-                    os.utime(folder)  # the mark of use
+                    os.utime(folder)  # Marks the set as used.
                     return [np.load(folder / array, mmap_mode="r") for array in arrays]
-                shutil.rmtree(folder, ignore_errors=True)  # a set that somebody took a file from
+                shutil.rmtree(folder, ignore_errors=True)  # A set with a file missing.
                 with tempfile.TemporaryDirectory(dir=self.folder, prefix=f"{name}-") as working:
                     complete = Path(working) / "complete"
                     complete.mkdir()
@@ -87,13 +87,13 @@ def _write(
     shapes: dict[Path, tuple[int, ...]],
     on_progress: Callable[[int, int], None],
 ) -> None:
-    """Write .npy files piece by piece, not through a map, which would count as memory.
+    """Write .npy files piece by piece; a memory map would count as memory.
 
-    shapes: (rows, views, ...) of the array in each file, for which room has been allocated.
+    shapes: (rows, views, ...) of the array in each file; the space for it is already allocated.
     """
     augment = batches.RandomView(seed=0)
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(path.open("r+b")) for path in shapes]  # Not emptied.
+        files = [stack.enter_context(path.open("r+b")) for path in shapes]  # Not truncated.
         for file, shape in zip(files, shapes.values(), strict=True):
             kind = {"descr": "<f2", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_2_0(file, kind)
@@ -110,6 +110,6 @@ def _write(
                 np.stack(of_views, axis=1).astype(np.float16).tofile(file)
             on_progress(start + len(batch), len(rows))
         for file in files:
-            # Else a power cut could leave the allocated room, not yet written, as a set of zeros.
+            # Otherwise a power cut could leave allocated but unwritten space as a set of zeros.
             file.flush()
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained network: its head on features computed once, then what is unfrozen."""
+"""Fine-tune a pretrained network: the head on cached features, then the unfrozen layers."""
 
 import dataclasses
 
@@ -12,11 +12,11 @@ from agegender.networks import batches, features, fit, models, step
 
 @dataclasses.dataclass(frozen=True)
 class FineTuned:
-    """The history, a row an epoch with its phase ("head" or "fine-tuning"), and what was kept.
+    """The result: a history with one row per epoch and its phase ("head" or "fine-tuning").
 
-    frozen_weights: of the whole network after the first phase.
-    kept: whether the second phase was better in validation, so that its weights are the network's;
-        None where there was no such phase.
+    frozen_weights: the whole network's weights after the first phase.
+    kept: whether the second phase was better in validation and the network keeps its weights; None
+        if there was no second phase.
     """
 
     history: pd.DataFrame
@@ -27,10 +27,10 @@ class FineTuned:
 def set_trainable(
     network: keras.Model, unfreeze_from: str | None, batch_normalization: str
 ) -> None:
-    """Freeze the layers below the layer `unfreeze_from`; where it is None, the whole backbone.
+    """Freeze the layers below the layer `unfreeze_from`, or the whole backbone if it is None.
 
-    batch_normalization: "inference" keeps those layers' statistics, scales and shifts as they are;
-    "update" trains them like the rest. ValueError where the network has no such layer.
+    batch_normalization: "inference" freezes its statistics, scales and shifts; "update" trains
+    them like the rest. Raises ValueError if there is no layer `unfreeze_from`.
     """
     start = [layer.name for layer in network.layers].index(unfreeze_from or "features")
     for position, layer in enumerate(network.layers):
@@ -53,14 +53,14 @@ def fine_tune(
     hooks: fit.Hooks = fit.NO_HOOKS,
     kept: step.Kept | None = None,
 ) -> FineTuned:
-    """Train network B in place and leave the epoch with the lowest val_score of either phase.
+    """Train network B in place and keep the epoch with the lowest val_score of either phase.
 
-    First the head, on feature vectors; then also the layers from `unfreeze_from` on: with views
-    "cached" on activations at the layer `cached.cut`, which must not lie above `unfreeze_from`, so
-    that an epoch costs only what is above it; with "fresh" on new views of the pixels each epoch.
-    Without validation rows the last epoch is left.
+    The first phase trains the head on feature vectors, the second also the layers from
+    `unfreeze_from` on. With views "cached" it uses activations at the layer `cached.cut`, which
+    must not lie above `unfreeze_from`, so an epoch costs only the layers above the cut. "fresh"
+    draws new views of the pixels each epoch. Without validation rows the last epoch is kept.
 
-    examples: inputs uint8 (M, S, S, 3). hooks.checkpoint: a folder, for one file a phase.
+    examples: inputs uint8 (M, S, S, 3). hooks.checkpoint: a folder, for one file per phase.
     """
     rows = np.sort(np.concatenate([examples.train_rows, examples.validation_rows]))
     cut, vector = (network.get_layer(name).output for name in (cached.cut, "features"))
@@ -98,7 +98,7 @@ def fine_tune(
 
 
 def _of_rows(examples: batches.Examples, rows: np.ndarray) -> batches.Examples:
-    """Return the examples whose activations were computed: a face is its place among the rows."""
+    """Return the examples of `rows`, with their row numbers as positions in `rows`."""
     return dataclasses.replace(
         examples,
         age_years=examples.age_years[rows],
@@ -109,7 +109,7 @@ def _of_rows(examples: batches.Examples, rows: np.ndarray) -> batches.Examples:
 
 
 def _of_phase(hooks: fit.Hooks, phase: str, first_epoch: int) -> fit.Hooks:
-    """Return the hooks of one phase: its epochs counted on, a checkpoint of its own."""
+    """Return the hooks of one phase, with continued epoch numbers and a separate checkpoint."""
     return dataclasses.replace(
         hooks,
         on_epoch=lambda row: hooks.on_epoch(

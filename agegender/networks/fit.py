@@ -1,7 +1,7 @@
-"""Fit one network: the best epoch is kept, an interrupted training goes on exactly.
+"""Fit one network: keep the best epoch, and resume an interrupted training run exactly.
 
-Nothing here knows a search or a store. The same `fit` trains on uint8 pixels, which are augmented
-in the graph, on cached activations of a frozen backbone, and on feature vectors.
+Nothing here knows about searches or stores. The same `fit` trains on uint8 pixels, augmented in the
+graph, on cached activations of a frozen backbone, and on feature vectors.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from agegender import disk, hyperparameters
 from agegender.measure import evaluation
 from agegender.networks import backend, batches, step
 
-# The columns of a history, a row an epoch, each also with the prefix val_.
+# The columns of a history, which has one row per epoch. Each also exists with the prefix val_.
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
 
 
@@ -32,17 +32,17 @@ class TrainingDivergedError(RuntimeError):
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is torn, or of another training; the message names the file."""
+    """A checkpoint is damaged or from another training run; the message names the file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hooks:
-    """What surrounds a training.
+    """Callbacks, checkpoint and time limit of a training run.
 
-    on_epoch: gets each epoch's row of the history as it ends.
-    on_progress: gets (faces done, faces in all) while activations are computed.
-    checkpoint: a path without its ending; all that the next epoch depends on is kept there.
-    stop_at: on time.monotonic()'s clock; training ends after the epoch in which it passes.
+    on_epoch: gets each epoch's row of the history when the epoch ends.
+    on_progress: gets (faces done, faces in total) while activations are computed.
+    checkpoint: a file, or a folder in `fine_tune`, for all that the next epoch depends on.
+    stop_at: a time.monotonic() value; training stops after the epoch in which it passes.
     """
 
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
@@ -65,17 +65,17 @@ def fit(
     resident: bool | None = None,
     kept: step.Kept | None = None,
 ) -> pd.DataFrame:
-    """Train in place and leave the weights of the epoch with the lowest val_score.
+    """Train in place and keep the weights of the epoch with the lowest val_score.
 
-    network: as `models.for_training` returns it.
-    hooks: where the checkpoint's file is there, training goes on from it, to the same end to the
-        bit on the same machine; on_epoch gets the earlier rows again.
-    resident: keep all pixels on the device and send it their rows alone, several steps at a time;
-        None: where there is an accelerator and they take up to RESIDENT_GIGABYTES.
-    kept: the steps of earlier trainings of this network; the result is the same without them.
+    network: as returned by `models.for_training`.
+    hooks: if the checkpoint exists, training resumes from it; on_epoch gets the earlier rows again.
+        On the same machine, the result is the same to the bit as without the interruption.
+    resident: keep all pixels on the device and send it only row numbers, several steps at a time.
+        None does so if there is an accelerator and they take at most RESIDENT_GIGABYTES.
+    kept: the steps of earlier training runs of this network; they do not change the result.
 
-    Return the history, one row an epoch. TrainingDivergedError where a loss is no longer finite;
-    CheckpointError for a checkpoint that cannot be read or that another training left.
+    Return the history, one row per epoch. Raises TrainingDivergedError if a loss is no longer
+    finite, and CheckpointError if a checkpoint is unreadable or from another training run.
     """
     keras.utils.set_random_seed(seed)
     inputs, resident = examples.inputs, step.on_device(examples) if resident is None else resident
@@ -115,10 +115,10 @@ def fit(
 
 
 class _Epochs(keras.callbacks.Callback):
-    """At an epoch's end: its row, the best weights so far, the checkpoint, the hook.
+    """Record each epoch: history row, best weights so far, checkpoint and hook.
 
-    The checkpoint holds all that the next epoch depends on, so that it goes on exactly: weights,
-    optimizer, random states, history and best weights, and what distinguishes this training.
+    The checkpoint holds all that the next epoch depends on, so training resumes exactly: weights,
+    optimizer, random states, history and best weights. It also identifies this training run.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class _Epochs(keras.callbacks.Callback):
         self.identity["train"] = len(examples.train_rows)
         self.identity["validation"] = len(examples.validation_rows)
         self.identity["parameters"] = network.count_params()
-        # All that the age adds to the whole loss is what the curves call its loss.
+        # The curves' age loss is all that the age adds to the total loss.
         ages = [name for name in sorted(network.output) if name.startswith("age")]
         self.age_weights = {name: getattr(config, f"{name}_weight", 1.0) for name in ages}
         self.validated = len(examples.validation_rows) > 0
@@ -144,7 +144,7 @@ class _Epochs(keras.callbacks.Callback):
         self.started = self.next_save = time.monotonic()
 
     def go_on(self, trained: keras.Model) -> int:
-        """Take up what a checkpoint holds; return how many epochs have gone before."""
+        """Restore a checkpoint if there is one; return the number of epochs already trained."""
         path = self.hooks.checkpoint
         if path and path.exists():
             self._restore(path, _state(trained))
@@ -166,7 +166,7 @@ class _Epochs(keras.callbacks.Callback):
         same_shapes = [array.shape for array in kept] == [tuple(v.shape) for v in state]
         if found != json.loads(json.dumps(self.identity)) or not same_shapes:
             raise CheckpointError(
-                f"{path} was left by another training: {found}; this one is {self.identity}. {hint}"
+                f"{path} was left by another run: {found}; this one is {self.identity}. {hint}"
             )
         for variable, array in zip(state, kept, strict=True):
             variable.assign(array)
@@ -182,12 +182,12 @@ class _Epochs(keras.callbacks.Callback):
         disk.write(path, file.getvalue())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Undo, after the first batch, what TensorFlow does to the C library."""
+        """After the first batch, undo what TensorFlow does to the C library."""
         if not batch:
             backend.keep_freed_memory()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Keep the epoch."""
+        """Record the epoch."""
         row = self._row(epoch, logs)
         if self.validated:
             best_score = min((r["val_score"] for r in self.history), default=math.inf)
@@ -197,7 +197,7 @@ class _Epochs(keras.callbacks.Callback):
         if (path := self.hooks.checkpoint) and time.monotonic() > self.next_save:
             began = time.monotonic()
             self._save(path)
-            # So that saving takes a tenth of the time at most.
+            # So saving takes at most a tenth of the time.
             self.next_save = time.monotonic() + 10 * (time.monotonic() - began)
         self.hooks.on_epoch(row)
         self.started = time.monotonic()
@@ -226,6 +226,6 @@ class _Epochs(keras.callbacks.Callback):
 
 
 def _state(trained: keras.Model) -> list[keras.Variable]:
-    # All but the pixels that stay on a device.
+    # Everything except pixels kept on the device.
     variables = [variable for variable in trained.variables if variable.dtype != "uint8"]
     return [*variables, *trained.optimizer.variables]

@@ -1,4 +1,4 @@
-"""What an .h5 file holds, checked against the .h5 contract before Keras builds anything."""
+"""Check an .h5 file against the .h5 contract before Keras builds anything."""
 
 import inspect
 import json
@@ -24,7 +24,7 @@ _LAYER_NAMES = (
     "SeparableConv2D Softmax SpatialDropout2D UpSampling2D ZeroPadding2D"
 )
 LAYERS = frozenset(_LAYER_NAMES.split())
-# Where the other parts of a layer come from, by the last word of their setting's name.
+# Modules of a layer's other parts, by the last word of the setting's name.
 _PARTS = {
     "activation": keras.activations,
     "initializer": keras.initializers,
@@ -40,13 +40,13 @@ _FILTERS = frozenset((h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z
 
 
 class ExportError(ValueError):
-    """A network or a file that does not keep the .h5 contract."""
+    """A network or a file does not keep the .h5 contract."""
 
 
 def inspect_h5(path: Path) -> None:
     """Check that a file is small and holds only numbers and known layers with known settings.
 
-    ExportError with the reason where it does not.
+    Raises ExportError, with the reason, if it does not.
     """
     try:
         if (size_bytes := path.stat().st_size) > MOST_BYTES:
@@ -62,19 +62,19 @@ def inspect_h5(path: Path) -> None:
         check(json.loads(config))
     except ExportError:
         raise
-    # What h5py, json and the checks raise for what is damaged or built otherwise.
+    # Errors of h5py, json and the checks for a file that is damaged or built differently.
     except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ExportError(f"{path} is no readable Keras .h5 file: {error!r}") from error
+        raise ExportError(f"{path} is not a readable Keras .h5 file: {error!r}") from error
 
 
 def _check_contents(file: h5py.File) -> None:
-    """Check what an HDF5 file holds, and what reading it would take, from its headers alone."""
+    """Check an HDF5 file's contents, and the memory to read them, from its headers alone."""
 
     def refuse(name, what):
-        raise ExportError(f"{file.filename}: {name} is {what}; a network has only plain numbers.")
+        raise ExportError(f"{file.filename}: {name} is {what}; a network holds only plain numbers.")
 
     if surplus := (set(file) - _ROOT_GROUPS) | (set(file.attrs) - _ROOT_ATTRIBUTES):
-        refuse(", ".join(sorted(surplus)), "no part of an uncompiled network")
+        refuse(", ".join(sorted(surplus)), "not part of an uncompiled network")
     declared_bytes, waiting, seen = 0, [file], set()
     while waiting:
         group = waiting.pop()
@@ -103,7 +103,7 @@ def _check_contents(file: h5py.File) -> None:
             filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
             if not filters <= _FILTERS:
                 refuse(path, f"packed by the HDF5 filters {sorted(filters - _FILTERS)}")
-            # Reading takes a whole chunk, which may be larger than the array.
+            # Reading loads a whole chunk, which may be larger than the array.
             chunk_bytes = math.prod(part.chunks or ()) * part.dtype.itemsize
             declared_bytes += max(part.nbytes, chunk_bytes)
             if declared_bytes > 2 * MOST_BYTES:
@@ -111,7 +111,7 @@ def _check_contents(file: h5py.File) -> None:
 
 
 def check(config: dict) -> None:
-    """Check a model's configuration, as Keras stores it; ExportError with the reason."""
+    """Check a model's configuration, as Keras stores it; raise ExportError with the reason."""
     if config["class_name"] != "Functional":
         raise ExportError(f"The network must be a functional model, not a {config['class_name']}.")
     for part in objects(config):
@@ -120,7 +120,7 @@ def check(config: dict) -> None:
     nested = [layer for layer in graph["layers"] if layer["class_name"] == "Functional"]
     graphs = [graph, *(layer["config"] for layer in nested)]
     if nested and _form(graph) != _mirror_form(nested[0]["config"]["name"]):
-        raise ExportError("The only model with a network inside is what `with_mirror` returns.")
+        raise ExportError("Only `with_mirror` may put a network inside a model.")
     for graph in graphs:
         layers = {layer["config"]["name"]: layer for layer in graph["layers"]}
         inputs = [
@@ -129,14 +129,14 @@ def check(config: dict) -> None:
             if layer["class_name"] == "InputLayer"
         ]
         if inputs != [([None, IMAGE_SIZE_PIXELS, IMAGE_SIZE_PIXELS, 3], "float32")]:
-            raise ExportError(f"The one input must be float32 (N, 128, 128, 3); got {inputs}.")
+            raise ExportError(f"The single input must be float32 (N, 128, 128, 3); got {inputs}.")
         outputs = graph["output_layers"]
         names = [output[0] for output in outputs] if isinstance(outputs, list) else outputs
         if names != OUTPUTS:
             raise ExportError(
                 f"The outputs must be the layers age and gender, in order; got {names}."
             )
-    # These are the layers of the network inside, if there is one.
+    # `layers` now holds those of the network inside, if there is one.
     if layers["gender"]["config"].get("activation") != "sigmoid":
         raise ExportError("The layer gender must end in a sigmoid.")
     for name, layer in layers.items():
@@ -154,7 +154,7 @@ def objects(node: object) -> Iterator[dict]:
 
 
 def _check_object(part: dict) -> None:
-    """Check that Keras will make a part of a configuration from its own classes and names alone."""
+    """Check that Keras will build a part of a configuration only from its own classes and names."""
     name, module = part["class_name"], part.get("module", "keras.layers")
     if name == "__keras_tensor__":
         return
@@ -169,12 +169,12 @@ def _check_object(part: dict) -> None:
     if not standard or part.get("registered_name") not in (None, name):
         raise ExportError(
             f"{title} uses {module}.{name}, which is not on the list of standard layers that load "
-            "everywhere, or not by its own name; build it from those, or add it to LAYERS once it "
-            "is seen to load in a process that has only Keras."
+            "everywhere, or not under its own name. Use a listed layer, or add this one to LAYERS "
+            "after checking that it loads in a process that has only Keras."
         )
-    # A network that is not compiled, inside another, says so by an empty compile_config.
+    # An uncompiled network inside another has an empty compile_config.
     if surplus := {key for key, value in part.items() if value} - _OBJECT_KEYS:
-        raise ExportError(f"{title} has the entries {sorted(surplus)}; none such is expected.")
+        raise ExportError(f"{title} has the entries {sorted(surplus)}, which are not expected.")
     if name == "DTypePolicy" and part["config"]["name"] != "float32":
         raise ExportError(f"All layers must compute in float32, not {part['config']['name']}.")
     for key, value in part["config"].items():
@@ -184,9 +184,9 @@ def _check_object(part: dict) -> None:
 
 
 def _form(graph: dict) -> dict:
-    """Return of each layer of a graph its class, what `_mirror_form` prescribes, and what it reads.
+    """Return each layer's class, the settings that `_mirror_form` prescribes, and its inputs.
 
-    What it reads is, call by call, (layer, its call, its output).
+    The inputs are, call by call, (layer, its call, its output).
     """
     prescribed = ("dims", "units", "use_bias", "activation")
     form = {}
@@ -199,7 +199,7 @@ def _form(graph: dict) -> dict:
 
 
 def _mirror_form(network: str) -> dict:
-    """Return the `_form` of what `export.with_mirror` makes of a network of this name."""
+    """Return the `_form` of the result of `export.with_mirror` on a network of this name."""
     size = IMAGE_SIZE_PIXELS
     dense = {"units": size, "use_bias": False, "activation": "linear"}
     return {
@@ -222,8 +222,8 @@ def _check_maps(name: str, layers: dict[str, dict]) -> None:
             if len(shape) == 4 and max(shape[1:3]) >= MAP_LIMIT_PIXELS:
                 raise ExportError(
                     f"The feature map before the fully connected layer {name} is {shape[1]} x "
-                    f"{shape[2]}; it must be under {MAP_LIMIT_PIXELS} x {MAP_LIMIT_PIXELS}: "
-                    "use more stages or a smaller internal size."
+                    f"{shape[2]}; it must be under {MAP_LIMIT_PIXELS} x {MAP_LIMIT_PIXELS}. "
+                    "Use more stages or a smaller internal size."
                 )
             if len(shape) != 4 and source not in seen:
                 seen.add(source)

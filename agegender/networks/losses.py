@@ -10,18 +10,18 @@ from agegender.networks import models
 
 Loss = Callable[[keras.KerasTensor, keras.KerasTensor], keras.KerasTensor]
 
-# Losses of the age itself are in units of 20 years, about the spread of UTKFace's ages.
+# Losses on the age itself are in units of 20 years, about the spread of UTKFace's ages.
 AGE_LOSSES: dict[str, Loss] = {
     "mae": lambda true, predicted: keras.ops.mean(keras.ops.abs(true - predicted), -1) / 20,
     "mse": lambda true, predicted: keras.ops.mean((true - predicted) ** 2, -1) / 400,
     "huber": lambda true, predicted: keras.losses.huber(true / 20, predicted / 20, delta=0.25),
 }
-# Of a teacher's features, whose deviations are 1, beside its answers.
+# Weight of a teacher's features, whose standard deviations are 1, relative to its answers.
 HINT_WEIGHT = 4.0
 
 
 def mixed(loss: Loss) -> Loss:
-    """Return a loss for pictures mixed from two, whose labels are those of `batches.Batches`."""
+    """Return a loss for pictures mixed from two, with labels as in `batches.Batches`."""
 
     def of_both(labels: keras.KerasTensor, predicted: keras.KerasTensor) -> keras.KerasTensor:
         share = labels[:, 2]
@@ -45,17 +45,17 @@ def age_distribution(deviation_years: float | keras.Variable) -> Loss:
 def age_exceedance(
     age_years: keras.KerasTensor, probabilities: keras.KerasTensor
 ) -> keras.KerasTensor:
-    """Binary cross-entropy of 'older than k years', summed over k, in tenths (OR-CNN)."""
+    """Binary cross-entropy of 'older than k years', summed over k, divided by 10 (OR-CNN)."""
     years = keras.ops.arange(models.AGE_BINS - 1, dtype="float32")
     older = keras.ops.cast(age_years > years, "float32")
     return keras.ops.sum(keras.ops.binary_crossentropy(older, probabilities), axis=-1) / 10
 
 
 def taught(gender_weight: keras.Variable) -> Loss:
-    """Difference to a teacher's answers, as `models.for_training` lays them out.
+    """Return the loss against a teacher's answers, laid out as in `models.for_training`.
 
-    Cross-entropy of age and gender (knowledge distillation at temperature 1, Hinton et al. 2015)
-    and the squared error of the features (hints, Romero et al. 2015).
+    It adds the cross-entropy of age and gender (knowledge distillation at temperature 1, Hinton et
+    al. 2015) and the squared error of the features (hints, Romero et al. 2015).
     """
 
     def loss(answers: keras.KerasTensor, predicted: keras.KerasTensor) -> keras.KerasTensor:
@@ -88,7 +88,7 @@ def for_outputs(
 
 
 def metrics() -> dict[str, list[keras.metrics.Metric]]:
-    """Return MAE and accuracy; a mixed picture counts by the label that it has most of."""
+    """Return MAE and accuracy; a mixed picture counts by the label with the larger share."""
 
     def first_label(name: str, function: Loss) -> keras.metrics.Metric:
         return keras.metrics.MeanMetricWrapper(lambda y, p: function(y[:, :1], p), name=name)
@@ -100,11 +100,11 @@ def metrics() -> dict[str, list[keras.metrics.Metric]]:
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate that rises from a hundredth of its peak, then falls by a cosine to a share of it.
+    """A learning rate that rises from 1/100 of its peak, then falls by a cosine to a share of it.
 
-    adjustable: the variables `learning_rate`, `warmup_steps` and `decay_steps`, so that a traced
-        step can be used again.
-    last_share: 1 keeps the peak.
+    adjustable: the variables `learning_rate`, `warmup_steps` and `decay_steps`, so a traced step
+        can be reused.
+    last_share: final rate as a share of the peak; 1 keeps the peak.
     """
 
     def __init__(self, adjustable: dict[str, keras.Variable], last_share: float):
@@ -112,7 +112,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps, self.decay_steps = adjustable["warmup_steps"], adjustable["decay_steps"]
 
     def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
-        """Return the rate of a step, counted from 0."""
+        """Return the rate at a step, counted from 0."""
         step = keras.ops.cast(step, "float32")
         rising = self.peak * (0.01 + 0.99 * step / self.warmup_steps)
         done = keras.ops.clip((step - self.warmup_steps) / self.decay_steps, 0.0, 1.0)
@@ -126,10 +126,10 @@ def optimizer(
 ) -> keras.Optimizer:
     """Return the optimizer; its rate rises over the share `warmup` of the steps, then falls.
 
-    The schedule "cosine" ends at a thousandth of the rate; "constant" does not fall. Biases and
-    normalization are not decayed. KeyError for an unknown optimizer or schedule.
+    The schedule "cosine" ends at 1/1000 of the rate; "constant" does not fall. Weight decay skips
+    biases and normalization. Raises KeyError for an unknown optimizer or schedule.
 
-    adjustable: the variables of `WarmUp` and `weight_decay`.
+    adjustable: the variables of `WarmUp`, and `weight_decay`.
     """
     last_share = {"cosine": 1e-3, "constant": 1.0}[config.schedule]
     rate = WarmUp(adjustable, last_share)

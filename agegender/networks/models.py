@@ -1,7 +1,7 @@
 """The two networks: a picture in [0, 1] in; "age" (years) and "gender" (probability of 1) out.
 
-Both share one head. Builders take plain named arguments and return uncompiled functional models of
-standard Keras layers, so that an exported file loads wherever Keras does.
+Both use the same head. Builders take plain named arguments and return uncompiled functional models
+of standard Keras layers, so an exported file loads wherever Keras does.
 """
 
 import keras
@@ -9,7 +9,7 @@ import numpy as np
 
 # UTKFace's ages run from 1 to 116; bin k of an age distribution stands for k years.
 AGE_BINS = 117
-# Outputs that only training sees: the layer before the fixed one that turns it into years.
+# Outputs for training only: the layer before the fixed one that turns it into years.
 AGE_LAYERS = {"distribution": "age_distribution", "ordinal": "age_exceedance"}
 
 NORMALIZATIONS = {
@@ -34,17 +34,17 @@ def head(
     gender_dropout: float = 0.4,
     activation: str = "relu",
 ) -> list[keras.KerasTensor]:
-    """Two branches on a vector: age in years (N, 1) and the probability of gender 1 (N, 1).
+    """Return two branches on a vector: age in years and the probability of gender 1, (N, 1) each.
 
-    age_head "regression" predicts the years directly; "distribution" a softmax over the years 0 to
-    116 whose expected value is the age (DEX, Rothe et al. 2015); "ordinal" the probabilities that
-    the age exceeds 0, 1, ... 115 years, whose sum is the age (OR-CNN, Niu et al. 2016). Both
-    outputs are float32 whatever the compute dtype. ValueError for an unknown age head.
+    age_head "regression" predicts the years directly. "distribution" predicts a softmax over the
+    years 0 to 116, whose expected value is the age (DEX, Rothe et al. 2015). "ordinal" predicts the
+    probabilities that the age exceeds 0, 1, ... 115 years, whose sum is the age (OR-CNN, Niu et al.
+    2016). Outputs are float32 for any compute dtype. Raises ValueError for an unknown age head.
     """
     age = keras.layers.Dense(age_units, activation, name="age_dense")(x)
     age = keras.layers.Dropout(age_dropout, name="age_dropout")(age)
     if age_head == "regression":
-        # In units of 20 years around 33, so that a head of zeros starts at the mean age.
+        # In units of 20 years around 33, so a head of zeros starts at the mean age.
         age = keras.layers.Dense(1, dtype="float32", name="age_scaled")(age)
         age = keras.layers.Rescaling(20.0, 33.0, dtype="float32", name="age")(age)
     elif age_head in AGE_LAYERS:
@@ -88,21 +88,21 @@ def build_scratch(
     trunk_dropout: float = 0.3,
     **head_arguments,
 ) -> keras.Model:
-    """Network A, designed here: a stem of stride 2, then stages that halve the map, then the head.
+    """Build network A, our own design: a stem of stride 2, stages that halve the map, the head.
 
-    A stage has blocks of two convolutions (He et al. 2016, with an average-pooled shortcut where
-    residual), the first with stride 2, and twice the filters of the one before up to 8 x width;
-    extra_block_stage (counted from 0; -1 for none) gets one block more. Input float32 RGB
-    (N, image_size_pixels, image_size_pixels, 3) in [0, 1], resized inside to internal_size_pixels
-    where that is less; outputs as in `head`. ValueError where the map would vanish or where it
-    reaches the first fully connected layer at 10 x 10 or more.
+    A stage has blocks of two convolutions (He et al. 2016; if residual, with an average-pooled
+    shortcut). Its first block has stride 2. It has twice the filters of the stage before, up to
+    8 x width. extra_block_stage (counted from 0; -1 for none) gets one more block. Input float32
+    RGB (N, image_size_pixels, image_size_pixels, 3) in [0, 1], resized to internal_size_pixels if
+    that is smaller; outputs as in `head`. Raises ValueError if the map would vanish, or would reach
+    the first fully connected layer at 10 x 10 or more.
     """
     size_pixels = min(image_size_pixels, internal_size_pixels)
     final_size_pixels = -(-size_pixels // 2 ** (stages + 1))
     if size_pixels < 2 ** (stages + 1) or final_size_pixels >= 10:
         raise ValueError(
             f"{stages} stages turn {size_pixels} pixels into {final_size_pixels}: the map "
-            "before the first fully connected layer must be 1 to 9 pixels wide; change stages."
+            "before the first fully connected layer must be 1 to 9 pixels wide. Change stages."
         )
 
     def convolution(x, filters, stride=1, kernel=kernel_pixels, activate=True):
@@ -140,7 +140,7 @@ def build_scratch(
 def build_pretrained(
     backbone: keras.Model, *, trunk_dropout: float = 0.3, **head_arguments
 ) -> keras.Model:
-    """Network B: a pretrained backbone (image in [0, 1] to feature map), pooled, then the head."""
+    """Build network B: a pretrained backbone (image in [0, 1] to feature map), pooling, head."""
     x = keras.layers.GlobalAveragePooling2D(name="features")(backbone.output)
     x = keras.layers.Dropout(trunk_dropout, name="trunk_dropout")(x)
     return keras.Model(backbone.input, head(x, **head_arguments), name="B")
@@ -149,14 +149,14 @@ def build_pretrained(
 def for_training(
     network: keras.Model, inputs: keras.KerasTensor | None = None, *, teacher_width: int = 0
 ) -> keras.Model:
-    """Return the network, or its part from the tensor `inputs` on, with what only training sees.
+    """Return the network, or its part from the tensor `inputs` on, with the outputs for training.
 
-    Its outputs are a dict: age, gender and, where the head has one, the layer of AGE_LAYERS. The
-    layers are shared: training it trains the network.
+    The outputs are a dict: age, gender and, if the head has one, the layer of AGE_LAYERS. The
+    layers are shared, so training it trains the network.
 
-    teacher_width: of a teacher's answers, each its distribution of the age, its probability of
-        gender 1 and its features. Above 0, "taught" (N, teacher_width) predicts them: the features
-        by a layer of its own, the others by the head, which must be of "distribution".
+    teacher_width: length of a teacher's answer: its distribution of the age, its probability of
+        gender 1 and its features. Above 0, "taught" (N, teacher_width) predicts them. An extra
+        layer predicts the features; the head predicts the rest and must be a "distribution".
     """
     outputs = dict(zip(("age", "gender"), network.outputs, strict=True))
     names = {layer.name for layer in network.layers} & set(AGE_LAYERS.values())
@@ -172,7 +172,7 @@ def for_training(
 
 
 def layers(network: keras.Model) -> list[dict]:
-    """Return name, kind, shape of the output (without the batch) and parameters of each layer."""
+    """Return each layer's name, kind, output shape (without the batch) and parameter count."""
     return [
         {
             "name": layer.name,

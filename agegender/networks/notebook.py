@@ -1,6 +1,6 @@
-"""The two networks of the student notebook that this project began as, layer by layer.
+"""The two networks of the student notebook that this project started as, layer by layer.
 
-Kept to be trained and compared on the same faces; what they were trained with is the tier
+They are kept for training and comparison on the same faces. Their training settings are the tier
 "notebook" of `tuning.spaces`.
 """
 
@@ -38,9 +38,9 @@ def build_scratch() -> keras.Model:
 
 
 def build_pretrained(backbone: keras.Model) -> keras.Model:
-    """Return the notebook's B on a backbone, frozen: two branches on the flattened feature map.
+    """Return the notebook's B on a frozen backbone: two branches that flatten the feature map.
 
-    With VGG16 it has 19,435,330 parameters, 4,720,642 of them trained. Outputs as `build_scratch`.
+    With VGG16 it has 19,435,330 parameters and trains 4,720,642. Outputs as in `build_scratch`.
     """
     features = keras.layers.Activation("linear", name="features")(backbone.output)
     outputs = []

@@ -1,4 +1,4 @@
-"""What a network says of pictures."""
+"""Predict age and gender from pictures."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return age in years and probability of gender 1, float64 (len(rows),), of uint8 pixels.
 
-    rows: None for all.
+    rows: int (n,), rows of the pixels; None for all.
     """
     rows = np.arange(len(pixels)) if rows is None else rows
     parts = [
@@ -29,9 +29,9 @@ def predict(
 def table(
     network: keras.Model, faces: data_pixels.Faces, split: str, *, mirrored: bool = False
 ) -> pd.DataFrame:
-    """Return the labels of a split's faces, and what a network says of them.
+    """Return the labels of a split's faces and a network's predictions for them.
 
-    Columns: records.LABELS and records.PREDICTED. mirrored: it sees their mirror images.
+    Columns: records.LABELS and records.PREDICTED. mirrored: predict from their mirror images.
     """
     rows = faces.rows(split)
     pictures = faces.pixels[:, :, ::-1] if mirrored else faces.pixels

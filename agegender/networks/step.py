@@ -1,8 +1,8 @@
-"""A network made ready to train: views before it, losses and optimizer on it, one traced step.
+"""Prepare a network for training: random views, losses and optimizer in one traced step.
 
-TensorFlow traces a step for seconds, several times what an epoch of a short trial takes. So what a
-setting changes without changing the structure (rates, decay, weights, dropout, strengths of views)
-is read from variables, and the trainings of a process that share a structure share its step.
+TensorFlow takes seconds to trace a step, several times as long as an epoch of a short trial. So a
+step reads from variables all that a setting changes without changing the structure (rates, decay,
+weights, dropout, strengths of views). Training runs of the same structure in one process share it.
 """
 
 import dataclasses
@@ -15,31 +15,31 @@ import numpy as np
 from agegender import hyperparameters
 from agegender.networks import backend, batches, losses
 
-# What an accelerator keeps of a set's pixels, and how many steps it is sent at once.
+# Limit for the pixels kept on an accelerator, and number of steps sent to it at once.
 RESIDENT_GIGABYTES = 8.0
 STEPS_PER_EXECUTION = 16
-# A process keeps the networks and steps of so many structures.
+# Number of structures whose networks and steps a process keeps.
 MOST_KEPT = 8
 DROPOUTS = ("trunk_dropout", "age_dropout", "gender_dropout")
 # Fields of a configuration that a traced step reads from a variable.
 ADJUSTABLE: tuple[str, ...] = ("learning_rate", "weight_decay", "age_weight", "gender_weight")
 ADJUSTABLE += ("age_deviation_years", *DROPOUTS, *hyperparameters.VIEW_STRENGTHS)
-# Fields that have no part in a step, beside those of the layers, which the network itself shows.
+# Fields that do not affect a step. (Those of the layers need no entry: the network shows them.)
 OUTSIDE: tuple[str, ...] = ("warmup", "augmentation_strength", "head_learning_rate")
 OUTSIDE += ("head_weight_decay", "head_batch_size")
 
 
 class ManySteps(keras.Model):
-    """With JAX: a network for which what it is fed at once is several batches, a step for each.
+    """A network for JAX that is fed several batches at once and makes one step per batch.
 
-    One dispatch for all of them (lax.scan); Keras' own `steps_per_execution` dispatches each.
+    It dispatches all of them at once (lax.scan); Keras' own `steps_per_execution` dispatches each.
     """
 
     batch_size: int
 
     def train_step(self, state: Any, data: Any) -> tuple[Any, Any]:
         """Return the last step's logs and the state after it; the last batch may be smaller."""
-        import jax  # Keras has no step that is scanned.
+        import jax  # Keras has no scanned step.
 
         count = data[0].shape[0]
         whole = count - count % self.batch_size
@@ -63,10 +63,10 @@ class AdjustableDropout(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator()
 
     def call(self, inputs: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
-        """Return the inputs, of which training sets a share to 0."""
+        """Return the inputs; training sets a share of them to 0."""
         if not training:
             return inputs
-        # keras.random.dropout wants a number.
+        # keras.random.dropout needs a number.
         drawn = keras.random.uniform(keras.ops.shape(inputs), seed=self.generator)
         rate = keras.ops.cast(self.rate, inputs.dtype)
         return keras.ops.where(drawn < self.rate, 0.0, inputs / (1.0 - rate))
@@ -74,11 +74,11 @@ class AdjustableDropout(keras.layers.Layer):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A network that is compiled for training.
+    """A network compiled for training.
 
-    trained: what is fitted; it shares its layers with the network that it was made for.
-    adjustable: a variable for each field of ADJUSTABLE, and `warmup_steps`, `decay_steps`.
-    first_seeds: the random generators' states before the first step.
+    trained: the model to fit; it shares its layers with the network it was made for.
+    adjustable: one variable per field of ADJUSTABLE, plus `warmup_steps` and `decay_steps`.
+    first_seeds: states of the random generators before the first step.
     """
 
     trained: keras.Model
@@ -86,9 +86,9 @@ class Step:
     first_seeds: list[np.ndarray]
 
     def begin(self, config: hyperparameters.Fitting, steps: int) -> None:
-        """Adjust the step to a setting and a number of steps, as if it had never been used.
+        """Reset the step as if never used, and adjust it to a setting and a number of steps.
 
-        The network's weights stay as they are.
+        The network's weights do not change.
         """
         values = {name: getattr(config, name) for name in ADJUSTABLE} | config.strengths
         values["warmup_steps"] = max(1, round(config.warmup * steps))
@@ -102,9 +102,9 @@ class Step:
 
 
 class Kept:
-    """The networks and steps of this process's trainings, for later ones of the same structure.
+    """Networks and steps of this process's training runs, for later runs of the same structure.
 
-    With JAX nothing is kept: its traced steps hold the values of variables as constants.
+    With JAX nothing is kept, because its traced steps hold the values of variables as constants.
     """
 
     def __init__(self) -> None:
@@ -113,9 +113,9 @@ class Kept:
         self.keeps = keras.backend.backend() == "tensorflow"
 
     def network(self, structure: Any, build: Callable[[], keras.Model]) -> keras.Model:
-        """Return what `build` makes, or an earlier network with its first weights.
+        """Return an earlier network with its initial weights, or else what `build` makes.
 
-        structure: whatever the network and its first weights depend on, hashable.
+        structure: all that the network and its initial weights depend on, hashable.
         """
         if structure in self.networks:
             network, weights = self.networks[structure]
@@ -137,19 +137,19 @@ class Kept:
         seed: int,
         resident: bool,
     ) -> Step:
-        """Return the step that `make` returns, or an earlier one of the same structure."""
+        """Return an earlier step of the same structure, or else what `make` returns."""
         structure = _structure(network, inputs, config, resident)
         if structure in self.steps:
             return self.steps[structure]
         step = make(network, inputs, config, seed, resident)
-        # The layer that predicts a teacher's features is no part of the network that is set back.
+        # The layer that predicts a teacher's features is not in the network, so it is not reset.
         if self.keeps and "taught" not in network.output:
             self.steps[structure] = step
         return step
 
 
 def on_device(examples: batches.Examples) -> bool:
-    """Say whether there is an accelerator on which the examples' pictures find room."""
+    """Return whether there is an accelerator with room for the examples' pictures."""
     fits = examples.inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
     return examples.inputs.dtype == np.uint8 and backend.has_accelerator() and fits
 
@@ -157,7 +157,7 @@ def on_device(examples: batches.Examples) -> bool:
 def _structure(
     network: keras.Model, inputs: np.ndarray, config: hyperparameters.Fitting, resident: bool
 ) -> tuple[Any, ...]:
-    """Return what two trainings must agree in to share a step."""
+    """Return what two training runs must have in common to share a step."""
     fields = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
@@ -165,7 +165,7 @@ def _structure(
     }
     fields |= {"mixing": config.mixing > 0, "erasing": config.erasing > 0}
     return (
-        id(network.get_layer("gender")),  # Networks that are kept differ in it.
+        id(network.get_layer("gender")),  # Kept networks differ in it.
         network.input.name,
         tuple(layer.trainable for layer in network.layers),
         (inputs.dtype.str, inputs.ndim, len(inputs) if resident else 0),
@@ -181,9 +181,9 @@ def make(
     seed: int,
     resident: bool,
 ) -> Step:
-    """Put random views before a network that takes pictures, and give it losses and an optimizer.
+    """Compile a network for training; if it takes pictures, put random views before it.
 
-    network: as `models.for_training` returns it. resident: whether it keeps the inputs.
+    network: as returned by `models.for_training`. resident: whether it keeps the inputs.
     """
     adjustable = {
         name: keras.Variable(0.0, trainable=False, dtype="float32", name=name)
@@ -238,7 +238,7 @@ def _with_views(
 def _make_variables(trained: keras.Model, network: keras.Model, *, mixed: bool) -> None:
     """Make the variables of optimizer, losses and metrics.
 
-    TensorFlow traces a step that makes variables twice: two thirds of the time until it ended.
+    Otherwise TensorFlow traces the step twice, which took two thirds of the time until it ended.
     """
     trained.optimizer.build(trained.trainable_variables)
     answers = {n: keras.ops.zeros((1, *output.shape[1:])) for n, output in network.output.items()}

@@ -1,1 +1,1 @@
-"""From any photo to an answer: faces found, cut out as UTKFace is, estimated."""
+"""Find the faces in any photo, crop them as in UTKFace, estimate age and gender."""

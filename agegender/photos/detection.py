@@ -1,8 +1,8 @@
-"""Any photo to faces, each aligned and cropped as UTKFace's 'aligned & cropped' pictures are.
+"""Find the faces in any photo, aligned and cropped like UTKFace's 'aligned & cropped' pictures.
 
 The detector is MTCNN (Zhang et al. 2016). A small network proposes boxes on a pyramid of the photo,
 a second rejects most of them, and a third keeps the faces and finds eyes, nose and mouth. The three
-networks are built here with Keras alone; their weights come inside the package `mtcnn`.
+networks are built here with Keras alone; their weights come from the package `mtcnn`.
 """
 
 import importlib.metadata
@@ -19,7 +19,7 @@ from agegender import disk
 
 # Left and right eye (as seen), nose, left and right corner of the mouth in a UTKFace picture: x and
 # y as shares of its side. Means of what this detector finds in 492 faces outside the locked test;
-# tests/photos/test_scenes.py compares them.
+# tests/photos/test_scenes.py checks them.
 UTKFACE_PLACES = np.array(
     [[0.299, 0.292], [0.692, 0.292], [0.488, 0.522], [0.321, 0.693], [0.668, 0.694]]
 )
@@ -28,20 +28,20 @@ WEIGHTS = {
     "rnet": "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
     "onet": "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
 }
-# A photo is searched on a black square with one of these sides; a larger one is shrunk first. A
-# backend compiles for each shape, so there are few.
+# A photo is searched on a black square with one of these sides; a larger photo is shrunk first.
+# There are few sides because a backend compiles for each shape.
 SIDES_PIXELS = (256, 512, 1024)
 SMALLEST_FACE_PIXELS = 20
 CELL_PIXELS, STRIDE_PIXELS = 12, 2  # The first network sees squares of 12 pixels, 2 apart.
 PYRAMID_STEP = 0.709
 BATCH_SIZE = 32
-LEAST_SCORES = 0.6, 0.7, 0.7  # that each network lets through
-FACE_PIXELS = 128  # of what is cut out
+LEAST_SCORES = 0.6, 0.7, 0.7  # to pass each network
+FACE_PIXELS = 128  # side of a face that is cut out
 MOST_OVERSAMPLING = 16
 
 
 class Face(typing.NamedTuple):
-    """A face in a photo; all places are in pixels."""
+    """A face in a photo; all positions are in pixels."""
 
     box: np.ndarray  # (4,): left, top, right, bottom; it may lie partly outside the photo
     score: float  # 0..1
@@ -49,7 +49,7 @@ class Face(typing.NamedTuple):
 
 
 class Detector(typing.NamedTuple):
-    """The three networks; the last output of each is the scores of 'no face' and 'face'."""
+    """The three networks; the last output of each holds the scores of 'no face' and 'face'."""
 
     pnet: keras.Model
     rnet: keras.Model
@@ -57,16 +57,16 @@ class Detector(typing.NamedTuple):
 
 
 def load_detector() -> Detector:
-    """Return the detector with its weights; ValueError where the package's files differ."""
+    """Return the detector with its weights; ValueError if the package's files differ."""
     package = importlib.metadata.distribution("mtcnn")
     networks = _networks()
     for network in networks:
         path = Path(package.locate_file(f"mtcnn/assets/weights/{network.name}.lz4"))
         digest = disk.checksum(path)
-        if digest != WEIGHTS[network.name]:  # It is a pickle: no other may be opened.
+        if digest != WEIGHTS[network.name]:  # It is a pickle: never open any other.
             raise ValueError(
                 f"{path} should have the SHA-256 {WEIGHTS[network.name]} but has {digest}: "
-                "install mtcnn==1.0.0 again."
+                "reinstall mtcnn==1.0.0."
             )
         network.set_weights(joblib.load(path))
     return networks
@@ -86,7 +86,7 @@ def _networks() -> Detector:
         return [*measured, keras.layers.Dense(2, activation="softmax")(x)]
 
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")  # Places are needed to a fraction of a pixel.
+    keras.config.set_dtype_policy("float32")  # Positions need subpixel precision.
     try:
         image = keras.Input((None, None, 3))
         x = convolve(convolve(convolve(image, 10, 3, 2, "same"), 16, 3), 32, 3)
@@ -106,7 +106,7 @@ def _networks() -> Detector:
 
 
 def find_faces(detector: Detector, photo: PIL.Image.Image) -> list[Face]:
-    """Return the faces in an upright RGB photo, the largest first; empty where there is none.
+    """Return the faces in an upright RGB photo, largest first; empty if there are none.
 
     Faces under 20 pixels, or under 2 % of the longer side of a photo over 1,024 pixels, are not
     found.
@@ -171,12 +171,12 @@ def _look(
 
 
 def _moved(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return boxes (N, 4) whose sides are moved by fractions of the boxes' width and height."""
+    """Return boxes (N, 4) with their sides moved by fractions of the boxes' width and height."""
     return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
 
 
 def _square(boxes: np.ndarray) -> np.ndarray:
-    """Return squares around the boxes' centres, as long as the boxes' longer sides."""
+    """Return squares around the boxes' centres with the length of the boxes' longer sides."""
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
     return np.hstack([middle - half, middle + half])
@@ -185,9 +185,9 @@ def _square(boxes: np.ndarray) -> np.ndarray:
 def _distinct(
     boxes: np.ndarray, scores: np.ndarray, most_overlap: float, of_smaller: bool = False
 ) -> np.ndarray:
-    """Return the indices, best first, of the boxes that overlap no better one by more than that.
+    """Return the indices, best first, of boxes that overlap no better one by over most_overlap.
 
-    Overlap: the shared area, divided by the union's or, with of_smaller, by the smaller box's.
+    Overlap: the shared area divided by the union's or, with of_smaller, by the smaller box's.
     """
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     left, kept = np.argsort(-scores, kind="stable"), []
@@ -204,9 +204,9 @@ def _distinct(
 
 
 def cut_out(photo: PIL.Image.Image, landmarks: np.ndarray) -> np.ndarray:
-    """Return a face, uint8 RGB (128, 128, 3), turned and scaled as in UTKFace.
+    """Return a face, uint8 RGB (128, 128, 3), rotated and scaled as in UTKFace.
 
-    The similarity transform maps UTKFACE_PLACES to the landmarks (5, 2) by least squares. What lies
+    The similarity transform maps UTKFACE_PLACES to the landmarks (5, 2) by least squares. Anything
     outside the photo is black, as in UTKFace.
     """
     found, places = (points[:, 0] + 1j * points[:, 1] for points in (landmarks, UTKFACE_PLACES))
@@ -214,8 +214,8 @@ def cut_out(photo: PIL.Image.Image, landmarks: np.ndarray) -> np.ndarray:
     centred = places - places.mean()
     side = (centred.conj() @ found) / (centred.conj() @ centred).real
     corner = found.mean() - side * places.mean()
-    step = side / FACE_PIXELS  # One pixel to the right in the face, seen in the photo.
-    # Sampled at every pixel of the photo and then averaged, or a large face would be jagged.
+    step = side / FACE_PIXELS  # One pixel to the right in the face, measured in the photo.
+    # Sample every pixel of the photo and then average, or a large face would be jagged.
     finer = min(max(math.ceil(abs(step)), 1), MOST_OVERSAMPLING)
     step /= finer
     affine = (step.real, -step.imag, corner.real, step.imag, step.real, corner.imag)

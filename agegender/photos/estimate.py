@@ -1,4 +1,4 @@
-"""Photos to answers: each face's age with its interval, and its gender where that is sure."""
+"""Answers for photos: each face's age with its interval, and its gender if that is sure."""
 
 import functools
 import json
@@ -24,45 +24,45 @@ from agegender.networks import predict as networks_predict
 from agegender.photos import detection
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
-# Most phones' photos are smaller; decoding one of this size takes 600 MB.
+# Most phone photos are smaller; decoding one of this size takes 600 MB.
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 64 * 2**20
-# The first time, so few faces are answered sooner without tracing the network, which then takes a
-# tenth of the time.
+# On a network's first call, up to this many faces are faster without tracing. Once traced, the
+# network takes a tenth of the time.
 FACES_UNTRACED = 8
 _called: weakref.WeakSet[keras.Model] = weakref.WeakSet()
-DOUBTFUL_SCORE = 0.9  # A detection below may be a collar or a pattern.
+DOUBTFUL_SCORE = 0.9  # A detection with a lower score may be a collar or a pattern.
 FACE_COLUMNS = ("face", "left", "top", "right", "bottom", "score", "doubtful")
 ESTIMATED = ("age_years", "age_low", "age_high", "gender", "gender_probability", "gender_sure")
 COLUMNS = (*FACE_COLUMNS, "model", *ESTIMATED)
 
 
 class Model(typing.NamedTuple):
-    """A network of the .h5 contract with what was fitted to its validation faces."""
+    """A network that follows the .h5 contract, and the values fitted to its validation faces."""
 
     title: str  # its name and version
     network: keras.Model
-    intervals: dict  # of `uncertainty.fit_age_intervals`
-    confidence: float | None  # the least that makes a gender sure; None where none does
+    intervals: dict  # from `uncertainty.fit_age_intervals`
+    confidence: float | None  # the least that makes a gender sure; None if none does
 
 
 def released(folder: Path, family: str, *, full: bool) -> Path | None:
-    """Return the .h5 of a family's released model in models/, None where none is released.
+    """Return the .h5 of a family's released model in models/, or None if none is released.
 
-    full: prefer the one trained on all of UTKFace; where one is missing, the other stands in.
-    A file without its .json, which is written last, is no release.
+    full: prefer the one trained on all of UTKFace. If the preferred one is missing, use the other.
+    A file without its .json, which is written last, is not a release.
     """
     names = [f"{records.PREFIX}{family}{'_full' * wanted}" for wanted in (full, not full)]
     return next((folder / f"{n}.h5" for n in names if (folder / f"{n}.json").exists()), None)
 
 
 def load_release(h5_path: str | os.PathLike, passed: Path | None = None) -> Model:
-    """Load a released network and, from the .json of the same name beside it, its intervals.
+    """Load a released network, and its intervals from the .json of the same name beside it.
 
-    passed: see `export.load_verified`, by which the file has to reproduce its golden predictions.
+    passed: see `export.load_verified`, which checks that the file reproduces its golden
+        predictions.
 
-    ValueError where it does not, or where the .json is not a release's; OSError where a file is
-    missing.
+    Raises ValueError if it does not or the .json is not a release's, OSError if a file is missing.
     """
     path = Path(h5_path)
     record_path = path.with_suffix(".json")
@@ -71,21 +71,21 @@ def load_release(h5_path: str | os.PathLike, passed: Path | None = None) -> Mode
         intervals, confidence = evidence["intervals"], evidence["abstention"]["confidence"]
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{record_path} holds no record of a release, and so no intervals ({error!r}): take "
-            "the .h5 and the .json from the same folder models/."
+            f"{record_path} holds no record of a release, and so no intervals ({error!r}): use "
+            "the .h5 and the .json from the same models/ folder."
         ) from error
     return Model(path.stem, export.load_verified(path, passed), intervals, confidence)
 
 
 def predict(photo_path: str | os.PathLike, models: dict[str, Model]) -> pd.DataFrame:
-    """Find the faces in a photo and estimate the age and the gender of each.
+    """Find the faces in a photo and estimate the age and gender of each.
 
     photo_path: JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF, up to 64 megapixels.
     models: from `load_release` or `champions.models_for_prediction`; their keys name them in the
     table.
 
-    Return the table of `answer`: a row for each face and model, no row where no face was found.
-    utkface.Rejection, with the reason, where the file is no photo that can be read.
+    Return the table of `answer`: one row per face and model, none if no face was found.
+    Raises utkface.Rejection, with the reason, if the file is not a readable photo.
     """
     (table,) = answer(_detector(), models, [read_photo(Path(photo_path))])
     return table
@@ -113,15 +113,15 @@ def read_photo(path: Path) -> PIL.Image.Image:
 
 
 def open_photo(data: bytes) -> PIL.Image.Image:
-    """Decode bytes as `read_photo` does those of a file; the caller limits their number."""
+    """Decode a photo's bytes as `read_photo` does; the caller limits their number."""
     pi_heif.register_heif_opener()
     return utkface.open_picture(data, FORMATS, MOST_PIXELS)
 
 
 def estimate_faces(model: Model, faces: np.ndarray) -> pd.DataFrame:
-    """Return what a model says of faces, uint8 RGB (N, 128, 128, 3) as `detection.cut_out` gives.
+    """Return a model's estimates for faces, uint8 RGB (N, 128, 128, 3) from `detection.cut_out`.
 
-    Columns, a row each: age_years, age_low, age_high; gender, "male" or "female", the likelier one;
+    One row per face: age_years, age_low, age_high; gender, the likelier of "male" and "female";
     gender_probability, 0.5..1; gender_sure, whether that reaches the model's confidence.
     """
     age, female = _outputs(model.network, faces)
@@ -140,7 +140,7 @@ def _outputs(network: keras.Model, faces: np.ndarray) -> tuple[np.ndarray, np.nd
         images = faces.astype("float32") / 255
         age, female = map(keras.ops.convert_to_numpy, network(images, training=False))
         return age[:, 0].astype(float), female[:, 0].astype(float)
-    # Padded to a power of two, since a backend compiles for each number of faces.
+    # Padded to a power of two, because a backend compiles for each number of faces.
     padded = np.zeros((1 << max(len(faces) - 1, 0).bit_length(), *faces.shape[1:]), faces.dtype)
     padded[: len(faces)] = faces
     age, female = networks_predict.predict(network, padded)
@@ -152,14 +152,14 @@ def answer(
     models: dict[str, Model],
     photos: Iterable[PIL.Image.Image],
 ) -> list[pd.DataFrame]:
-    """Return a table a photo (upright RGB), with a row for each of its faces and each model.
+    """Return one table per photo (upright RGB), with one row per face and model.
 
-    detector: None where each photo is a face, aligned and cropped as in UTKFace.
+    detector: None if each photo is one face, aligned and cropped as in UTKFace.
 
-    Columns: face (from 1, the largest first), its box as left, top, right and bottom in pixels, the
-    detector's score, whether that is doubtful, model (its key in `models`) and those of
-    `estimate_faces`. The faces of all photos are estimated together, and a photo from an iterator
-    is not kept.
+    Columns: face (from 1, largest first), its box as left, top, right and bottom in pixels, the
+    detector's score, doubtful (whether that is low), model (its key in `models`) and those of
+    `estimate_faces`. The faces of all photos are estimated together. Photos from an iterator are
+    not kept.
     """
     rows, cut, count = [], [], 0
     for count, photo in enumerate(photos, start=1):

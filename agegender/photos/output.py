@@ -1,4 +1,4 @@
-"""Files of photos in, a folder of answers out: a line a face, marked pictures, two tables."""
+"""Photo files in, a folder of answers out: one line per face, marked pictures, two tables."""
 
 import dataclasses
 import io
@@ -20,7 +20,7 @@ SHOWN_PIXELS = 1600
 FEWEST_LETTER_PIXELS = 12
 COLOURS = {"A": (255, 208, 92), "B": (126, 214, 255)}
 JSON, CSV = "predictions.json", "predictions.csv"
-# The comment inside each marked picture, by which a later run knows that it is no photo.
+# The comment inside each marked picture; it tells a later run that this is not a photo.
 MARK = b"Marked by agegender"
 
 
@@ -31,16 +31,16 @@ class Answered:
     photo: str  # its path, with unprintable characters escaped
     reason: str | None = None  # why it was not read, and the detail
     detail: str | None = None
-    faces: int = 0  # how many were found
+    faces: int = 0  # number found
     marked: str | None = None  # the file name of the picture that marks them
     answers: list[dict] = dataclasses.field(default_factory=list)  # rows of `estimate.answer`
 
 
 def list_photos(sources: Iterable[Path]) -> list[Path]:
-    """Return the files named and, sorted, those in folders named and below, but no hidden ones.
+    """Return the given files and, sorted, the non-hidden files at any depth in given folders.
 
-    What an earlier run wrote is left out. A folder below that cannot be listed, or a link to one,
-    is returned itself: `estimate.read_photo` gives the reason.
+    Output of an earlier run is left out. Folders that cannot be listed and links to folders are
+    returned themselves: `estimate.read_photo` gives the reason.
     """
     paths: list[Path] = []
     unlisted: list[OSError] = []
@@ -67,7 +67,7 @@ def _is_output(path: Path) -> bool:
 
 
 def prepare(out: Path) -> None:
-    """Make the folder and remove what an earlier run wrote there; ValueError where that fails."""
+    """Create the folder and remove an earlier run's output from it; ValueError if that fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path in out.iterdir():
@@ -77,7 +77,7 @@ def prepare(out: Path) -> None:
     except OSError as error:
         shown = utkface.printable(str(out))
         raise ValueError(
-            f"Nothing can be written to {shown} ({error.strerror}): name another folder with OUT=."
+            f"Cannot write to {shown} ({error.strerror}): choose another folder with OUT=."
         ) from error
 
 
@@ -87,7 +87,7 @@ def answers(
     paths: list[Path],
     out: Path,
 ) -> Iterator[Answered]:
-    """Yield each photo's answers in turn, its marked picture written to `out`."""
+    """Yield each photo's answers in turn, after writing its marked picture to `out`."""
     for number, path in enumerate(paths, start=1):
         name, marked = utkface.printable(str(path)), None
         try:
@@ -97,7 +97,7 @@ def answers(
             continue
         (table,) = estimate.answer(detector, models, [photo])
         if len(table):
-            # A name has at most 255 bytes, and a photo's own may have nearly as many.
+            # A file name has at most 255 bytes, and the photo's own may be nearly as long.
             stem = Path(name).stem.encode()[:200].decode(errors="ignore")
             marked = f"{number:04}_{stem}.jpg"
             disk.write(out / marked, encoded(annotate(photo, table)))
@@ -106,7 +106,7 @@ def answers(
 
 
 def text(answered: Answered) -> str:
-    """Return what is printed of a photo."""
+    """Return the text to print about a photo."""
     if answered.reason:
         return f"{answered.photo}: not read, {answered.reason} ({answered.detail})"
     if not answered.answers:
@@ -114,13 +114,13 @@ def text(answered: Answered) -> str:
     lines = [f"{answered.photo}:"]
     for row in pd.DataFrame(answered.answers).itertuples():
         years = f"{row.age_years:5.1f} years ({row.age_low:.0f} to {row.age_high:.0f})"
-        doubt = "  doubtful, perhaps no face" * row.doubtful
+        doubt = "  doubtful, may not be a face" * row.doubtful
         lines.append(f"  face {row.face}  {row.model}  {years}  {gender_text(row)}{doubt}")
     return "\n".join(lines)
 
 
 def write(out: Path, titles: dict[str, str], photos: list[Answered]) -> None:
-    """Write JSON, a record a photo with the models' titles, and CSV, a row a face and model."""
+    """Write JSON (models' titles, one record per photo) and CSV (one row per face and model)."""
     written = {"models": titles, "photos": [dataclasses.asdict(photo) for photo in photos]}
     disk.write(out / JSON, json.dumps(written, indent=1) + "\n")
     rows = [
@@ -129,7 +129,7 @@ def write(out: Path, titles: dict[str, str], photos: list[Answered]) -> None:
         for answer in photo.answers or [{}]
     ]
     columns = ["photo", *estimate.COLUMNS, "note"]
-    table = pd.DataFrame(rows, columns=columns).astype({"face": "Int64"})  # Where there is one.
+    table = pd.DataFrame(rows, columns=columns).astype({"face": "Int64"})  # May be missing.
     disk.write(out / CSV, table.to_csv(index=False))
 
 
@@ -141,14 +141,14 @@ def gender_text(row) -> str:
 
 
 def encoded(picture: PIL.Image.Image) -> bytes:
-    """Return a picture as a JPEG that says that it is no photo."""
+    """Return a picture as a JPEG whose comment says that it is not a photo."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=90, comment=MARK)
     return stream.getvalue()
 
 
 def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
-    """Draw a table of `answer` into a copy of the photo, of at most 1,600 pixels a side."""
+    """Draw a table of `answer` on a copy of the photo, of at most 1,600 pixels per side."""
     picture = photo.copy()
     picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
     scale = picture.width / photo.width
@@ -166,7 +166,7 @@ def annotate(photo: PIL.Image.Image, table: pd.DataFrame) -> PIL.Image.Image:
         ]
         width = max(draw.textlength(line, font) for line in lines) + size_pixels
         height = 1.3 * size_pixels
-        # Below the face where there is room, and always inside the picture.
+        # Below the face if there is room, and always inside the picture.
         x = max(min(left, picture.width - width), 0)
         y = max(min(bottom, picture.height - len(lines) * height), 0)
         draw.rectangle((left, top, right, bottom), outline="white", width=max(2, size_pixels // 8))

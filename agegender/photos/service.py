@@ -1,9 +1,9 @@
 """One application: a page for people, JSON for programs; README.md describes both.
 
-POST /predict and GET /health are for programs. GET / is page.html, GET /about names the models and
-has examples, and POST /answer?model=B takes a photo's bytes and gives what `answer` returns.
+POST /predict and GET /health are for programs. GET / is page.html, GET /about returns the models
+and examples, and POST /answer?model=B takes a photo's bytes and returns what `answer` does.
 
-A request that cannot be answered in full gets 400, 413 (too large) or 415 (another content type)
+A request that cannot be answered in full gets 400, 413 (too large) or 415 (wrong content type)
 with {"error": REASON}.
 """
 
@@ -28,28 +28,28 @@ from starlette.requests import ClientDisconnect
 from agegender.data import generated_faces, utkface
 from agegender.photos import detection, estimate, output
 
-# Another site can make its name lead to this machine (DNS rebinding); its requests carry that name.
+# Another site can point its name at this machine (DNS rebinding); its requests carry that name.
 HOSTS = ("127.0.0.1", "localhost")
 MOST_BODY_BYTES = 32 * 2**20  # of a POST to /predict
-# Drawn faces that the detector finds: the seeds that they are drawn from.
+# Seeds of drawn faces that the detector finds.
 EXAMPLES = ((13,), (16,), (13, 16, 19))
 HEADERS = {
-    "Cache-Control": "no-store",  # Or the browser would keep photos that nobody else keeps.
+    "Cache-Control": "no-store",  # Or the browser would keep photos that nothing else keeps.
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# What the page says about a photo that cannot be read.
+# What the page says about an unreadable photo.
 NO_PICTURE = "This is not a picture. Try JPEG, PNG or HEIC."
 REASONS = {
     utkface.Reason.EMPTY: "This file is empty.",
     utkface.Reason.NOT_AN_IMAGE: NO_PICTURE,
     utkface.Reason.WRONG_CONTENT: NO_PICTURE,
-    utkface.Reason.DAMAGED: "This picture is damaged or cut short. Try another copy of it.",
+    utkface.Reason.DAMAGED: "This picture is damaged or cut short. Try another copy.",
     utkface.Reason.TOO_LARGE: "Too large: {}.",
 }
-# Of a face and a model; README.md says what they are.
+# For each face and model; README.md describes them.
 FIELDS = ["face", "box", "age", "age_low", "age_high", "gender", "probability", "sure", "doubtful"]
 FIELDS += ["model"]
 
@@ -58,8 +58,8 @@ class Request(pydantic.BaseModel, extra="forbid", frozen=True, strict=True):
     """The JSON of a POST to /predict."""
 
     images: list[str] = pydantic.Field(min_length=1, max_length=64)  # photos in base64
-    crop: bool = True  # If not, each photo is one face, aligned and cropped as in UTKFace.
-    model: str | None = None  # A, B or AB; without, B where there is one
+    crop: bool = True  # If false, each photo is one face, aligned and cropped as in UTKFace.
+    model: str | None = None  # A, B or AB; by default B, if available
 
 
 def application(
@@ -70,7 +70,7 @@ def application(
 ) -> fastapi.FastAPI:
     """Return the ASGI application; it answers one request at a time and writes nothing to disk.
 
-    hosts: the names by which it may be asked for; token: where given, the first part of each path.
+    hosts: the host names that requests may use. token: if given, the first part of each path.
     """
     page = Path(__file__).with_name("page.html").read_text()
     headers = HEADERS | {"Content-Security-Policy": _policy(page)}
@@ -115,7 +115,7 @@ def application(
 async def _guard(
     headers: dict[str, str], hosts: Collection[str], request: fastapi.Request, call_next
 ):
-    """Answer a request of this machine's own pages and programs; refuse another site's."""
+    """Answer requests from this machine's own pages and programs; refuse other sites'."""
     host = request.headers.get("host", "")
     if host.partition(":")[0] not in hosts:
         response = _refusal(403, f"Expected the host {' or '.join(hosts)}.")
@@ -138,7 +138,7 @@ async def _read(request: fastapi.Request, most_bytes: int) -> bytes:
 
 
 def _chosen(models: dict[str, estimate.Model], name: str | None) -> dict[str, estimate.Model]:
-    """Return the models that A, B or AB names; of None, B where there is one. ValueError."""
+    """Return the models that A, B or AB names, by default B if available, else ValueError."""
     names = list(dict.fromkeys([*models, "".join(models)]))
     if name is None:
         name = "B" if "B" in models else names[0]
@@ -148,7 +148,7 @@ def _chosen(models: dict[str, estimate.Model], name: str | None) -> dict[str, es
 
 
 def _read_request(body: bytes) -> Request:
-    """Check the JSON of a POST to /predict; ValueError with the reason where it is invalid."""
+    """Check the JSON of a POST to /predict; ValueError with the reason if it is invalid."""
     try:
         return Request.model_validate(json.loads(body, object_pairs_hook=_object))
     except pydantic.ValidationError as error:
@@ -160,13 +160,13 @@ def _read_request(body: bytes) -> Request:
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(dict(pairs)) < len(pairs):  # One of the two values would get no answer.
-        raise ValueError("a key stands twice in one object")
+    if len(dict(pairs)) < len(pairs):  # One of the two values would be ignored.
+        raise ValueError("a key occurs twice in one object")
     return dict(pairs)
 
 
 def _photos(images: list[str]) -> Iterator[PIL.Image.Image]:
-    """Yield one decoded photo at a time; ValueError with its number where one is invalid."""
+    """Yield one decoded photo at a time; ValueError with its number if one is invalid."""
     for number, image in enumerate(images):
         try:
             yield estimate.open_photo(base64.b64decode(image, validate=True))
@@ -179,7 +179,7 @@ def _photos(images: list[str]) -> Iterator[PIL.Image.Image]:
 def _predictions(
     detector: detection.Detector, models: dict[str, estimate.Model], body: bytes
 ) -> dict[str, list[list[dict]]]:
-    """Return the answer to a POST to /predict; ValueError with the reason where it is invalid."""
+    """Return the answer to a POST to /predict; ValueError with the reason if it is invalid."""
     asked = _read_request(body)
     chosen = _chosen(models, asked.model)
     tables = estimate.answer(detector if asked.crop else None, chosen, _photos(asked.images))
@@ -199,11 +199,11 @@ def _faces(models: dict[str, estimate.Model], table: pd.DataFrame) -> list[dict]
 def answer(
     detector: detection.Detector, models: dict[str, estimate.Model], data: bytes
 ) -> dict[str, str | int | list[dict]]:
-    """Return what is shown of a photo's bytes; raises utkface.Rejection with the reason.
+    """Return what the page shows for a photo's bytes; raises utkface.Rejection with the reason.
 
-    picture: the photo; marked: with its faces marked; both are JPEGs in base64, of at most 1,600
-    pixels a side. width, height: the photo's own in pixels, to which the boxes refer. rows: FIELDS
-    for each face and model, with family, "A" or "B", and gender_text.
+    picture, marked: the photo without and with its faces marked, both JPEGs in base64 of at most
+    1,600 pixels per side. width, height: the photo's own, in pixels; boxes refer to these. rows:
+    FIELDS for each face and model, plus family, "A" or "B", and gender_text.
     """
     photo = estimate.open_photo(data)
     (table,) = estimate.answer(detector, models, [photo])
@@ -218,7 +218,7 @@ def answer(
 
 
 def _example(seeds: Collection[int]) -> bytes:
-    """Return a small photo of drawn faces, a JPEG."""
+    """Return a small JPEG photo of drawn faces."""
     photo = PIL.Image.new("RGB", (210 * len(seeds), 210), (120, 125, 130))
     for number, seed in enumerate(seeds):
         generator = np.random.default_rng(seed)
@@ -233,7 +233,7 @@ def _refusal(status: int, reason: str) -> JSONResponse:
 
 async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
     if isinstance(error, ClientDisconnect):
-        return _refusal(400, "The request did not arrive whole.")
+        return _refusal(400, "The request is incomplete.")
     if not isinstance(error, utkface.Rejection):
         return _refusal(400, str(error))
     reason = REASONS.get(error.reason, f"This picture cannot be read: {error}.")
@@ -242,7 +242,7 @@ async def _refuse(request: fastapi.Request, error: Exception) -> JSONResponse:
 
 
 def _policy(page: str) -> str:
-    """Return a Content-Security-Policy of the page's own script and style and nothing else."""
+    """Return a Content-Security-Policy that allows no script or style but the page's own."""
     sources = " ".join(
         f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}';"
         for tag, text in re.findall(r"<(script|style)>(.*?)</\1>", page, re.DOTALL)

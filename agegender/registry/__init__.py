@@ -1,1 +1,1 @@
-"""What MLflow keeps."""
+"""Runs and models in MLflow."""

@@ -1,7 +1,7 @@
-"""The store: its address, what is wrong with it in one line, and the SQLite file that it is here.
+"""Find and check the MLflow store, explain its problems in one line, prepare its SQLite file.
 
-Every target opens its store through `address` and `check`, and `explain` says what fails later. At
-the top this imports the standard library alone: a mistake is answered before MLflow is loaded.
+Every target opens its store through `address` and `check`; `explain` describes later failures.
+MLflow is not imported at the top, so mistakes are reported before it loads.
 """
 
 import contextlib
@@ -15,31 +15,31 @@ from pathlib import Path
 from agegender import disk
 
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
-SECONDS = 5  # What has not answered by then is not there; a name may have two addresses.
+SECONDS = 5  # Timeout per connection attempt; a name may have two addresses.
 ADDRESSES = r"https?://[^/?#].*|sqlite:///([^/:?]|/[^/]).*|databricks.*"
 ADDRESSES += r"|(postgresql|mysql|mssql)(\+\w+)?://.+"
 EXPECTED = (
     "expected http://HOST:PORT, sqlite:////ABSOLUTE/PATH.db or postgresql://USER:PASSWORD@HOST/NAME"
 )
-# MLflow takes '?' and '#' in a path for parts of a URI, and decodes %20, which is another folder.
+# In a path, MLflow reads '?' and '#' as parts of a URI and decodes %20, which is another folder.
 SPECIAL = r"[?#]|%[0-9A-Fa-f]{2}"
 NO_TABLE = r"no such (table|column)|UndefinedTable"
-# What libraries say, and what users read instead; {store} is the address without its password.
+# Errors of libraries and the messages shown instead; {store} is the address without its password.
 TROUBLES = {
-    r"malformed|not a database": "{store} is damaged, or no database: restore it from a copy, or "
-    "move it away and begin anew.",
+    r"malformed|not a database": "{store} is damaged or not a database: restore it from a copy, or "
+    "move it away and start over.",
     r"readonly database|unable to open database file": "{store} cannot be opened for writing: "
-    "check who may write to it and to its folder.",
-    r"FATAL: ": "{store} refuses: {reason}. Set {variable} to another, or mend that.",
-    r"database is locked": "{store} is locked by another process: wait for it, or end it.",
-    NO_TABLE: "{store} lacks tables of MLflow: restore it from a "
-    "copy, or move it away and begin anew.",
+    "check the permissions of the file and its folder.",
+    r"FATAL: ": "{store} refused the connection: {reason}. Set {variable} to another store, or "
+    "fix that.",
+    r"database is locked": "{store} is locked by another process: wait for that process or end it.",
+    NO_TABLE: "{store} lacks MLflow tables: restore it from a copy or move it away and start over.",
     r"[Cc]onnection refused|Max retries exceeded|[Tt]imed? ?out|[Cc]onnection (reset|aborted)|"
     r"closed the connection|could not (translate|connect)|[Nn]ame or service not known|"
     r"failed to resolve|connection (failed|is bad)": "No answer from {store}: start it, or set "
-    "{variable} to another.",
+    "{variable} to another store.",
 }
-# Every column in which MLflow 3 keeps an absolute path to artifacts.
+# All columns in which MLflow 3 stores an absolute path to artifacts.
 LOCATION_COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -51,14 +51,14 @@ FOLDER_TAG = "store.folder"
 
 
 def uri(root: Path) -> str:
-    """Return the URI of the tracking store, as `address` does, or that of `root`."""
+    """Return the URI of the tracking store: from the environment, else the one in `root`."""
     return address(TRACKING, f"sqlite:///{root.resolve()}/mlruns/mlflow.db")
 
 
 def address(variable: str, default: str = "") -> str:
-    """Return the URI in an environment variable, the default where it is not set.
+    """Return the URI in an environment variable, or the default if it is not set.
 
-    ValueError, with an example, where this project can open no such store.
+    Raises ValueError, with examples, if the URI is of a kind that this project cannot open.
     """
     uri = os.environ.get(variable, "").strip()
     if not uri:
@@ -71,41 +71,41 @@ def address(variable: str, default: str = "") -> str:
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
         hint = f" Did you mean http://{uri}?"
     elif not colon or scheme == "file":
-        hint = " A folder is no store here."
+        hint = " A folder cannot be a store here."
     raise ValueError(f"{variable}={shown(uri)}: {EXPECTED}.{hint}")
 
 
 def shown(uri: str) -> str:
-    """Return a URI as it may be printed: without its password."""
+    """Return a URI without its password, for printing."""
     return re.sub(r"(://[^:/@]*:)[^/@]*(?=@)|(password=)[^&]*", r"\1\2***", uri)
 
 
 def database(uri: str) -> Path | None:
-    """Return the file of an SQLite store, None for any other."""
+    """Return the file of an SQLite store, or None for other stores."""
     match = re.fullmatch(r"sqlite:///(.+)", uri, re.DOTALL)
     return Path(match[1]).resolve() if match else None
 
 
 def check_path(database: Path) -> None:
-    """Raise ValueError for an SQLite store at a path that holds none, or that MLflow misreads."""
+    """Raise ValueError if a path cannot hold an SQLite store or if MLflow misreads it."""
     if found := re.search(SPECIAL, str(database)):
         raise ValueError(
-            f"MLflow takes no {found[0]!r} in a path: {database}. Rename the folder, or set "
+            f"MLflow cannot handle {found[0]!r} in a path: {database}. Rename the folder, or set "
             f"{TRACKING}."
         )
     if database.is_dir():
-        raise ValueError(f"Expected a database at {database}, which is a folder: move it away.")
-    # One that a kill left empty while it was made has no artifacts yet.
+        raise ValueError(f"Expected a database at {database}, found a folder: move it away.")
+    # If a kill left it empty during its creation, there are no artifacts yet.
     emptied = database.exists() and not database.stat().st_size
     if emptied and (database.parent / "artifacts").exists():
         raise ValueError(
-            f"{database} is empty, though there are artifacts beside it: restore it from a copy, "
-            "or move both away and begin anew."
+            f"{database} is empty, but there are artifacts beside it: restore it from a copy, or "
+            "move both away and start over."
         )
 
 
 def check(uri: str, variable: str = TRACKING) -> None:
-    """Raise ValueError, within SECONDS or so, for a store that cannot be used, with the cure."""
+    """Raise ValueError with a remedy, within about SECONDS, if a store cannot be used."""
     if uri.startswith("http"):
         _check_server(uri, variable)
     elif not uri.startswith("databricks"):
@@ -115,11 +115,11 @@ def check(uri: str, variable: str = TRACKING) -> None:
 
 
 def _check_server(uri: str, variable: str) -> None:
-    """Ask a server once whether it is there and knows the user."""
+    """Check with one request that a server answers and accepts the user."""
     import mlflow
     from mlflow.utils import credentials, rest_utils
 
-    store, instead = shown(uri), f"set {variable} to another"
+    store, instead = shown(uri), f"set {variable} to another store"
     asked = "experiments" if variable == TRACKING else "registered-models"
     try:
         answer = rest_utils.http_request(
@@ -134,12 +134,12 @@ def _check_server(uri: str, variable: str) -> None:
     except (mlflow.MlflowException, OSError) as error:
         reason = f"No answer from the server {store}: start it, or {instead}."
         if "SSL" in str(error):
-            reason = f"No secure connection to {store}: it speaks http alone, or its certificate "
-            reason += "is not trusted (MLFLOW_TRACKING_SERVER_CERT_PATH)."
+            reason = f"No secure connection to {store}: it speaks only http, or its certificate "
+            reason += "is not trusted (set MLFLOW_TRACKING_SERVER_CERT_PATH)."
         raise ValueError(reason) from error
     if answer.status_code in (401, 403):
         raise ValueError(
-            f"The server {store} wants a user that it knows: set MLFLOW_TRACKING_USERNAME and "
+            f"The server {store} requires a valid login: set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD."
         )
     if not answer.ok or not answer.headers.get("Content-Type", "").startswith("application/json"):
@@ -148,13 +148,13 @@ def _check_server(uri: str, variable: str) -> None:
 
 
 def _check_database(uri: str, variable: str) -> None:
-    """Ask a database for its revision: MLflow would retry for minutes, and add to older tables."""
+    """Check a database's revision: MLflow would retry for minutes and add to older tables."""
     import mlflow
     import sqlalchemy
     from alembic import migration, script
     from mlflow.store.db import utils
 
-    store, instead = shown(uri), f"set {variable} to another"
+    store, instead = shown(uri), f"set {variable} to another store"
     wait = {"connect_timeout": SECONDS} if uri.startswith(("postgresql", "mysql")) else {}
     try:
         engine = sqlalchemy.create_engine(uri, connect_args=wait)
@@ -174,25 +174,25 @@ def _check_database(uri: str, variable: str) -> None:
     reason = ""
     if not revision:
         if tables and "experiments" not in tables:
-            reason = f"{store} is a database of something else: {instead}."
+            reason = f"{store} is not an MLflow database: {instead}."
     elif revision == steps.get_current_head():
         if not utils.Base.metadata.tables.keys() <= tables:
             reason = TROUBLES[NO_TABLE].format(store=f"The store {store}")
     elif revision in {step.revision for step in steps.walk_revisions()}:
         command = shlex.join([sys.executable, "-m", "mlflow", "db", "upgrade", store])
-        reason = f"{store} was made by an older MLflow. To go on with it, copy it, then run: "
+        reason = f"{store} was made by an older MLflow. To keep using it, copy it, then run: "
         reason += command
     else:
-        reason = f"{store} was made by a newer MLflow than the one here: install that one, or "
+        reason = f"{store} was made by a newer MLflow than the installed one: install that one, or "
         reason += f"{instead}."
     if reason:
         raise ValueError(reason)
 
 
 def explain(error: BaseException | None, uri: str = "", variable: str = TRACKING) -> str | None:
-    """Return a line with the cure where trouble with a store is behind an error, else None.
+    """Return a one-line remedy if a problem with a store caused an error, else None.
 
-    uri: of the store, the one in use if not given; variable: the one that names it.
+    uri: of the store, by default the one in use; variable: the one that names it.
     """
     store = f"the store {shown(uri or os.environ.get(TRACKING) or 'mlruns/mlflow.db')}"
     while error is not None:
@@ -208,7 +208,7 @@ def explain(error: BaseException | None, uri: str = "", variable: str = TRACKING
 
 
 def in_place(database: Path) -> bool:
-    """Tell whether the paths in an SQLite store lead to where it is; `prepare` mends them."""
+    """Return whether the paths in an SQLite store match its location; `prepare` repairs them."""
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as reader:
         return _noted_folder(reader) == str(database.parent)
 
@@ -219,10 +219,10 @@ def _noted_folder(connection: sqlite3.Connection) -> str | None:
 
 
 def prepare(database: Path) -> None:
-    """Make the tables of an SQLite store if there are none, mend the paths if its folder was moved.
+    """Create an SQLite store if there is none; repair its paths if its folder was moved.
 
-    One process at a time: MLflow's migrations crash where two begin at once. ValueError as in
-    `check`.
+    Only one process at a time does this, because MLflow's migrations crash if two start at once.
+    Raises ValueError as `check` does.
     """
     check_path(database)
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,7 @@ def prepare(database: Path) -> None:
         if database.exists():
             check(f"sqlite:///{database}")
         else:
-            print(f"Making the tracking store {database}", file=sys.stderr, flush=True)
+            print(f"Creating the tracking store {database}", file=sys.stderr, flush=True)
         import mlflow
 
         mlflow.MlflowClient(f"sqlite:///{database}").search_experiments(max_results=1)
@@ -238,9 +238,9 @@ def prepare(database: Path) -> None:
 
 
 def _mend_moved(database: Path) -> None:
-    """Rewrite absolute paths, in one transaction, where the note in the store names another folder.
+    """Rewrite absolute paths, in one transaction, if the store's own note names another folder.
 
-    A folder seen under two names (a mount, a link) is not moved.
+    A folder with two names (a mount, a link) does not count as moved.
     """
     new = str(database.parent)
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
@@ -255,7 +255,7 @@ def _mend_moved(database: Path) -> None:
                     f"WHERE substr({column}, 1, ?) = ?",
                     (new, len(old) + 1, len(old) + 1, f"{old}/"),
                 )
-            print(f"The tracking store was in {old}: its paths are mended.", file=sys.stderr)
+            print(f"The tracking store was in {old}: its paths are repaired.", file=sys.stderr)
         connection.execute(
             "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, 0)",
             (FOLDER_TAG, new),

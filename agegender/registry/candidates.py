@@ -1,4 +1,4 @@
-"""A candidate's way into the registry: its look at the locked test, its card, its version."""
+"""Score a candidate on the locked test, write its card and register it."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from agegender.networks import backbones, export, predict
 from agegender.registry import ledger, tracking, versions
 from agegender.show import card, figures
 
-EXAMPLES = 12  # pictures in a figure of faces
+EXAMPLES = 12  # faces per figure
 OCCLUDED = 6
 LICENCES = {
     "utkface": "Trained on UTKFace: non-commercial research use only; the pictures' copyright is "
@@ -38,12 +38,12 @@ def evaluate(
     details: Mapping[str, str] | None = None,
     report: progress.Report = progress.plain,
 ) -> records.Candidate:
-    """Score a candidate on the locked test, after a line in the ledger; return it with its scores.
+    """Score a candidate on the locked test, after noting it in the ledger; return it with scores.
 
-    Its run and its folder keep the predictions of every test and validation face, the metrics with
-    their intervals and the evidence; the run has the figures too.
+    Its run and its folder keep the predictions for every test and validation face, the metrics
+    with their intervals, and the evidence. The run also keeps the figures.
 
-    folder: where its .h5 is.
+    folder: contains its .h5.
     purpose, details: of this look at the test, for the ledger.
     """
     looked = {"data": faces.digest, "family": candidate.family, **(details or {})}
@@ -87,17 +87,17 @@ def _measured(
     test: pd.DataFrame,
     seed: int,
 ) -> tuple[records.Candidate, records.Evidence, pd.DataFrame]:
-    """Return a candidate with its scores, the evidence, and what its intervals were fitted to.
+    """Return the scored candidate, its evidence and the predictions its intervals are fitted to.
 
-    test: predictions; gets age_low and age_high, the age interval of each face.
+    test: predictions; adds the columns age_low and age_high, the age interval of each face.
     """
     held_out, mirror = folder / records.HELD_OUT, {}
     if held_out.exists():
-        # A release: trained on its validation faces.
+        # A release is also trained on its validation faces.
         validation = records.read_predictions(held_out)
     else:
         validation = predict.table(network, faces, "validation")
-        if all(layer.name != "mirror_image" for layer in network.layers):  # Of export.with_mirror.
+        if all(layer.name != "mirror_image" for layer in network.layers):  # See export.with_mirror.
             mirror["mirror_validation"] = _mirrored(network, faces, "validation", validation, seed)
             mirror["mirror"] = _mirrored(network, faces, "test", test, seed)
     against_frozen_features = None
@@ -131,7 +131,7 @@ def _measured(
 def _mirrored(
     network: keras.Model, faces: pixels.Faces, split: str, table: pd.DataFrame, seed: int
 ) -> dict[str, Any]:
-    """Compare averaging over the mirror image with not doing so."""
+    """Compare predictions averaged over the mirror image with plain ones."""
     averaged = predict.table(network, faces, split, mirrored=True)
     averaged[records.PREDICTED] = (averaged[records.PREDICTED] + table[records.PREDICTED]) / 2
     return evaluation.compare(averaged, table, seed=seed)
@@ -140,8 +140,8 @@ def _mirrored(
 def _photographs(
     network: keras.Model, faces: pixels.Faces, test: pd.DataFrame, sample: np.ndarray
 ) -> dict[str, matplotlib.figure.Figure]:
-    """Draw figures of faces: for the store, never for the repository."""
-    # Names are in the order of the ages: a step through them shows all.
+    """Draw the figures that show faces; they belong in the store, never in the repository."""
+    # Faces are sorted by name, which starts with the age: equal steps cover all ages.
     examples = faces.pixels[sample[:: -(-len(sample) // OCCLUDED)]]
     maps = [
         robustness.occlusion_map(lambda images: predict.predict(network, images), image)
@@ -167,7 +167,7 @@ def _most_wrong(
 
 
 def log_tested(run_id: str, candidate: records.Candidate, predictions: pd.DataFrame) -> None:
-    """Put on a run what the test of a candidate found, with figures that show no face."""
+    """Log a candidate's test results to a run, with the figures that show no faces."""
     flat = evaluation.flatten(candidate.test)
     tracking.log_metrics(run_id, {f"test_{name}": value for name, value in flat.items()})
     evidence = candidate.evidence or records.Evidence()
@@ -184,12 +184,12 @@ def _log_figures(run_id: str, drawn: Mapping[str, matplotlib.figure.Figure]) -> 
 def describe(
     candidate: records.Candidate, kind: str
 ) -> tuple[str, dict[str, float], dict[str, str]]:
-    """Return the card, the metrics and the tags of the version of an evaluated candidate.
+    """Return the card, metrics and tags for the version of an evaluated candidate.
 
     kind: of the faces, "utkface" or "generated".
     """
     measured = ("val_score", "val_age_mae", "val_gender_accuracy")
-    # Without their intervals, which the card has: the registry's table shows every tag.
+    # Without intervals, because the registry's table shows every tag; the card has them.
     metrics = {name: candidate.val[name] for name in measured} | {
         f"test_{name}": found["value"] if isinstance(found, dict) else found
         for name, found in candidate.test.items()
@@ -209,7 +209,7 @@ def describe(
         backbone = {"name": candidate.backbone, "licence": known.licence}
         backbone |= {"pretraining": known.pretraining}
         tags["backbone.licence"] = known.licence
-        if "backbone" in candidate.values:  # It is inside, and not of the teacher.
+        if "backbone" in candidate.values:  # It is part of the model, not of its teacher.
             tags["fine_tuning_kept"] = str(candidate.fine_tuning_kept)
     text = card.model_card(
         candidate,
@@ -222,9 +222,9 @@ def describe(
 
 
 def register(candidate: records.Candidate, folder: Path, faces: pixels.Faces, name: str) -> int:
-    """Register an evaluated candidate under a model's name; return the version.
+    """Register an evaluated candidate as `name`; return the version, the same if called again.
 
-    folder: where its .h5 is. The same call again gives the same version.
+    folder: contains its .h5.
     """
     text, metrics, tags = describe(candidate, faces.kind)
     tracking.log_text(candidate.run_id, text, records.CARD)
@@ -241,7 +241,7 @@ def register(candidate: records.Candidate, folder: Path, faces: pixels.Faces, na
 
 
 def export_champion(root: Path, family: str, kind: str) -> Path:
-    """Copy a champion's .h5 into `root`/exports; one of drawn faces never replaces a real one."""
+    """Copy a champion's .h5 to `root`/exports; generated models never replace real ones."""
     folder, real = root / "exports", versions.full_name(family)
     name = versions.full_name(family, generated=kind != "utkface")
     if name != real and "champion" in versions.aliases(real):

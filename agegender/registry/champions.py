@@ -1,6 +1,6 @@
-"""The models that answer for photos: the registry's champions, else the released ones.
+"""Load the models that predict on photos: the registry's champions, else the released models.
 
-An SQLite store is read without MLflow: importing MLflow takes longer than the prediction itself.
+SQLite stores are read without MLflow, because importing MLflow takes longer than a prediction.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from agegender.registry import access
 
 @dataclasses.dataclass(frozen=True)
 class Champion:
-    """A model's champion: the tags of its version, with its number as "version", and its files.
+    """A model's champion: its version's tags, including its number as "version", and its files.
 
-    evidence: of the run that trained it; the file may be gone.
+    evidence: from the run that trained it; the file may be missing.
     """
 
     tags: dict[str, str]
@@ -32,9 +32,9 @@ class Champion:
 
 
 def full_name(model: str, generated: bool = False) -> str:
-    """Return the registered name of "A" or "B"; a name that is longer is one already.
+    """Return the registered name of model "A" or "B"; return longer names unchanged.
 
-    generated: of generated faces, whose models live apart.
+    generated: for generated faces, whose models have separate names.
     """
     return model if len(model) > 1 else f"age-gender-{model}" + "-generated" * generated
 
@@ -42,16 +42,16 @@ def full_name(model: str, generated: bool = False) -> str:
 def models_for_prediction(
     root: Path, generated: bool = False, families: str | None = None
 ) -> dict[str, estimate.Model]:
-    """Load the champions from the store of `root`, or the one named by the environment.
+    """Load the champions from the store of `root` or the one named by the environment.
 
-    Each is checked as by `versions.pull`; `root`/.cache/passed remembers whose golden predictions
-    were reproduced. Where a family has no champion, its released model in `root`/models stands in.
+    Each is checked as in `versions.pull`; `root`/.cache/passed remembers which ones reproduced
+    their golden predictions. If a family has no champion, its release in `root`/models is used.
 
-    generated: the champions of drawn faces; none is released.
-    families: A, B or AB; without, B, or A where there is no B.
+    generated: load the champions for generated faces, which have no releases.
+    families: "A", "B" or "AB"; by default B, or A if there is no B.
 
-    ValueError where there is no model, where a file fails its checks, where a champion was never
-    evaluated, or where a server does not answer.
+    Raises ValueError if there is no model, if a file fails its checks, if a champion was never
+    evaluated, or if a server does not answer.
     """
     models = {}
     passed = root / ".cache" / "passed"
@@ -68,7 +68,7 @@ def models_for_prediction(
     if not models:
         command = "make tune" if generated else "make tune DATA=..."
         names = " or ".join(full_name(family, generated) for family in families or "AB")
-        drawn = "" if generated else "; GENERATED=1 takes the models of drawn faces"
+        drawn = "" if generated else "; GENERATED=1 uses the models for generated faces"
         raise ValueError(
             f"No champion of {names} in {access.shown(access.uri(root))}: run `{command}` first, "
             f"or set {access.TRACKING}{drawn}."
@@ -77,12 +77,12 @@ def models_for_prediction(
 
 
 def _find(root: Path, name: str, folder: Path) -> Champion | None:
-    """Return a model's champion, its files on this disk; a server's are fetched into `folder`."""
+    """Return a model's champion or None; files on a server are fetched into `folder`."""
     database = access.database(access.uri(root))
     if database and not os.environ.get(access.REGISTRY):
         if not database.exists():
             return None
-        # What cannot be read here is read by MLflow, which says what is wrong.
+        # If this fails, MLflow tries below and reports what is wrong.
         with contextlib.suppress(sqlite3.Error):
             if access.in_place(database):
                 champion = read(database, name)
@@ -92,9 +92,9 @@ def _find(root: Path, name: str, folder: Path) -> Champion | None:
 
 
 def read(database: Path, model_name: str) -> Champion | None:
-    """Return a model's champion from an SQLite store, None where it has none.
+    """Return a model's champion from an SQLite store, or None.
 
-    sqlite3.Error where it has not the tables of MLflow 3.
+    Raises sqlite3.Error if the store lacks the tables of MLflow 3.
     """
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as reader:
         found = reader.execute(
@@ -133,12 +133,12 @@ def _load(name: str, champion: Champion, folder: Path, passed: Path) -> estimate
     title = f"{name} version {champion.tags['version']}"
     if not champion.evidence.is_file():
         raise ValueError(
-            f"{title} has no {records.EVIDENCE} in its run, and so no intervals: it was deleted "
-            "there, or the version was not registered by `make promote`. Promote or roll back "
-            "another."
+            f"{title} has no {records.EVIDENCE} in its run, so it has no intervals: the file was "
+            "deleted, or the version was not registered by `make promote`. Promote another version "
+            "or roll back."
         )
     evidence = records.Evidence.from_json(json.loads(champion.evidence.read_text()))
-    # The copy that is checked is loaded: another process may write to the store meanwhile.
+    # Check and load a copy: another process may write to the store meanwhile.
     copy = shutil.copyfile(champion.h5, folder / "checked.h5")
     check_sha256(title, champion.tags, copy)
     network = export.load_verified(copy, passed)
@@ -146,18 +146,18 @@ def _load(name: str, champion: Champion, folder: Path, passed: Path) -> estimate
 
 
 def h5_path(title: str, tags: dict[str, str]) -> str:
-    """Return where a version's .h5 is among its artifacts; ValueError where it names none."""
+    """Return the artifact path of a version's .h5; raise ValueError if its tags name none."""
     path = tags.get("h5.path", "")
     if not re.fullmatch(r"artifacts/\w[\w.-]*\.h5", path) or "h5.sha256" not in tags:
-        raise ValueError(f"{title} was not registered by this project: it names no .h5 to fetch.")
+        raise ValueError(f"{title} was not registered by this project: its tags name no .h5 file.")
     return path
 
 
 def check_sha256(title: str, tags: dict[str, str], path: Path) -> None:
-    """Raise ValueError where a version's .h5 is not the file that was registered."""
+    """Raise ValueError if a version's .h5 is not the registered file."""
     checksum = disk.checksum(path)
     if checksum != tags["h5.sha256"]:
         raise ValueError(
             f"{title}: the .h5 has the SHA-256 {checksum}, but {tags['h5.sha256']} was registered. "
-            "Do not use it; register it anew."
+            "Do not use it; register the model again."
         )

@@ -1,4 +1,4 @@
-"""The ledger of looks at the locked test: each is noted before it is taken."""
+"""The ledger of looks at the locked test: each is noted before it happens."""
 
 import pandas as pd
 
@@ -8,7 +8,7 @@ EXPERIMENT = "test-ledger"
 
 
 def note(run_id: str, purpose: str, details: dict[str, str]) -> None:
-    """Write into the ledger, before the look, that a run's model is scored on the test."""
+    """Note in the ledger, before the look, that a run's model is scored on the test."""
     tags = {"looked_at": run_id, "purpose": purpose} | details
     told = (f"{name} {value[:16]}" for name, value in details.items())
     with tracking.run(" · ".join([purpose, *told]), experiment=EXPERIMENT, tags=tags):
@@ -16,7 +16,7 @@ def note(run_id: str, purpose: str, details: dict[str, str]) -> None:
 
 
 def looks() -> pd.DataFrame:
-    """Return the looks, the oldest first: when, user, run_id, purpose and the details."""
+    """Return the looks, oldest first, with the columns when, user, run_id, purpose and details."""
     return pd.DataFrame(
         {
             "when": pd.Timestamp(look.info.start_time, unit="ms"),

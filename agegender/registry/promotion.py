@@ -1,7 +1,7 @@
-"""The gate: does a challenger become champion? Its record, and the way back.
+"""The gate, which decides whether a challenger becomes champion, its record, and rolling back.
 
-A version is judged once against a champion, on the same faces of the locked test. What was found
-stays with it: tags `gate.*` on the version and records.PROMOTION in its run.
+A version is judged once against a champion, on the same faces of the locked test. The result is
+kept in the tags `gate.*` of the version and in records.PROMOTION in its run.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from agegender.registry import ledger, provenance, tracking, versions
 from agegender.show import intervals
 from agegender.show.intervals import Interval
 
-# The tag of a model in models/: the checksum of the committed test list, none of which it saw.
+# Tag of a model in models/: checksum of the committed list of test faces, none of which it saw.
 RELEASED_WITHOUT = "trained_without"
 
 
@@ -33,9 +33,9 @@ class SliceLoss:
     """A slice in which a challenger is shown to lose.
 
     task: "age" or "gender".
-    difference: challenger's minus champion's, of the MAE in years or of the share that is right.
-    p: of no loss, one-sided.
-    beyond: whether the loss is shown to exceed the gate's margin, which holds a challenger back.
+    difference: challenger minus champion, in MAE (years) or in the share of correct genders.
+    p: one-sided p-value of the hypothesis of no loss.
+    beyond: whether the loss is shown to exceed the gate's margin, which blocks the challenger.
     """
 
     slice: str
@@ -53,11 +53,11 @@ class SliceLoss:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A challenger against the champion on the same test faces; differences: challenger's minus.
+    """A challenger and the champion on the same test faces; differences: challenger minus champion.
 
-    promote, reasons: the decision and what it rests on.
-    n: faces; mae: in years; gender_accuracy: a share, both of `evaluation.paired_difference`.
-    gender: of `evaluation.mcnemar`, a being the challenger.
+    promote, reasons: the decision and its grounds.
+    n: faces; mae, gender_accuracy: in years and as a share, from `evaluation.paired_difference`.
+    gender: from `evaluation.mcnemar`, where a is the challenger.
     worse_slices: those in which the challenger is shown to lose.
     """
 
@@ -70,7 +70,7 @@ class Comparison:
     worse_slices: list[SliceLoss]
 
     def card_section(self) -> str:
-        """Return what a promoted challenger's card says of the comparison, in Markdown."""
+        """Return the comparison as a section for a promoted challenger's card, in Markdown."""
         lines = ["", "## Compared with the model before", ""]
         lines += [f"- {reason}" for reason in self.reasons]
         return "\n".join(lines) + "\n"
@@ -78,9 +78,9 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What became of a version.
+    """The outcome for a version.
 
-    decision: champion (it is one), promoted, kept (the champion), not comparable or rolled back.
+    decision: champion (already), promoted, kept (the champion), not comparable or rolled back.
     against: the champion's version.
     """
 
@@ -92,20 +92,20 @@ class Judgement:
 def decide(
     champion: pd.DataFrame, challenger: pd.DataFrame, gate: config.Gate, seed: int
 ) -> Comparison:
-    """Decide whether the challenger is to be champion.
+    """Decide whether the challenger should become champion.
 
-    Both tables: records.LABELS and records.PREDICTED of the same faces in the same order. It must
-    be better in one task (paired bootstrap of the absolute error in years, exact McNemar test) and
-    lose no more than the gate allows in the other (the end of the 95 % bootstrap interval), and no
-    slice may be shown to lose more than the gate's margin (see `_slice_losses`). ValueError where
-    faces or labels differ.
+    It must be better in one task (paired bootstrap of the absolute error in years, exact McNemar
+    test) and lose no more than the gate allows in the other (end of the 95 % bootstrap interval).
+    No slice may be shown to lose more than the gate's margin (see `_slice_losses`). Both tables
+    hold records.LABELS and records.PREDICTED of the same faces in the same order. Raises ValueError
+    if faces or labels differ.
     """
     if not len(champion) or any(
         champion[column].tolist() != challenger[column].tolist() for column in records.LABELS
     ):
         raise ValueError(
             f"Expected the same test faces with the same labels, at least one; got {len(champion)} "
-            f"of the champion and {len(challenger)} of the challenger: evaluate both on one split."
+            f"for the champion and {len(challenger)} for the challenger: use one split for both."
         )
     compared = evaluation.compare(challenger, champion, seed=seed)
     errors = [np.abs(records.age_error(table)) for table in (challenger, champion)]
@@ -129,7 +129,7 @@ def decide(
 def _weigh(
     compared: dict[str, dict], accuracy: dict[str, float], n: int, gate: config.Gate
 ) -> tuple[list[str], list[str]]:
-    """Return what speaks for a challenger on all test faces, and what against it."""
+    """Return the reasons for and against a challenger, on all test faces."""
     mae, gender = compared["mae"], compared["gender"]
     better_age = mae["high"] < 0
     better_gender = gender["p"] < gate.significance and gender["only_a"] > gender["only_b"]
@@ -158,10 +158,10 @@ def _weigh(
 def _slice_losses(
     errors: list[np.ndarray], correct: list[np.ndarray], table: pd.DataFrame, gate: config.Gate
 ) -> list[SliceLoss]:
-    """Return the slices that are shown to be worse, the first of each pair being the challenger's.
+    """Return the slices that are shown to be worse; the challenger comes first in each pair.
 
-    Shown: of all slices and both tasks together (Holm 1979), first against no loss, then against a
-    loss of the gate's margin.
+    All slices and both tasks are tested together (Holm 1979), first against no loss, then against
+    a loss of the gate's margin.
     """
     margins = {"age": gate.slice_loss_years, "gender": gate.slice_loss_accuracy}
     tests = []
@@ -184,22 +184,22 @@ def _slice_losses(
 
 
 def _p_of_loss(loss: np.ndarray, margin: float, task: str) -> float:
-    """Return the one-sided p of a mean loss of at most the margin.
+    """Return the one-sided p-value of the hypothesis that the mean loss is at most the margin.
 
-    The exact sign test for genders and no margin, else the paired t test, which simulations show to
-    be conservative for losses of -1, 0 and 1 over 100 faces and a margin of 3 points.
+    The exact sign test for gender without a margin, else the paired t test. Simulations show the
+    latter to be conservative for losses of -1, 0 and 1 over 100 faces and a margin of 3 points.
     """
     if task == "gender" and not margin:
         lost, won = int((loss > 0).sum()), int((loss < 0).sum())
         tested = stats.binomtest(lost, lost + won, alternative="greater") if lost else None
         return float(tested.pvalue) if tested else 1.0
-    if np.ptp(loss) < 1e-9:  # No spread to measure the mean by.
+    if np.ptp(loss) < 1e-9:  # Without spread there is no t test.
         return float(loss[0] <= margin + 1e-9)
     return float(stats.ttest_1samp(loss, margin, alternative="greater").pvalue)
 
 
 def _shown(p: list[float], significance: float) -> np.ndarray:
-    """Say, boolean (N,), which of N hypotheses are rejected together (Holm 1979)."""
+    """Return which of N hypotheses are rejected together (Holm 1979), boolean (N,)."""
     order = np.argsort(p)
     passed = np.array(p)[order] <= significance / np.arange(len(p), 0, -1)
     shown = np.empty(len(p), bool)
@@ -216,12 +216,12 @@ def judge(
     *,
     seed: int,
 ) -> Judgement:
-    """Judge a version against the champion, move the aliases, keep a record of both.
+    """Judge a version against the champion, move the aliases and record the result.
 
-    predictions: as in `decide`, of this version on the test faces. The champion's own file is run
-    on these faces, after a line in the ledger. A version that was judged against this champion is
-    not judged again; work that a kill cut short is completed. ValueError as in `decide` and
-    `versions.pull`.
+    The champion's own file is run on these faces, after an entry in the ledger. A version already
+    judged against this champion is not judged again; work cut short by a kill is completed.
+
+    predictions: of this version on the test faces. ValueError as in `decide` and `versions.pull`.
     """
     champion = int(versions.get(model_name, "champion")["version"])
     aliases = versions.aliases(model_name)
@@ -254,7 +254,7 @@ def _record(
     gate: config.Gate,
     seed: int,
 ) -> None:
-    """Compare a version, named by its tags, with the champion and keep what was found."""
+    """Compare a version, given by its tags, with the champion and record the result."""
     old, version = versions.get(model_name, champion), tags["version"]
     found: dict[str, Any] = {"promote": False}
     if obstacle := _not_comparable(old, faces):
@@ -290,16 +290,16 @@ def _record(
         "gate.user": user,
         "gate.reasons": "; ".join(reasons)[:500],
         "gate.decision": decision,
-        # The last one: with it the judgement is complete.
+        # Set last: it marks the judgement as complete.
         "gate.against": str(champion),
     }
     versions.set_tags(model_name, int(version), marks)
 
 
 def _not_comparable(champion: dict[str, str], faces: pixels.Faces) -> str:
-    """Say why the test faces are no test of the champion, empty where they are.
+    """Return why these faces are no valid test of the champion, or "" if they are one.
 
-    Names of generated faces stand for other pictures in other data.
+    In other generated data, the same names stand for other pictures.
     """
     if faces.kind == "generated" and champion.get("data.digest") != faces.digest:
         return ""
@@ -312,8 +312,8 @@ def _not_comparable(champion: dict[str, str], faces: pixels.Faces) -> str:
     text = tracking.read_text(champion["run_id"], records.TRAINING_FACES)
     if text is None:
         return (
-            f"champion version {champion['version']} keeps no {records.TRAINING_FACES}, so that it "
-            "may have seen the test faces"
+            f"champion version {champion['version']} keeps no {records.TRAINING_FACES}, so it may "
+            "have seen the test faces"
         )
     seen = pd.read_csv(io.StringIO(text), keep_default_na=False)["name"]
     shared = {key(name) for name in seen} & tested
@@ -326,21 +326,21 @@ def _not_comparable(champion: dict[str, str], faces: pixels.Faces) -> str:
 
 
 def roll_back(model_name: str) -> tuple[int, int]:
-    """Swap champion and previous champion; return the new champion's version and the other's.
+    """Swap champion and previous champion; return the versions of the new and the old champion.
 
-    Who and when is kept in tags of the version that is taken back, and it is not promoted again by
-    itself. ValueError where there is no previous champion.
+    Tags record who did it and when. The withdrawn version is not promoted again automatically.
+    Raises ValueError if there is no previous champion.
     """
     aliases = versions.aliases(model_name)
     previous = aliases.get("previous")
     champion: int | str | None = aliases.get("champion")
     if previous is not None and previous == champion:
-        # A roll-back was killed between its two aliases: the champion says what it replaced.
+        # A rollback was killed between its two aliases; a tag of the champion names the other.
         champion = versions.get(model_name, previous).get("rollback.from")
     if champion is None or previous is None:
         raise ValueError(
             f"{model_name} has no previous champion to go back to (aliases: {aliases or 'none'}): "
-            "only a version that was promoted over another can be rolled back."
+            "only a version promoted over another can be rolled back."
         )
     who, now = provenance.user(), _now()
     tags = {"rollback.from": str(champion), "rollback.user": who, "rollback.time": now}

@@ -1,4 +1,4 @@
-"""Where a run comes from: its user, its process, the code, the backend and the data."""
+"""The origin of a run: its user, process, code, backend and data."""
 
 import functools
 import getpass
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def user() -> str:
-    """Return the name of who runs this."""
+    """Return the name of the user running this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # A container's user may have no name.
@@ -18,14 +18,14 @@ def user() -> str:
 
 
 def process() -> dict[str, str]:
-    """Return tags that name this process, whatever later gets its number."""
+    """Return tags that identify this process, even if its number is reused later."""
     pid = os.getpid()
     start = process_start(pid)
     return {"process.host": platform.node(), "process.id": str(pid), "process.start": start}
 
 
 def process_start(pid: int) -> str:
-    """Return a mark of when a living process began, empty where there is none."""
+    """Return a mark of when a running process started, or "" if there is none."""
     if sys.platform == "linux":
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -37,8 +37,8 @@ def process_start(pid: int) -> str:
 
 
 def tags(digest: str, kind: str) -> dict[str, str]:
-    """Return the tags of every run that tell its origin: code, backend, device and data."""
-    import keras  # Takes seconds; who only reads a store does not need it.
+    """Return the tags that give every run's origin: code, backend, device and data."""
+    import keras  # Takes seconds; readers of a store don't need it.
 
     return {
         "git.commit": _git_commit(),
@@ -51,9 +51,9 @@ def tags(digest: str, kind: str) -> dict[str, str]:
 
 @functools.cache
 def _git_commit() -> str:
-    """Return the commit of the code as it was at first call, '+dirty' where files differ.
+    """Return the commit of the code at the first call, with '+dirty' if files differ.
 
-    AGEGENDER_COMMIT names it for code that was copied without its history.
+    AGEGENDER_COMMIT gives the commit for code copied without its history.
     """
     if given := os.environ.get("AGEGENDER_COMMIT"):
         return given

@@ -1,8 +1,8 @@
-"""The models in models/: written by a release, registered at the first use of an empty registry.
+"""Publish released models in models/ and register them in an empty registry at its first use.
 
-A released model NAME is age_gender_NAME.h5 with age_gender_NAME.json (what made it, what was
-measured, its history), age_gender_NAME.md (its card) and age_gender_NAME.csv (its predictions of
-the test faces).
+A released model NAME consists of age_gender_NAME.h5, age_gender_NAME.json (how it was made, its
+measurements and its history), age_gender_NAME.md (its card) and age_gender_NAME.csv (its
+predictions for the test faces).
 """
 
 import json
@@ -19,13 +19,13 @@ from agegender.photos import estimate
 from agegender.registry import candidates, ledger, promotion, tracking, versions
 from agegender.show import figures
 
-# More than in the coursework's 5,000 faces: all of UTKFace, whose models are named so.
+# Data with more faces is all of UTKFace (models ending in FULL), not the coursework's 5,000 faces.
 FULL_FACES = 10_000
 FULL, TAUGHT = "_full", "_taught"
 
 
 def check_faces(name: str, faces: pixels.Faces) -> None:
-    """Raise ValueError where a release of config.RELEASES is not trained on these faces."""
+    """Raise ValueError if these are not the training faces of a release of config.RELEASES."""
     full, count = name.endswith(FULL), len(faces.manifest)
     if faces.kind != "utkface" or full != (count > FULL_FACES):
         expected = "all of UTKFace" if full else "the coursework's 5,000 faces"
@@ -33,9 +33,9 @@ def check_faces(name: str, faces: pixels.Faces) -> None:
 
 
 def check_unseen(trained: pixels.Faces, judged: pixels.Faces) -> None:
-    """Raise ValueError where a training used test faces of `judged`, or copies of them.
+    """Raise ValueError if training used test faces of `judged` or copies of them.
 
-    judged: holds all that the training used, so that its groups show what is a copy.
+    judged: holds all faces used in training, so that its groups show which ones are copies.
     """
     rows = trained.rows("train", "validation")
     used = set(trained.manifest["name"].iloc[rows].map(utkface.face_key))
@@ -44,23 +44,23 @@ def check_unseen(trained: pixels.Faces, judged: pixels.Faces) -> None:
     if used & tested or used - set(keys):
         raise ValueError(
             f"TEST_DATA holds {len(used & tested)} of the {len(used):,} training faces as test "
-            f"faces or their copies and lacks {len(used - set(keys))}: expected all of UTKFace."
+            f"faces or copies of them and lacks {len(used - set(keys))}: expected all of UTKFace."
         )
 
 
 def publish(
     name: str, candidate: records.Candidate, source: Path, faces: pixels.Faces, folder: Path
 ) -> str:
-    """Write an evaluated release to models/ unless the one there is as good; say what was done.
+    """Write an evaluated release to models/ if it passes the gate; return what was done.
 
-    The .json comes last: a model that it does not fit is no release.
+    The .json is removed first and written last: without it, a model is no release.
 
     source: the folder of the candidate's files.
-    faces: the gate judges by their test faces, which may be others than the candidate's.
+    faces: the gate judges on their test faces, which may differ from the candidate's.
     folder: models/.
     """
     title = rival = f"{records.PREFIX}{name}"
-    if not (folder / f"{title}.json").exists():  # The first one that was taught: against the plain.
+    if not (folder / f"{title}.json").exists():  # First taught model: compare to the plain one.
         rival = title.removesuffix(TAUGHT)
     predictions, compared = records.read_predictions(source / records.PREDICTIONS), ""
     if (folder / f"{rival}.json").exists():
@@ -88,11 +88,11 @@ def publish(
 
 
 def register(folder: Path, *, full: bool) -> dict[str, int]:
-    """Register the released models of both families where their registry is empty.
+    """Register the released models of families without a champion; return the new versions.
 
-    full: those trained on all of UTKFace, where there are; the others stand in for them. Each
-    becomes version 1 and champion, with its card, its history and its evidence. Return the new
-    versions; none where nothing is released or the registry has the model already.
+    Each becomes version 1 and champion, with its card, history and evidence.
+
+    full: prefer models trained on all of UTKFace; if one is missing, use the other.
     """
     registered = {}
     for family in "AB":
@@ -112,9 +112,9 @@ def _register(path: Path, model: str) -> int:
         experiment="age-gender",
         tags={"family": candidate.family, "role": "released", "data.kind": "utkface"},
         params=candidate.values,
-        description=f"{path.stem}, as it came with this project; trained elsewhere.",
+        description=f"{path.stem}, shipped with this project; trained elsewhere.",
     ) as run_id:
-        # Where it was released, in a store that did not come along.
+        # The look was taken at its release, in a store that is not shipped.
         details = {"release": path.stem, "data": candidate.data}
         ledger.note(run_id, purpose="release, before it came here", details=details)
         history = pd.DataFrame(candidate.history)
@@ -127,7 +127,7 @@ def _register(path: Path, model: str) -> int:
         predictions = records.read_predictions(path.with_suffix(".csv"))
         candidates.log_tested(run_id, candidate, predictions)
         network = export.load_h5(path)
-        # Not the two passes over the picture and its mirror image, but what makes them.
+        # Log the inner network, not the wrapper that averages a picture and its mirror image.
         inside = [layer for layer in network.layers if isinstance(layer, keras.Model)]
         tracking.log_network(run_id, inside[0] if inside else network)
         return versions.register_version(

@@ -1,8 +1,8 @@
 """The pyfunc of a registered model: faces in, a table of ages and genders out.
 
-MLflow stores this file with the model ("models from code") and runs it where the model is loaded,
-so it imports nothing of this project. A model server's requests come from strangers: there it reads
-no files and takes a limited number of faces.
+MLflow stores this file with the model ("models from code") and runs it wherever the model is
+loaded, so it imports nothing from this project. Requests to a model server come from strangers, so
+there it reads no files and limits the number of faces.
 """
 
 import base64
@@ -18,50 +18,50 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import PIL.ImageOps
-from mlflow.pyfunc import PythonModel  # mlflow.pyfunc itself is loaded lazily: no type
+from mlflow.pyfunc import PythonModel  # mlflow.pyfunc loads lazily and has no type
 
 BATCH_SIZE = 64
-MOST_BYTES = 8 * 2**20  # of a picture's file
+MOST_BYTES = 8 * 2**20  # per picture file
 MOST_PIXELS = 4096 * 4096  # 48 MiB when decoded
-MOST_SERVED = 64  # faces in a request
-# Pillow reads forty more, one of them by starting Ghostscript.
+MOST_SERVED = 64  # faces per request
+# Pillow reads forty more formats, one of them by starting Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP")
-# MLflow's own mark, which each of its model servers sets once it has loaded the model.
+# MLflow's own variable: each of its model servers sets it after loading the model.
 SERVED = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
-# Requests come in threads; a network on JAX keeps its state in itself while it predicts.
+# Requests run in threads, and a network on JAX holds its state in itself while it predicts.
 one_at_a_time = threading.Lock()
 
 
 class NoFaceError(mlflow.MlflowException, ValueError):
-    """A ValueError that MLflow's server answers with 400 (with 500, or its stack, other ones)."""
+    """A ValueError that MLflow's server answers with 400; others get 500 or a stack trace."""
 
     def __init__(self, message: str):
         super().__init__(message, mlflow.protos.databricks_pb2.INVALID_PARAMETER_VALUE)
 
     def serialize_as_json(self):
-        """Return what goes over the network; MLflow would put the request before the reason."""
+        """Return the server's answer; MLflow's own would put the request before the reason."""
         return json.dumps({"error_code": self.error_code, "message": self.args[0]})
 
 
 class AgeGender(PythonModel):
     """The network in the artifact "h5" behind MLflow's pyfunc interface.
 
-    Faces are aligned and cropped as in UTKFace. Each is the path of a picture, a picture's bytes in
-    base64 (JPEG, PNG or WebP; at most 8 MiB and 4096 x 4096 pixels), or an array (S, S, 3) of
-    integers 0..255 or floats in [0, 1], RGB; other sizes than the network's are resized. Behind a
-    server only base64 is taken, of 64 faces at most.
+    Faces are aligned and cropped as in UTKFace. Each is a picture's path, its bytes in base64
+    (JPEG, PNG or WebP; at most 8 MiB and 4096 x 4096 pixels), or an RGB array (S, S, 3) of integers
+    0..255 or floats in [0, 1]. Sizes other than the network's are resized. A server accepts only
+    base64, and at most 64 faces per request.
     """
 
     def load_context(self, context):
         """Load the network; MLflow calls this once."""
         self.network = keras.models.load_model(context.artifacts["h5"], compile=False)
 
-    # Without a type MLflow warns at each load; of a table it checks nothing, and lists pass too.
+    # Without a type MLflow warns at each load. It does not check a DataFrame's: lists pass too.
     def predict(self, context, model_input: pd.DataFrame, params=None):
         """Return a DataFrame: age_years, gender_probability_female, gender ("male", "female").
 
-        model_input: a list or array of faces, or a DataFrame with them in its column "image", or in
-        its only one, without a name; its index is kept. NoFaceError where one is no picture.
+        model_input: a list or array of faces, or a DataFrame with them in its column "image" or in
+        its only, unnamed column; its index is kept. Raises NoFaceError if one is not a picture.
         """
         try:
             return self._answer(model_input, served=os.environ.get(SERVED) == "true")
@@ -106,9 +106,9 @@ class AgeGender(PythonModel):
 def to_pixels(
     face: str | os.PathLike | np.ndarray | list, size_pixels: int, served: bool = False
 ) -> np.ndarray:
-    """Return a face as float32 (size, size, 3) in [0, 1]; ValueError where it is none.
+    """Return a face as float32 (size, size, 3) in [0, 1]; raise ValueError if it is not a picture.
 
-    served: it came over the network, and only base64 is taken: no path of this machine's.
+    served: the face came over the network, so only base64 is accepted, no local path.
     """
     if isinstance(face, str) or not served and isinstance(face, os.PathLike):
         image = _open(os.fspath(face), served)
@@ -124,7 +124,7 @@ def to_pixels(
                 f"and at most {MOST_PIXELS:,}; got {type(face).__name__} of shape {array.shape} "
                 f"and type {array.dtype}."
             )
-        # NaN is out of range too.
+        # This also catches NaN.
         if not (array.min() >= 0 and array.max() <= top):
             raise ValueError(
                 "Expected integers 0..255 or floats 0..1; got "
@@ -140,7 +140,7 @@ def to_pixels(
 
 
 def _open(text: str, served: bool) -> PIL.Image.Image:
-    """Decode a path or base64 to an upright RGB picture, as training does."""
+    """Decode a file or base64 to an upright RGB picture, as training does."""
     short = text if len(text) < 100 else text[:100] + "..."
     is_path = not served and os.path.isfile(text)
     bytes_ = os.path.getsize(text) if is_path else len(text) * 3 // 4
@@ -152,11 +152,11 @@ def _open(text: str, served: bool) -> PIL.Image.Image:
         try:
             data = base64.b64decode(text, validate=True)
         except ValueError:
-            what = "no picture in base64" if served else "neither a file nor a picture in base64"
+            what = "not a picture in base64" if served else "neither a file nor a picture in base64"
             raise ValueError(f"{short!r} is {what}.") from None
     try:
         image: PIL.Image.Image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size  # The header's; nothing is decoded yet.
+        width, height = image.size  # From the header; nothing is decoded yet.
         if width * height > MOST_PIXELS:
             raise ValueError(f"it has {width} x {height} pixels, expected at most {MOST_PIXELS:,}")
         image = PIL.ImageOps.exif_transpose(image)
@@ -168,7 +168,7 @@ def _open(text: str, served: bool) -> PIL.Image.Image:
             white = PIL.Image.new("RGBA", image.size, "white")
             image = PIL.Image.alpha_composite(white, image.convert("RGBA"))
         return image.convert("RGB")
-    # Decoders raise many kinds on damaged pictures.
+    # Decoders raise many kinds of errors on damaged pictures.
     except Exception as error:
         raise ValueError(
             f"{short!r} is not a picture that can be read (JPEG, PNG or WebP): {error}"

@@ -1,7 +1,7 @@
-"""A checkpoint among the artifacts of its run, so that another machine can go on with it.
+"""Checkpoints among the artifacts of a run, so that another machine can resume it.
 
-Each is one zip with the next number, and the one before goes only then: what was cut off while it
-was written is no zip, and the one before is still there.
+Each is a zip with the next number, and the previous one is deleted only after it is written: if
+writing is cut off, the new file is not a valid zip, but the previous one is still there.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ FOLDER = "checkpoint"
 
 
 def upload(run_id: str, folder: Path) -> None:
-    """Keep the .npz files of a folder with a run, instead of those that it has."""
+    """Store the .npz files of a folder as a run's checkpoint, in place of earlier ones."""
     before = _kept(run_id)
     with tempfile.TemporaryDirectory() as working:
         archive = Path(working, f"{max(before, default=0) + 1:06d}.zip")
@@ -28,8 +28,8 @@ def upload(run_id: str, folder: Path) -> None:
 
 
 def download(run_id: str, folder: Path) -> None:
-    """Put into a folder what a run has of them; nothing where it has none."""
-    for _, name in sorted(_kept(run_id).items(), reverse=True):  # The newest may be torn.
+    """Extract a run's newest intact checkpoint into a folder; do nothing if there is none."""
+    for _, name in sorted(_kept(run_id).items(), reverse=True):  # The newest may be cut off.
         with tempfile.TemporaryDirectory() as working:
             archive = mlflow.MlflowClient().download_artifacts(run_id, name, working)
             if zipfile.is_zipfile(archive):
@@ -38,18 +38,18 @@ def download(run_id: str, folder: Path) -> None:
 
 
 def remove(run_id: str) -> None:
-    """Remove what a run has of them."""
+    """Remove a run's checkpoints."""
     if _kept(run_id):
         _delete(run_id, FOLDER)
 
 
 def _kept(run_id: str) -> dict[int, str]:
-    """Return the artifacts' paths by their numbers."""
+    """Return the artifact paths of a run's checkpoints by number."""
     files = mlflow.MlflowClient().list_artifacts(run_id, FOLDER)
     return {int(Path(file.path).stem): file.path for file in files}
 
 
 def _delete(run_id: str, path: str) -> None:
-    # MLflow's client has no call for it.
+    # MLflow's client has no call for this.
     uri = mlflow.MlflowClient().get_run(run_id).info.artifact_uri
     artifact_repository_registry.get_artifact_repository(uri).delete_artifacts(path)

@@ -1,7 +1,7 @@
-"""Runs, metrics, figures, datasets and looks at the test, kept by MLflow.
+"""Keep runs, metrics, figures, datasets and looks at the test in MLflow.
 
-What the rest of the project knows of MLflow. Runs are named by their id and there is no
-'active run', so runs may be nested, and open in several threads, at will.
+This is the project's interface to MLflow. Runs are named by their id and there is no 'active run',
+so runs may be nested or open in several threads.
 """
 
 import contextlib
@@ -27,24 +27,24 @@ from agegender.data import pixels
 from agegender.registry import access, provenance
 
 T = TypeVar("T")
-PAGES = "pages"  # the experiment of what is written for readers
-EPOCHS = "epochs/"  # what the names of all series of epochs begin with
-SAMPLING_SECONDS = 10  # of CPU, memory and so on
-# One thread, so that epochs are written in their order. MLflow's own asynchronous logging drops a
-# batch that it could not write, and says so only to a log.
+PAGES = "pages"  # the experiment with the pages written for readers
+EPOCHS = "epochs/"  # prefix of every series of epochs
+SAMPLING_SECONDS = 10  # for CPU, memory and so on
+# One thread, so that epochs are written in order. MLflow's own asynchronous logging drops a batch
+# that it cannot write and mentions it only in a log.
 _writer = futures.ThreadPoolExecutor(1, "epochs")
 _unwritten: dict[str, list[futures.Future]] = {}
-_last_epochs: dict[str, float] = {}  # of runs to go on with
+_last_epochs: dict[str, float] = {}  # of resumed runs
 
 
 def connect(root: Path) -> str:
-    """Open the tracking store and return its URI, with which MLflow finds it elsewhere.
+    """Open the tracking store and return its URI, by which MLflow finds it elsewhere.
 
-    MLFLOW_TRACKING_URI if it is set, else an SQLite database at `root`/mlruns/mlflow.db. An SQLite
-    store is made on first use, under a lock, so that several processes may begin at once; its
-    artifacts lie beside it. If its folder was moved or copied since, the paths inside are mended
-    and a line on standard error says so. ValueError as in `access.address` and `access.check`; a
-    server that goes away later is asked again for ten minutes by each call.
+    It is MLFLOW_TRACKING_URI if set, else an SQLite database at `root`/mlruns/mlflow.db. An SQLite
+    store is created on first use under a lock, so that several processes may start at once; its
+    artifacts lie beside it. If its folder was moved or copied, the paths inside are repaired and a
+    line on standard error says so. Raises ValueError as `access.address` and `access.check` do. If
+    a server goes away later, each call retries for ten minutes.
     """
     given = os.environ.get(access.TRACKING)
     uri, registry = access.uri(root), access.address(access.REGISTRY)
@@ -58,7 +58,7 @@ def connect(root: Path) -> str:
         os.environ[access.REGISTRY] = registry
     use(uri)
     if not given:
-        # MLflow exports it too: a later connect to another root must not take it for the user's.
+        # MLflow exports it too; a later connect to another root must not take it for the user's.
         os.environ.pop(access.TRACKING, None)
     return uri
 
@@ -72,24 +72,24 @@ def use(uri: str) -> None:
     """Use a store that `connect` opened in another process."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # at each run's end
-    # After 0, 4, 8, 16, 32, 64, 120 s and then each 120 s; MLflow takes no more than 10.
+    # After 0, 4, 8, 16, 32, 64, 120 s and then every 120 s; MLflow allows at most 10.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "10")
     mlflow.set_tracking_uri(uri)
 
 
 def _experiment_id(name: str) -> str:
-    """Return an experiment's id; make it where there is none."""
+    """Return an experiment's id; create the experiment if there is none."""
     client = mlflow.MlflowClient()
     found = client.get_experiment_by_name(name)
     if found is None:
         database = access.database(mlflow.get_tracking_uri())
         location = str(database.parent / "artifacts" / name) if database else None
         try:
-            # Without the tag the UI guesses, and shows what it has for chat models.
+            # Without this tag, the UI guesses and shows its pages for chat models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             return client.create_experiment(name, artifact_location=location, tags=kind)
         except mlflow.MlflowException:
-            found = client.get_experiment_by_name(name)  # Another process was quicker.
+            found = client.get_experiment_by_name(name)  # Another process was faster.
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
@@ -113,10 +113,10 @@ def run(
 ) -> Iterator[str]:
     """Open a run and yield its id; it ends FINISHED, FAILED on an error, KILLED when interrupted.
 
-    Errors and interruptions are raised again, those of `log_epoch` too. An error's traceback
+    Errors, including those of `log_epoch`, and interruptions are re-raised. An error's traceback
     becomes the artifact traceback.txt.
 
-    run_id: a run to go on with; where the store no longer has it, a new one is made.
+    run_id: a run to resume; if the store no longer has it, a new one is created.
     """
     client = mlflow.MlflowClient()
     tags = (tags or {}) | provenance.process() | {"mlflow.user": provenance.user()}
@@ -155,11 +155,11 @@ def run(
 
 @contextlib.contextmanager
 def system_metrics(run_id: str) -> Iterator[None]:
-    """Let MLflow's own monitor log CPU, memory, disk, network and GPU, at least once.
+    """Log CPU, memory, disk, network and GPU with MLflow's own monitor, at least once.
 
-    The GPU where nvidia-ml-py is installed, as with CUDA.
+    The GPU is included if nvidia-ml-py is installed, as it is with CUDA.
     """
-    from mlflow.system_metrics import system_metrics_monitor  # Needs psutil, the pipelines have it.
+    from mlflow.system_metrics import system_metrics_monitor  # Needs psutil, as the pipelines do.
 
     monitor = system_metrics_monitor.SystemMetricsMonitor(
         run_id, sampling_interval=SAMPLING_SECONDS, resume_logging=True
@@ -171,14 +171,14 @@ def system_metrics(run_id: str) -> Iterator[None]:
         monitor.finish()
         for each in monitor.monitors:
             each.clear_metrics()
-        monitor.collect_metrics()  # Of the time since the last sample.
+        monitor.collect_metrics()  # For the time since the last sample.
         with contextlib.suppress(mlflow.MlflowException):
             monitor.publish_metrics(monitor.aggregate_metrics())
             monitor.mlflow_logger.flush()
 
 
 def find_child(parent_run_id: str, name: str) -> str | None:
-    """Return the id of a run's child of that name, the newest; None where there is none."""
+    """Return the id of a run's newest child with this name, or None."""
     client = mlflow.MlflowClient()
     found = client.search_runs(
         [client.get_run(parent_run_id).info.experiment_id],
@@ -190,13 +190,13 @@ def find_child(parent_run_id: str, name: str) -> str | None:
 
 
 def end_failed(run_id: str, reason: str) -> None:
-    """End a run whose process could not do it."""
+    """Mark a run as FAILED when its own process could not do so."""
     set_tags(run_id, {"error": reason[:500]})
     mlflow.MlflowClient().set_terminated(run_id, "FAILED")
 
 
 def find(call: Callable[..., T], *arguments: object) -> T | None:
-    """Return what a call of MLflow returns, None where it says that there is no such thing."""
+    """Return the result of an MLflow call, or None if MLflow says that there is no such thing."""
     try:
         return call(*arguments)
     except mlflow.MlflowException as error:
@@ -206,9 +206,9 @@ def find(call: Callable[..., T], *arguments: object) -> T | None:
 
 
 def repair_stale_runs(experiment: str) -> int:
-    """Mark KILLED the runs that dead processes of this host left RUNNING; return how many.
+    """Mark as KILLED the runs that dead processes of this host left RUNNING; return their number.
 
-    A process is known by its number and the time it began: numbers are used again.
+    A process is identified by its number and its start time, because numbers are reused.
     """
     count = 0
     for stale in search(experiment, "attributes.status = 'RUNNING'"):
@@ -230,7 +230,7 @@ def search(
     order: str = "attributes.start_time ASC",
     most: int = 100_000,
 ) -> list[mlflow.entities.Run]:
-    """Return the first `most` runs of an experiment that meet a condition, the oldest first."""
+    """Return the first `most` runs of an experiment that meet a condition, oldest first."""
     return mlflow.search_runs(
         [_experiment_id(experiment)],
         condition,
@@ -241,9 +241,9 @@ def search(
 
 
 def best_trials(experiment: str, tags: dict[str, str], count: int) -> dict[str, dict[str, str]]:
-    """Return, by run_id, the params of the finished trials with these tags and the best val_score.
+    """Return, by run_id, the params of the best `count` finished trials with these tags.
 
-    MLflow keeps params as text. The lowest val_score comes first.
+    The lowest val_score comes first. MLflow stores params as text.
     """
     conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
     conditions += ["tags.role = 'trial'", "attributes.status = 'FINISHED'"]
@@ -252,18 +252,18 @@ def best_trials(experiment: str, tags: dict[str, str], count: int) -> dict[str, 
 
 
 def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
-    """Log an epoch, at once but without waiting: training goes on meanwhile.
+    """Log an epoch in the background while training continues.
 
-    Step 1 is the end of epoch 0: what `log_metrics` says of the whole run keeps the plain name, and
-    step 0. Epochs are written in the order of the calls; the end of `run` waits for all of them.
-    Those that a run to go on with has in the store already are not written again.
+    Step 1 is the end of epoch 0; the plain name and step 0 are for `log_metrics` of the whole run.
+    Epochs are written in the order of the calls, and the end of `run` waits for all of them. Epochs
+    of a resumed run that are already in the store are not written again.
     """
     if row["epoch"] <= _last_epochs.get(run_id, -1):
         return
     now = time.time_ns() // 1_000_000
     metrics = [
         mlflow.entities.Metric(_series(name), float(value), now, int(row["epoch"]) + 1)
-        # A comparison of runs opens on what came first.
+        # The UI's comparison of runs opens with the first metric.
         for name, value in sorted(row.items(), key=lambda column: column[0] != "val_score")
         if name not in ("epoch", "phase")
     ]
@@ -271,7 +271,7 @@ def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
 
 
 def history(run_id: str) -> pd.DataFrame:
-    """Return what `log_epoch` wrote, a row an epoch; empty where nothing was."""
+    """Return what `log_epoch` wrote, one row per epoch; empty if nothing was written."""
     client = mlflow.MlflowClient()
     columns: dict[str, dict[int, float]] = {}
     for series in client.get_run(run_id).data.metrics:
@@ -283,10 +283,10 @@ def history(run_id: str) -> pd.DataFrame:
 
 
 def _series(column: str) -> str:
-    """Return what a column of a history is called in a run.
+    """Return the name that a history's column has as a metric of a run.
 
-    The UI's sections are what stands before the last slash: the first has val_score alone, the
-    others training and validation of one metric side by side.
+    The UI groups metrics by the part before the last slash: the first section has only val_score,
+    the others show training and validation of one metric side by side.
     """
     if column == "val_score":
         return f"{EPOCHS}{column}"
@@ -295,7 +295,7 @@ def _series(column: str) -> str:
 
 
 def _column(series: str) -> str:
-    """Return the column that a series is; earlier versions of this project put nothing behind."""
+    """Return the column of a series; earlier versions of this project added no suffix."""
     name, _, split = series.removeprefix(EPOCHS).partition("/")
     return f"val_{name}" if split == "validation" else name
 
@@ -308,7 +308,7 @@ def log_metrics(run_id: str, metrics: dict[str, float], step: int = 0) -> None:
 
 
 def _log_batch(run_id: str, metrics: list[mlflow.entities.Metric]) -> None:
-    # MLflow would show infinity as 1.8e308 and NaN as a value of its own: name them instead.
+    # MLflow would show infinity as 1.8e308 and NaN as a separate value: name the metrics instead.
     finite = [metric for metric in metrics if math.isfinite(metric.value)]
     mlflow.MlflowClient().log_batch(run_id, finite)
     if odd := sorted({metric.key for metric in metrics if not math.isfinite(metric.value)}):
@@ -322,12 +322,12 @@ def set_tags(run_id: str, tags: dict[str, str]) -> None:
 
 
 def log_figure(run_id: str, figure: matplotlib.figure.Figure, name: str) -> None:
-    """Keep a figure as the artifact `name`, a .png."""
+    """Store a figure as the artifact `name`, a .png."""
     mlflow.MlflowClient().log_figure(run_id, figure, name)
 
 
 def log_network(run_id: str, network: Any) -> None:
-    """Keep what a network is made of: its number of parameters, its summary and its layers."""
+    """Store a network's number of parameters, its summary and its layers."""
     from agegender.networks import models  # Imports Keras.
 
     lines: list[str] = []
@@ -338,17 +338,17 @@ def log_network(run_id: str, network: Any) -> None:
 
 
 def log_text(run_id: str, text: str, name: str) -> None:
-    """Keep a text as the artifact `name`."""
+    """Store a text as the artifact `name`."""
     mlflow.MlflowClient().log_text(run_id, text, name)
 
 
 def log_table(run_id: str, table: pd.DataFrame, name: str) -> None:
-    """Keep a table, without its index, as the artifact `name`, a .csv."""
+    """Store a table, without its index, as the artifact `name`, a .csv."""
     log_text(run_id, table.to_csv(index=False), name)
 
 
 def log_file(run_id: str, path: Path) -> None:
-    """Keep a file as an artifact of its own name."""
+    """Store a file as an artifact under its own name."""
     mlflow.MlflowClient().log_artifact(run_id, str(path))
 
 
@@ -356,7 +356,7 @@ def log_dataset(run_id: str, faces: pixels.Faces, context: str) -> None:
     """Link a run to its faces, which MLflow does not copy; context: what they were used for."""
     columns = [{"type": "string", "name": name} for name in ("name", "split")]
     columns += [{"type": "long", "name": name} for name in ("age_years", "gender", "race")]
-    # mlflow.data.from_pandas would infer this from the rows, with two warnings and 20 ms a run.
+    # mlflow.data.from_pandas would infer this from the rows, with two warnings and 20 ms per run.
     dataset = mlflow.entities.Dataset(
         name=faces.kind,
         digest=faces.digest,
@@ -373,9 +373,9 @@ def log_dataset(run_id: str, faces: pixels.Faces, context: str) -> None:
 
 
 def twice(write: Callable, *arguments) -> None:
-    """Call again what failed: where two processes make the same row at once, the store refuses one.
+    """Call `write` again if it fails: the store rejects one of two processes adding the same row.
 
-    Now it is there, to be replaced or linked to.
+    By then the row exists and can be replaced or linked to.
     """
     try:
         write(*arguments)
@@ -384,7 +384,7 @@ def twice(write: Callable, *arguments) -> None:
 
 
 def read_text(run_id: str, name: str) -> str | None:
-    """Return the artifact `name`, a text at the top of a run; None where the run has none."""
+    """Return the text artifact `name` at the top level of a run, or None."""
     if name not in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id)}:
         return None
     return mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")

@@ -1,4 +1,4 @@
-"""MLflow's own pages, on this machine only, and where in them the trials of a search are seen."""
+"""MLflow's own UI, on this machine only, with links to the trials of each search."""
 
 import contextlib
 import json
@@ -23,12 +23,12 @@ _COLUMN_PIXELS = 150  # "val_gender_accuracy" fits
 
 
 def show(root: Path, port: int) -> None:
-    """Start MLflow's server on the store of `root`, print where to look, wait for Ctrl-C.
+    """Start MLflow's server on the store of `root`, print its addresses, wait for Ctrl-C.
 
-    port: 0 for any. ValueError where the server ends by itself, or does not answer.
+    port: 0 for any. Raises ValueError if the server ends by itself or does not answer.
     """
     with socket.create_server(("127.0.0.1", port)) as free:
-        port = free.getsockname()[1]  # another one, if it was 0
+        port = free.getsockname()[1]  # a free one if it was 0
     uri = tracking.connect(root)
     print("Starting MLflow's server ...", flush=True)
     # MLflow's job runner would add eight processes of 240 MB that nothing here uses.
@@ -38,7 +38,7 @@ def show(root: Path, port: int) -> None:
     path = root / LOG
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as log:
-        # In a session of its own, so that Ctrl-C is for this process alone, which ends it.
+        # In a separate session, so that Ctrl-C reaches only this process, which then ends it.
         server = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
@@ -50,19 +50,19 @@ def show(root: Path, port: int) -> None:
             print(f"{name}: {host}{trials}")
         print(f"registered models: {host}/#/models?workflowType=machine_learning")
         print("Ctrl-C ends it.", flush=True)
-        while server.poll() is None:  # To wait at length would miss a Ctrl-C at its beginning.
+        while server.poll() is None:  # A long wait would miss a Ctrl-C at its start.
             time.sleep(0.5)
         raise ValueError(f"MLflow's server ended: see {path}.")
     except KeyboardInterrupt:
         pass
     finally:
-        with contextlib.suppress(ProcessLookupError):  # where it ended itself
+        with contextlib.suppress(ProcessLookupError):  # if it ended itself
             os.killpg(server.pid, signal.SIGTERM)
         server.wait()
 
 
 def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
-    """Return once the address answers; ValueError where the server ended, or took too long."""
+    """Wait until the address answers; raise ValueError if the server ended or took too long."""
     give_up = time.monotonic() + SECONDS_TO_ANSWER
     while server.poll() is None and time.monotonic() < give_up:
         try:
@@ -74,11 +74,11 @@ def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
 
 
 def save_view(run_id: str, *, metrics: list[str], params: list[str]) -> None:
-    """Keep a view of the trials of a search, and link it from the search and its experiment.
+    """Save a view of a search's trials and link it from the search and its experiment.
 
-    It is kept as the UI keeps what people share. The lowest value of the first metric comes first.
+    It is stored as the UI stores shared views. The lowest value of the first metric comes first.
 
-    run_id: of the search, the trials' parent. metrics, params: the columns, in their order.
+    run_id: of the search, the trials' parent. metrics, params: the columns, in this order.
     """
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
@@ -89,33 +89,33 @@ def save_view(run_id: str, *, metrics: list[str], params: list[str]) -> None:
         "orderByKey": columns[0],
         "orderByAsc": True,
         "selectedColumns": columns,
-        "columnOrder": columns,  # The UI's own is by name.
+        "columnOrder": columns,  # By default, the UI sorts by name.
         "columnWidths": dict.fromkeys(columns, _COLUMN_PIXELS),
     }
     tracking.twice(client.set_experiment_tag, experiment_id, _TAG + run_id, json.dumps(view))
     links = [f"[{name}]({url[1:]})" for name, url in addresses(experiment_id)]
-    note = "A run for each search, in it one for each trial. `val_score`: 1 is trivial, lower is "
-    note += f"better. The trials of the last searches, the best first: {', '.join(links)}."
+    note = "One run per search, one child run per trial. `val_score`: 1 is trivial, lower is "
+    note += f"better. The trials of the last searches, best first: {', '.join(links)}."
     tracking.twice(client.set_experiment_tag, experiment_id, _NOTE, note)
-    link = f"[Its trials, the best first]({address(run_id)[1:]})"
+    link = f"[Its trials, best first]({address(run_id)[1:]})"
     tracking.set_tags(run_id, {_NOTE: f"{run.data.tags.get(_NOTE, '')}\n\n{link}"})
 
 
 def address(run_id: str) -> str:
-    """Return the path at which the UI shows the trials of a search."""
+    """Return the UI's path for the trials of a search."""
     client = mlflow.MlflowClient()
     run, key = client.get_run(run_id), run_id
     experiment = client.get_experiment(run.info.experiment_id)
-    if _TAG + key not in experiment.tags:  # Earlier, a family had one view for all its searches.
+    if _TAG + key not in experiment.tags:  # Earlier versions kept one view per family.
         key = f"trials-{run.data.tags.get('family')}"
     page = f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
     return f"{page}&viewStateShareKey={key}"
 
 
 def addresses(experiment_id: str | None = None) -> list[tuple[str, str]]:
-    """Return name and `address` of the last searches, the newest first.
+    """Return name and `address` of the last searches, newest first.
 
-    experiment_id: of this one alone.
+    experiment_id: restricts them to this experiment.
     """
     found = mlflow.search_runs(
         [experiment_id] if experiment_id else None,

@@ -20,8 +20,8 @@ from agegender.networks import export
 from agegender.registry import access, champions, tracking
 
 full_name = champions.full_name
-# The tags and metrics that a version itself shows; its run has the others. With those of its file
-# (h5.) and of the gate (gate., entered_as) it has twelve.
+# The tags and metrics kept on the version itself; its run has the others. With those of its file
+# (h5.) and of the gate (gate., entered_as), a version has twelve.
 TAGS = ("data.digest", "licence")
 METRICS = ("test_mae", "test_gender_accuracy")
 MOST_CHARACTERS = 5000  # of a description in MLflow's database
@@ -36,11 +36,11 @@ def register_version(
     tags: dict[str, str],
     description: str,
 ) -> int:
-    """Register a .h5 with its pyfunc under a run; return the version, the same for the same call.
+    """Register a .h5 with its pyfunc under a run; return the version, the same if called again.
 
-    The first version of a model gets the alias champion, later ones challenger; a version that was
-    registered before keeps its alias. TAGS and METRICS become tags of the version, the other tags
-    those of its run.
+    The first version of a model gets the alias champion, later ones challenger; a version that is
+    already registered keeps its alias. TAGS and METRICS become tags of the version, the other tags
+    go to its run.
     """
     client = mlflow.MlflowClient()
     checksum = disk.checksum(h5_path)
@@ -50,7 +50,7 @@ def register_version(
     )
     if version is None:
         trained = client.get_run(run_id)
-        # Left to itself MLflow puts the model into the experiment 'Default', outside the store.
+        # By default, MLflow puts the model into the experiment 'Default', outside the store.
         model = client.create_logged_model(
             trained.info.experiment_id,
             name=model_name,
@@ -65,7 +65,7 @@ def register_version(
             **_pyfunc(h5_path),
         )
         tracking.set_tags(run_id, {name: tags[name] for name in tags if name not in TAGS})
-        with contextlib.suppress(mlflow.MlflowException):  # It is there already.
+        with contextlib.suppress(mlflow.MlflowException):  # It exists already.
             client.create_registered_model(model_name)
         version = client.create_model_version(
             model_name,
@@ -78,7 +78,7 @@ def register_version(
             model_id=model.model_id,
         )
         versions = _all(model_name)
-    # Killed between version and alias, the second call sets it; it never moves one set before.
+    # After a kill between version and alias, the next call sets it; it never moves one set before.
     if "entered_as" not in version.tags:
         first = int(version.version) == min(int(v.version) for v in versions)
         alias = "champion" if first and "champion" not in aliases(model_name) else "challenger"
@@ -93,7 +93,7 @@ def _all(model_name: str) -> list:
 
 
 def _pyfunc(h5_path: Path) -> dict[str, object]:
-    """Return what MLflow needs to make the pyfunc of a .h5, as its arguments."""
+    """Return MLflow's arguments for the pyfunc of a .h5."""
     faces = export.golden_images()[:2]
     outputs = {"age_years": "double", "gender_probability_female": "double", "gender": "string"}
     return {
@@ -109,13 +109,13 @@ def _pyfunc(h5_path: Path) -> dict[str, object]:
 
 
 def _requirements() -> list[str]:
-    """Return the packages that serving.py imports; MLflow takes 20 s to find them."""
+    """Return the packages that serving.py imports; MLflow itself takes 20 s to find them."""
     import h5py
     import keras
 
     modules = {"h5py": h5py, "keras": keras, "mlflow": mlflow, "numpy": np, "pandas": pd}
     modules |= {"pillow": PIL, keras.backend.backend(): sys.modules[keras.backend.backend()]}
-    # The modules' own word: tensorflow may come as tensorflow-cpu, mlflow as mlflow-skinny.
+    # Ask the modules: tensorflow may be installed as tensorflow-cpu, mlflow as mlflow-skinny.
     return [f"{name}=={module.__version__}" for name, module in modules.items()]
 
 
@@ -126,29 +126,29 @@ def _base64_png(face: np.ndarray) -> str:
 
 
 def aliases(model_name: str) -> dict[str, int]:
-    """Return the versions that have an alias, empty where there is no such model."""
+    """Return the version of each alias, empty if there is no such model."""
     found = tracking.find(mlflow.MlflowClient().get_registered_model, model_name)
     return {alias: int(version) for alias, version in found.aliases.items()} if found else {}
 
 
 def set_alias(model_name: str, alias: str, version: int) -> None:
-    """Give an alias to a version, and take it from the one that has it."""
+    """Give an alias to a version and take it from the version that has it."""
     mlflow.MlflowClient().set_registered_model_alias(model_name, alias, str(version))
 
 
 def remove_alias(model_name: str, alias: str) -> None:
-    """Take an alias away."""
+    """Remove an alias."""
     mlflow.MlflowClient().delete_registered_model_alias(model_name, alias)
 
 
 def set_tags(model_name: str, version: int, tags: dict[str, str]) -> None:
-    """Set or replace a version's tags, one after the other."""
+    """Set or replace a version's tags, one by one."""
     for name, value in tags.items():
         mlflow.MlflowClient().set_model_version_tag(model_name, str(version), name, str(value))
 
 
 def extend_description(model_name: str, version: int, section: str) -> None:
-    """Add a section to a version's description, once, as far as there is room for it."""
+    """Add a section to a version's description once, cut to the room that is left."""
     client = mlflow.MlflowClient()
     text = client.get_model_version(model_name, str(version)).description or ""
     if section not in text:
@@ -157,9 +157,9 @@ def extend_description(model_name: str, version: int, section: str) -> None:
 
 
 def get(model_name: str, which: str | int) -> dict[str, str]:
-    """Return the tags of a version, with the metrics (as text) and tags of its run if it exists.
+    """Return a version's tags and, if its run exists, the run's tags and metrics (as text).
 
-    which: an alias or a number. "version" is its number. ValueError where there is none.
+    which: an alias or a number; ValueError if there is none. The key "version" is the number.
     """
     number = aliases(model_name).get(which, 0) if isinstance(which, str) else which
     call = mlflow.MlflowClient().get_model_version
@@ -180,13 +180,13 @@ def get(model_name: str, which: str | int) -> dict[str, str]:
 
 
 def pull(model_name: str, which: str | int, to: Path) -> Path:
-    """Fetch the .h5 of a version, named by alias or number, and return where it is.
+    """Fetch the .h5 of a version, given by alias or number, and return its path.
 
-    The file gets there only after its SHA-256 was compared with the version's, it was inspected
-    and, loaded by Keras, it reproduced its golden predictions; no code stored with the model is
-    run. ValueError with the reason otherwise; `to` is then as it was.
+    The file arrives only if its SHA-256 matches the version's, it passes inspection and, loaded by
+    Keras, it reproduces its golden predictions. No code stored with the model is run. Otherwise
+    raises ValueError with the reason and leaves `to` unchanged.
 
-    to: a file, or a folder that exists.
+    to: a file or an existing folder.
     """
     version = get(model_name, which)
     title = f"{model_name} version {version['version']}"
@@ -199,8 +199,8 @@ def pull(model_name: str, which: str | int, to: Path) -> Path:
             fetched = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
         except (OSError, mlflow.MlflowException) as error:
             raise ValueError(
-                f"{title}: its file {path} cannot be fetched from the store. Where it was deleted, "
-                "restore it from a copy, or roll back or promote another version."
+                f"{title}: its file {path} cannot be fetched from the store. If it was deleted, "
+                "restore it from a copy, roll back, or promote another version."
             ) from error
         champions.check_sha256(title, version, fetched)
         export.load_verified(fetched)

@@ -1,1 +1,1 @@
-"""Pictures and pages from what was measured; nothing is counted here."""
+"""Figures and pages from measured results; nothing is measured here."""

@@ -1,4 +1,4 @@
-"""What a network is made of, from the list of its layers."""
+"""Describe and draw a network's architecture from the list of its layers."""
 
 import collections
 import dataclasses
@@ -18,7 +18,7 @@ BRANCHES = ("age", "gender")
 class Block:
     """The layers of one map size or of one branch.
 
-    shape: of the last layer, without the batch; kinds: how many layers there are of each.
+    shape: output of the last layer, without the batch axis; kinds: number of layers per kind.
     """
 
     name: str
@@ -28,20 +28,20 @@ class Block:
 
     @property
     def layers(self) -> int:
-        """The number of layers, without paddings."""
+        """Number of layers, without padding layers."""
         return sum(self.kinds.values())
 
     @property
     def convolutions(self) -> int:
-        """The number of layers that convolve."""
+        """Number of convolutional layers."""
         return sum(count for kind, count in self.kinds.items() if "Conv" in kind)
 
 
 def blocks(layers: Iterable[Mapping[str, Any]]) -> list[Block]:
-    """Put together the layers of one map size, and those of each branch, in their order.
+    """Group the layers by map size, or by branch for the two branches, and keep their order.
 
-    layers: of `agegender.networks.models.layers`. Paddings, of odd sizes and without weights, are
-    left out.
+    layers: from `agegender.networks.models.layers`. Padding layers are left out: their
+    sizes are odd and they have no weights.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for layer in layers:
@@ -63,7 +63,7 @@ def blocks(layers: Iterable[Mapping[str, Any]]) -> list[Block]:
 
 @matplotlib.rc_context(figures.STYLE)
 def diagram(network: list[Block]) -> matplotlib.figure.Figure:
-    """Draw the blocks from picture to both answers: height is map size, width is channels."""
+    """Draw the blocks from the picture to both answers: height is map size, width is channels."""
     figure, axis = figures.blank(10, 2.7)
     words = {"ha": "center", "va": "top", "fontsize": 8}
     arrow = {"arrowstyle": "->", "color": "black"}
@@ -78,7 +78,7 @@ def diagram(network: list[Block]) -> matplotlib.figure.Figure:
         label += f"\n{block.convolutions} conv." if block.convolutions else ""
         colour = figures.BLUE if block.convolutions else figures.GREY
         if place:
-            # At least so far apart that the words below do not meet.
+            # Leave enough space that the labels below do not overlap.
             start, x = x, max(x + 0.3, middle + 0.85 - width / 2)
             axis.annotate("", (x, 0), (start, 0), arrowprops=arrow)
         middle = x + width / 2

@@ -1,4 +1,4 @@
-"""The model card: what a version's page in the registry says, in Markdown."""
+"""The model card: the Markdown text on a version's page in the registry."""
 
 import itertools
 import operator
@@ -18,11 +18,11 @@ METRICS = {
     "gender_auc": "gender AUC",
     "gender_ece": "gender calibration error",
 }
-# What B's weights are where they are not fine-tuned, by `Candidate.fine_tuning_kept`.
+# How B's weights came about if they are not fine-tuned, by `Candidate.fine_tuning_kept`.
 FINE_TUNING = {
-    "False": "Fine-tuning was tried and discarded: in validation it was no better than the head on "
+    "False": "Fine-tuning was tried and discarded: in validation it was no better than a head on "
     "frozen features. This model is that head.",
-    "None": "Nothing was fine-tuned: this model is a head on frozen features.",
+    "None": "Nothing was fine-tuned. This model is a head on frozen features.",
 }
 
 
@@ -34,13 +34,13 @@ def model_card(
     backbone: Mapping[str, str] | None,
     test_looks: int,
 ) -> str:
-    """Return the card of an evaluated candidate in Markdown; what was not measured is left out.
+    """Return the card of an evaluated candidate in Markdown, without what was not measured.
 
-    It is shorter than the 5,000 characters of a description.
+    The card is shorter than the 5,000 characters allowed for a description.
 
     data_kind: "utkface" or "generated".
     backbone: name, licence and pretraining, or None.
-    test_looks: how many looks at the test the store notes.
+    test_looks: number of looks at the test set that the store records.
     """
     evidence = candidate.evidence or records.Evidence()
     taught = bool(candidate.values.get("teacher"))

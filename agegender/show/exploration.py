@@ -1,4 +1,4 @@
-"""A page about prepared faces and its pictures; manifest and pixels as in `measure.dataset`."""
+"""A page about prepared faces, with its figures; manifest and pixels as in `measure.dataset`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,14 +10,14 @@ import pandas as pd
 from agegender.measure import dataset, evaluation
 from agegender.show import figures, pages
 
-# Drawings that show faces; of real people they are only for the store.
+# Figures that show faces; those of real people are for the store only.
 PHOTOGRAPHS = ("samples", "mean_faces", "conflicts", "extremes")
 MOST_AVERAGED, SAMPLES, EXAMPLES = 500, 12, 6
 
 
 @matplotlib.rc_context(figures.STYLE)
 def ages(manifest: pd.DataFrame) -> matplotlib.figure.Figure:
-    """Draw a histogram of the ages, in steps of 5 years, by gender and by race."""
+    """Draw a histogram of the ages, in bins of 5 years, by gender and by race."""
     figure, axes = figures.blank(10, 4.5, 1, 2, sharey=True)
     kinds = {"gender": ("male", "female"), "race": evaluation.RACES}
     for axis, (column, labels) in zip(axes, kinds.items(), strict=True):
@@ -30,7 +30,7 @@ def ages(manifest: pd.DataFrame) -> matplotlib.figure.Figure:
         )
         axis.set(xlabel="labelled age (years)", title=f"Ages by {column}, n = {len(manifest):,}")
         axis.legend()
-    axes[0].set_ylabel("faces in 5 years")
+    axes[0].set_ylabel("faces per 5 years")
     return figure
 
 
@@ -76,13 +76,13 @@ def mean_faces(manifest: pd.DataFrame, pixels: np.ndarray) -> matplotlib.figure.
 
 
 def samples(manifest: pd.DataFrame, pixels: np.ndarray, *, seed: int) -> matplotlib.figure.Figure:
-    """Draw some faces of each decade at random, a row a decade."""
+    """Draw random faces of each decade, one row per decade."""
     generator = np.random.default_rng(seed)
     rows: list[int] = []
     for name, mask in evaluation.slice_masks(manifest).items():
         if name.startswith("age") and "," not in name:
             drawn = generator.permutation(np.flatnonzero(mask))[:SAMPLES]
-            # Decades with few faces leave the rest of their row empty.
+            # If a decade has few faces, the rest of its row stays empty.
             rows += [*np.sort(drawn), *[-1] * (SAMPLES - len(drawn))]
     return grid(manifest, pixels, rows, SAMPLES)
 
@@ -90,7 +90,7 @@ def samples(manifest: pd.DataFrame, pixels: np.ndarray, *, seed: int) -> matplot
 def grid(
     manifest: pd.DataFrame, pixels: np.ndarray, rows: Sequence[int], columns: int
 ) -> matplotlib.figure.Figure:
-    """Draw faces, each under its age and m or f, in rows of `columns`; row -1 leaves a gap."""
+    """Draw faces in rows of `columns`, each labelled with age and m or f; row -1 leaves a gap."""
     labels = [
         f"{age} {'mf'[int(gender)]}"
         for age, gender in manifest.iloc[list(rows)][["age_years", "gender"]].to_numpy()
@@ -101,7 +101,7 @@ def grid(
 def drawings(
     manifest: pd.DataFrame, pixels: np.ndarray, measured: pd.DataFrame, *, seed: int
 ) -> dict[str, matplotlib.figure.Figure]:
-    """Return all figures by name; measured: of `dataset.quality`. PHOTOGRAPHS show faces."""
+    """Return all figures by name; measured: from `dataset.quality`. PHOTOGRAPHS show faces."""
     pairs = [row for group in dataset.conflicting_groups(manifest)[:EXAMPLES] for row in group[:2]]
     extremes: list[int] = []
     for column in ("brightness", "sharpness"):
@@ -126,9 +126,9 @@ def page(
     kind: str,
     source: str,
 ) -> str:
-    """Return the page as HTML. drawn: of `drawings`; kind: "utkface" or "generated".
+    """Return the page as HTML. drawn: from `drawings`; kind: "utkface" or "generated".
 
-    rejected: name and reason of each file that was not used; source: what the files came from.
+    rejected: name and reason of each unused file; source: name of the data source.
     """
     text = pages.markdown(
         "exploration.md.jinja",

@@ -1,7 +1,7 @@
 """Figures of histories and predictions; each function returns a Figure and saves nothing.
 
-Most take their tables by the model's name and draw all models side by side. Colours are those of
-Okabe and Ito (2008), which colour-blind readers can distinguish.
+Most functions take one table per model, by model name, and draw all models side by side. Colours
+are those of Okabe and Ito (2008), which colour-blind readers can distinguish.
 """
 
 import functools
@@ -46,7 +46,7 @@ def blank(
 
 
 def _beside(width: float, height: float) -> Callable:
-    """Decorate a function that draws one model: it then draws several, each `width` inches wide."""
+    """Decorate a function that draws one model to draw several, each `width` inches wide."""
 
     def decorate(draw: Callable) -> Callable:
         @functools.wraps(draw)
@@ -67,10 +67,10 @@ def _beside(width: float, height: float) -> Callable:
 
 @_beside(6, 5)
 def learning_curves(part: matplotlib.figure.SubFigure, history: pd.DataFrame) -> None:
-    """Draw loss and metric of both tasks over the epochs, in training and in validation.
+    """Draw loss and metric of both tasks over the epochs, for training and validation.
 
     history: columns epoch (from 0), age_loss, age_mae, gender_loss, gender_accuracy, the same with
-    val_, and val_score, whose lowest value is marked; phase, if given, whose changes are marked.
+    val_, and val_score; optionally phase. Marks the lowest val_score and each change of phase.
     """
     axes = part.subplots(2, 2, sharex=True)
     epoch = history["epoch"] + 1
@@ -93,15 +93,15 @@ def learning_curves(part: matplotlib.figure.SubFigure, history: pd.DataFrame) ->
         axis.set_title(title)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     for axis in axes[1]:
-        axis.set_xlabel(f"epoch; the circle is the best, {epoch[best]} of {len(history)}")
+        axis.set_xlabel(f"epoch (circle: best, {epoch[best]} of {len(history)})")
     axes[0, 0].legend()
 
 
 @_beside(5.5, 2.3)
 def search_history(part: matplotlib.figure.SubFigure, trials: pd.DataFrame) -> None:
-    """Draw each trial's val_score and the best so far; columns trial and val_score."""
+    """Draw each trial's val_score and the best so far; columns: trial, val_score."""
     axis = part.subplots()
-    trials = trials.dropna(subset=["val_score"])  # Those that failed.
+    trials = trials.dropna(subset=["val_score"])  # Failed trials.
     axis.plot(trials["trial"], trials["val_score"], "o", color=GREY, label="trial")
     lowest = trials["val_score"].cummin()
     axis.step(trials["trial"], lowest, where="post", color=BLUE, lw=2, label="best so far")
@@ -113,9 +113,9 @@ def search_history(part: matplotlib.figure.SubFigure, trials: pd.DataFrame) -> N
 
 @_beside(5, 3.6)
 def predicted_against_true(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> None:
-    """Draw predicted over labelled ages; columns age_years, age_predicted.
+    """Draw predicted against labelled ages; columns: age_years, age_predicted.
 
-    Where there are columns age_low and age_high, shade the age intervals.
+    Shade the age intervals if there are columns age_low and age_high.
     """
     axis = part.subplots()
     test = predictions.sort_values("age_predicted")
@@ -134,7 +134,7 @@ def predicted_against_true(part: matplotlib.figure.SubFigure, predictions: pd.Da
 
 @_beside(5, 2.7)
 def confusion(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> None:
-    """Draw the share of each labelled gender (0 male, 1 female) that is predicted as each."""
+    """Draw how often each labelled gender (0 male, 1 female) is predicted as male or female."""
     axis = part.subplots()
     actual = records.is_female(predictions["gender"])
     ConfusionMatrixDisplay.from_predictions(
@@ -155,9 +155,9 @@ def confusion(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> N
 
 @_beside(5, 3.1)
 def reliability_diagram(part: matplotlib.figure.SubFigure, predictions: pd.DataFrame) -> None:
-    """Draw, in the bins of `evaluation.reliability`, the share of women and the number of faces.
+    """Draw the share of women and the number of faces in each bin of `evaluation.reliability`.
 
-    predictions: columns gender (1 female) and gender_probability.
+    predictions: columns gender (0 male, 1 female) and gender_probability.
     """
     bins = evaluation.reliability(
         predictions["gender"].to_numpy(), predictions["gender_probability"].to_numpy()
@@ -176,7 +176,7 @@ def reliability_diagram(part: matplotlib.figure.SubFigure, predictions: pd.DataF
 def bars(table: pd.DataFrame, name: str) -> np.ndarray:
     """Return how far a column's interval reaches below and above its value."""
     reach = [table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]
-    # Rounding may leave a value a little outside.
+    # Rounding can put a value slightly outside its interval.
     return np.maximum(reach, 0)
 
 
@@ -191,7 +191,7 @@ def _coloured(models: Mapping[str, Any]) -> Sequence[tuple[float, str, Any, str]
 
 @matplotlib.rc_context(STYLE)
 def robustness_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
-    """Draw MAE and gender accuracy over the strengths of each corruption, with 95 % intervals."""
+    """Draw MAE and gender accuracy at each strength of each corruption, with 95 % intervals."""
     names = list(robustness.CORRUPTIONS)
     figure, axes = blank(1.75 * len(names), 3.8, 2, len(names), sharey="row", squeeze=False)
     for shift, model, table, colour in _coloured(curves):
@@ -208,15 +208,15 @@ def robustness_curves(curves: Mapping[str, pd.DataFrame]) -> matplotlib.figure.F
     axes[0, 0].set_ylabel("age: MAE (years)")
     axes[1, 0].set_ylabel("gender accuracy")
     axes[0, 0].legend()
-    figure.suptitle(f"Worse pictures, 95 % intervals, n = {clean['n'].iloc[0]} each")
+    figure.suptitle(f"Degraded pictures, 95 % intervals, n = {clean['n'].iloc[0]} each")
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def slices(tables: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
-    """Draw error, bias and gender accuracy of each slice with 95 % intervals; small ones faded.
+    """Draw age error, age bias and gender accuracy of each slice with 95 % intervals.
 
-    tables: of `evaluation.slices`. Pairs too small to be ranked are left out.
+    tables: from `evaluation.slices`. Small slices are faded; unranked pairs are left out.
     """
     shown = {
         name: table[table["ranked"] | ~table["slice"].str.contains(",")].set_index("slice")
@@ -245,9 +245,9 @@ def slices(tables: Mapping[str, pd.DataFrame]) -> matplotlib.figure.Figure:
 def of_test(
     tested: Mapping[str, tuple[pd.DataFrame, records.Evidence]],
 ) -> dict[str, matplotlib.figure.Figure]:
-    """Return all figures of an evaluation that show no face, by name.
+    """Return all figures of an evaluation that show no faces, by name.
 
-    tested: predictions, with age_low and age_high, and evidence with slices and robustness.
+    tested: by model: predictions with age_low and age_high, evidence with slices and robustness.
     """
     predictions = {name: table for name, (table, _) in tested.items()}
     measured = {name: evidence for name, (_, evidence) in tested.items()}
@@ -266,7 +266,7 @@ def of_test(
 def occlusion_maps(images: np.ndarray, maps: list[dict]) -> matplotlib.figure.Figure:
     """Draw faces, uint8 (N, S, S, 3), and how covering each place changes age and gender.
 
-    maps: N of `robustness.occlusion_map`, of one patch and stride.
+    maps: N results of `robustness.occlusion_map`, all with the same patch and stride.
     """
     figure, axes = blank(2 + 1.9 * len(images), 6, 3, len(images), squeeze=False)
     labels = {"age_years": "age (years)", "gender_probability": "probability of female"}
@@ -282,10 +282,10 @@ def occlusion_maps(images: np.ndarray, maps: list[dict]) -> matplotlib.figure.Fi
             shade = {"cmap": "PuOr_r", "vmin": -most, "vmax": most, "alpha": 0.65}
             shown = axis.imshow(each[name], extent=(low, high, high, low), **shade)
             axis.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
-        figure.colorbar(shown, ax=list(axes[row]), label=f"change of the\n{label}")
+        figure.colorbar(shown, ax=list(axes[row]), label=f"change in\n{label}")
     for axis in axes.flat:
         axis.axis("off")
-    figure.suptitle("Change of the prediction where a grey patch covers a place")
+    figure.suptitle("Change in the prediction when a grey patch covers a place")
     return figure
 
 
@@ -296,12 +296,12 @@ def face_grid(
     columns: int,
     inches: tuple[float, float] = (0.95, 1.15),
 ) -> matplotlib.figure.Figure:
-    """Draw faces, uint8 (S, S, 3), in rows of `columns`, each under its label; None leaves a gap.
+    """Draw labelled faces, uint8 (S, S, 3), in rows of `columns`; None leaves a gap.
 
-    inches: width and height of a face with its label.
+    inches: width and height of a face with the label above it.
     """
     rows, cell_height = -(-len(images) // columns), inches[1] / inches[0]
-    # One axes for all faces: laying out one for each takes seconds.
+    # All faces share one axes: laying out one axes per face takes seconds.
     figure, axis = blank(inches[0] * columns, inches[1] * rows)
     for place, (image, label) in enumerate(zip(images, labels, strict=True)):
         if image is not None:

@@ -1,4 +1,4 @@
-"""Numbers for readers, by one rule: the digits that the interval supports, or three without one."""
+"""Format numbers for readers: the digits that the interval supports, or three without one."""
 
 import dataclasses
 import math
@@ -15,9 +15,9 @@ class Interval:
 
     @classmethod
     def of(cls, found: Mapping[str, float] | None, name: str = "value") -> "Interval | None":
-        """Read `name` with its bounds: keys low and high, or name_low and name_high.
+        """Read `name` and its bounds: keys low and high, or name_low and name_high.
 
-        None where one of the three is missing.
+        None if one of the three is missing.
         """
         prefix = "" if name == "value" else f"{name}_"
         keys = (name, f"{prefix}low", f"{prefix}high")
@@ -31,7 +31,7 @@ class Interval:
 
     @property
     def decimals(self) -> int:
-        """The decimals to show: one digit of the half width, two after a 1; 2 for no width."""
+        """Decimals to show: one digit of the half width, two if it starts with 1; 2 if it is 0."""
         half_width = (self.high - self.low) / 2
         if not half_width > 0:
             return 2
@@ -40,9 +40,9 @@ class Interval:
 
 
 def digits(number: Interval | float | None, unit: str = "", sign: str = "") -> str:
-    """Return "5.6 [5.3, 6.0]", the unit after the value; "not measured" for None.
+    """Return "5.6 [5.3, 6.0]", with the unit after the value; "not measured" for None.
 
-    sign: "+" shows it of numbers above 0 too, for differences.
+    sign: "+" also shows the sign of positive numbers, for differences.
     """
     if number is None:
         return "not measured"
@@ -54,19 +54,19 @@ def digits(number: Interval | float | None, unit: str = "", sign: str = "") -> s
 
 
 def value(number: Interval) -> str:
-    """Return a number without its interval, for a table that has no room for it."""
+    """Return a number without its interval, for tables that have no room for it."""
     return f"{number.value:z.{number.decimals}f}"
 
 
 def percent(share: Interval | float | None) -> str:
-    """Return a share as "92.1 % [90.4, 93.7]"; without an interval as "92.1 %"."""
+    """Return a share as "92.1 % [90.4, 93.7]", or as "92.1 %" without an interval."""
     if isinstance(share, Interval):
         return digits(share.times(100), " %")
     return digits(None) if share is None else f"{100 * share:.3g} %"
 
 
 def probability(p: float) -> str:
-    """Return "p = 0.03", or that p lies beyond 0.001 or 0.99."""
+    """Return "p = 0.03", or "p < 0.001" or "p > 0.99" beyond these limits."""
     if p < 0.001:
         return "p < 0.001"
     return "p > 0.99" if p > 0.99 else f"p = {p:.2g}"

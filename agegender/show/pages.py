@@ -1,7 +1,7 @@
-"""Documents: a Jinja2 template makes Markdown of facts, and that becomes one HTML file or a PDF.
+"""Documents: a Jinja2 template turns facts into Markdown, which becomes one HTML file or a PDF.
 
-In the Markdown a picture is a paragraph of its own, `![caption](name)`, whose bytes are given by
-name. Whatever a template prints is shown as it is: its marks are escaped.
+In the Markdown, each picture is a separate paragraph, `![caption](name)`; its bytes are passed by
+name. Values that a template prints appear literally: their Markdown marks are escaped.
 """
 
 import base64
@@ -25,12 +25,12 @@ from agegender.measure import evaluation
 from agegender.show import intervals
 
 WIDTH_PIXELS = 1400
-COLOURS = 64  # of a drawing, which has few: a third of the bytes
+COLOURS = 64  # Enough for a figure, and a third of the bytes.
 _MARKS = re.compile(r"([\\`*|\[\]<])")
 
 
 def escaped(value: object) -> object:
-    """Escape what a template prints, unless it is Markdown already."""
+    """Escape a value that a template prints, unless it is already Markdown."""
     if isinstance(value, markupsafe.Markup):
         return value
     return markupsafe.Markup(_MARKS.sub(r"\\\1", str(value)))
@@ -58,12 +58,12 @@ _parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def markdown(template: str, **facts: object) -> str:
-    """Return the Markdown that a template makes of facts."""
+    """Return the Markdown of a template filled with facts."""
     return _templates.get_template(template).render(facts)
 
 
 def html(text: str, pictures: Mapping[str, bytes]) -> str:
-    """Return Markdown as one HTML page that needs nothing else; its contents stay in view."""
+    """Return Markdown as one self-contained HTML page; its table of contents stays in view."""
     tokens = _parser.parse(text)
     sections = []
     for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
@@ -82,7 +82,7 @@ def html(text: str, pictures: Mapping[str, bytes]) -> str:
 
 
 def page(title: str, sections: Sequence[tuple[str, str]], body: str) -> str:
-    """Return an HTML page; sections: anchor and words of each entry of the contents."""
+    """Return an HTML page; sections: anchor and text of each entry in the table of contents."""
     escaped = [tuple(map(markupsafe.escape, section)) for section in sections]
     return markdown(
         "page.html.jinja",
@@ -113,7 +113,7 @@ _TYPST = {
 
 
 def _typst(tokens: Sequence[Token]) -> str:
-    """Return Typst's markup of parsed Markdown; texts are its strings, so nothing is a mark."""
+    """Return parsed Markdown as Typst markup; text becomes strings, so none of it is markup."""
     parts = []
     for place, token in enumerate(tokens):
         string = json.dumps(token.content, ensure_ascii=False)
@@ -142,13 +142,13 @@ def _typst(tokens: Sequence[Token]) -> str:
 
 
 def picture(source: matplotlib.figure.Figure | bytes, *, photographs: bool = False) -> bytes:
-    """Return a figure, or a picture file's bytes, small enough for a page: 1,400 pixels wide.
+    """Return a figure or a picture file, as bytes, small enough for a page: 1,400 pixels wide.
 
-    photographs: kept as a JPEG; else as a PNG of 64 colours.
+    photographs: store a JPEG instead of a PNG with 64 colours.
     """
     stream = io.BytesIO(source if isinstance(source, bytes) else b"")
     if isinstance(source, matplotlib.figure.Figure):
-        source.savefig(stream, format="png", dpi=WIDTH_PIXELS / 10)  # Narrow ones stay small.
+        source.savefig(stream, format="png", dpi=WIDTH_PIXELS / 10)  # Narrow figures stay small.
     image = PIL.Image.open(stream).convert("RGBA")
     image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
@@ -157,7 +157,7 @@ def picture(source: matplotlib.figure.Figure | bytes, *, photographs: bool = Fal
     if photographs:
         image.save(small, "jpeg", quality=65)
     else:
-        # Of Pillow's methods the one that keeps small coloured things: others turn them grey.
+        # The only Pillow method that keeps the colour of small marks: others turn them grey.
         octree = PIL.Image.Quantize.FASTOCTREE
         image = image.quantize(COLOURS, method=octree, dither=PIL.Image.Dither.NONE)
         image.save(small, "png", optimize=True)
@@ -165,7 +165,7 @@ def picture(source: matplotlib.figure.Figure | bytes, *, photographs: bool = Fal
 
 
 def beside(pictures: Sequence[bytes]) -> bytes:
-    """Return pictures side by side, all as high as the first, as one PNG."""
+    """Return pictures side by side, scaled to the height of the first, as one PNG."""
     images = [PIL.Image.open(io.BytesIO(content)).convert("RGB") for content in pictures]
     height = images[0].height
     resized = [image.resize((image.width * height // image.height, height)) for image in images]

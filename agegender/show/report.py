@@ -1,4 +1,4 @@
-"""The report on the champions: what the store keeps of them, and one template for HTML and PDF."""
+"""The report on the champions, from their stored records and one template for HTML and PDF."""
 
 import dataclasses
 import functools
@@ -13,13 +13,13 @@ from agegender import hyperparameters, records
 from agegender.measure import evaluation
 from agegender.show import architecture, card, figures, pages
 
-# Pictures of faces in a run; a report shows those of real people only where it is asked to.
+# Pictures of faces in a run. A report shows real people only on request.
 FACES = ("occlusion_maps", "most_wrong_age", "most_wrong_gender")
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredRun:
-    """What the store keeps of a run; files: bytes by path."""
+    """A run as the store keeps it; files: bytes by path."""
 
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     params: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -27,22 +27,22 @@ class StoredRun:
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     def table(self, name: str) -> pd.DataFrame:
-        """Return a .csv of the run; empty where there is none."""
+        """Return a .csv file of the run; an empty table if there is none."""
         if name not in self.files:
             return pd.DataFrame()
         return pd.read_csv(io.BytesIO(self.files[name]), keep_default_na=False, na_values=[""])
 
     def json(self, name: str) -> Any:
-        """Return what a .json of the run holds; an empty dict where there is none."""
+        """Return the content of a .json file of the run; an empty dict if there is none."""
         return json.loads(self.files.get(name, b"{}"))
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchFacts:
-    """What a search tried.
+    """Summary of a search.
 
-    settings: how many different ones the trials tried; best_trial: as the search ranked them.
-    tried: by searched setting, its values in the complete trials.
+    settings: number of different settings tried; best_trial: by the search's own ranking.
+    tried: the values of each searched setting in the complete trials.
     """
 
     trials: int
@@ -55,13 +55,13 @@ class SearchFacts:
 
 @dataclasses.dataclass(frozen=True)
 class StoredVersion:
-    """What the store keeps of a version; what it does not have is empty.
+    """A version as the store keeps it; anything missing is empty.
 
     family: "A" or "B".
-    tags: the version's, with its number as "version".
+    tags: the version's tags, with its number as "version".
     run, search: the run that trained it and that run's parent.
-    history: a row for each epoch.
-    sizes: the number of faces, in all (num_rows) and of each split.
+    history: one row per epoch.
+    sizes: number of faces, in total (num_rows) and per split.
     pretraining: what the pretrained network was trained on; empty for network A.
     """
 
@@ -76,33 +76,33 @@ class StoredVersion:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The values of all its settings."""
+        """Values of all settings."""
         settings = json.loads(self.tags.get("settings", "{}"))
         return {name: _short(value) for name, value in settings.items()}
 
     @property
     def release(self) -> str:
-        """The name of the release that it is, trained on the validation faces too; else ""."""
+        """Name of the release, which also trained on the validation faces; "" if it is none."""
         return self.tags.get("release", "").removeprefix(records.PREFIX)
 
     @functools.cached_property
     def evidence(self) -> records.Evidence:
-        """What was measured besides its metrics."""
+        """Measurements besides the metrics."""
         return records.Evidence.from_json(self.run.json(records.EVIDENCE))
 
     @functools.cached_property
     def predictions(self) -> pd.DataFrame:
-        """Its predictions of the test faces."""
+        """Predictions for the test faces."""
         return self.run.table(records.PREDICTIONS)
 
     @functools.cached_property
     def blocks(self) -> list[architecture.Block]:
-        """What it is made of."""
+        """Blocks of the network's architecture."""
         return architecture.blocks(self.run.json(records.LAYERS))
 
     @property
     def kept(self) -> dict[str, float]:
-        """The row of the history with the lowest val_score, its epoch counted from 1."""
+        """The history row with the lowest val_score, with its epoch counted from 1."""
         if not {"val_score", "val_age_mae", "age_mae"} <= set(self.history):
             return {}
         best = self.history.loc[self.history["val_score"].idxmin()]
@@ -110,7 +110,7 @@ class StoredVersion:
 
     @functools.cached_property
     def search_facts(self) -> SearchFacts | None:
-        """What the search that it comes from tried; None where the store knows of none."""
+        """Summary of the search that the version comes from; None if the store has none."""
         trials = self.search.table(records.TRIALS)
         done = trials[trials["status"] == "COMPLETED"] if len(trials) else trials
         if done.empty:
@@ -148,9 +148,9 @@ def write(
 ) -> tuple[str, bytes]:
     """Return the report on one network or on A and B, as one HTML page and as a PDF.
 
-    looks: the ledger of looks at tests, with the data of each.
+    looks: the ledger of looks at test sets, with the data of each.
     kind: "utkface" or "generated".
-    faces: show the pictures of faces that the runs keep.
+    faces: show the pictures of faces that the runs contain.
     """
     shown = pictures(models, faces=faces)
     text = markdown(models, looks, kind, shown)
@@ -158,7 +158,7 @@ def write(
 
 
 def pictures(models: Sequence[StoredVersion], *, faces: bool) -> dict[str, bytes]:
-    """Return the pictures of a report by name, both networks side by side; faces: as in `write`."""
+    """Return a report's pictures by name, both networks side by side; faces: as in `write`."""
     drawn = {
         f"architecture_{model.family}": architecture.diagram(model.blocks)
         for model in models
@@ -198,7 +198,7 @@ def markdown(
     kind: str,
     shown: Mapping[str, bytes],
 ) -> str:
-    """Return the report as Markdown; shown: those of the `pictures` that there are."""
+    """Return the report as Markdown; shown: the available `pictures`."""
     digests = {model.tags.get("data.digest") for model in models}
     searches = [model.search_facts for model in models if model.search_facts]
     return pages.markdown(
@@ -221,7 +221,7 @@ def markdown(
 
 
 def _pair(a: StoredVersion, b: StoredVersion) -> dict[str, Any] | None:
-    """Compare B with A face by face; None where they were not tested on the same faces."""
+    """Compare B with A face by face; None if they were not tested on the same faces."""
     tables = [model.predictions for model in (a, b)]
     labels = [table.reindex(columns=["name", "age_years"]).to_numpy().tolist() for table in tables]
     if not labels[0] or labels[0] != labels[1]:

@@ -1,4 +1,4 @@
-"""A search as one interactive page, drawn by Optuna from the trials that Keras Tuner proposed."""
+"""A search as one interactive page: Optuna draws the trials that Keras Tuner proposed."""
 
 from collections.abc import Sequence
 
@@ -9,23 +9,23 @@ from optuna import distributions, visualization
 
 from agegender.show import pages
 
-# With fewer trials a picture of a search, or of what matters in it, says nothing.
+# With fewer trials, a figure of the search or of the importances is meaningless.
 FEWEST_TRIALS, FEWEST_FOR_IMPORTANCE = 3, 15
 OBJECTIVES = {"val_age_mae": "minimize", "val_gender_accuracy": "maximize"}
 
 
 def page(trials: pd.DataFrame, searched: Sequence[str]) -> str:
-    """Return the page, about 5 MB of HTML that needs no other file.
+    """Return the page: about 5 MB of self-contained HTML.
 
-    trials: a row for each trial with trial, status, val_score, val_age_mae (years),
-        val_gender_accuracy and the searched settings; missing where the trial does not have one.
+    trials: one row per trial with trial, status, val_score, val_age_mae (years),
+        val_gender_accuracy and the searched settings; a value that a trial lacks is missing.
 
-    ValueError for fewer than FEWEST_TRIALS complete trials.
+    Raises ValueError for fewer than FEWEST_TRIALS complete trials.
     """
     done = trials[trials["status"] == "COMPLETED"]
     if len(done) < FEWEST_TRIALS:
         raise ValueError(
-            f"Expected {FEWEST_TRIALS} complete trials or more; got {len(done)}. Search for longer."
+            f"Expected {FEWEST_TRIALS} complete trials or more; got {len(done)}. Search longer."
         )
     varied = [name for name in searched if done[name].nunique() > 1]
     shared = [name for name in varied if done[name].notna().all()]
@@ -47,7 +47,7 @@ def page(trials: pd.DataFrame, searched: Sequence[str]) -> str:
     )
     parts = [
         f'<h2 id="{place}">{markupsafe.escape(title)}</h2>'
-        # The library once, with the first of them.
+        # Include the library once, with the first figure.
         + figure.to_html(full_html=False, include_plotlyjs=place == 0, default_height="460px")
         for place, (title, figure) in enumerate(drawn.items())
     ]
@@ -59,13 +59,13 @@ def page(trials: pd.DataFrame, searched: Sequence[str]) -> str:
 def _study(
     trials: pd.DataFrame, searched: Sequence[str], objectives: dict[str, str]
 ) -> optuna.Study:
-    """Return a study in memory that holds the trials, numbered as they are."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # It reports each new study.
+    """Return an in-memory study with the trials under their own numbers."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # Else it reports each new study.
     study = optuna.create_study(directions=list(objectives.values()))
     known = {name: _distribution(trials[name].dropna()) for name in searched}
     rows = {row["trial"]: row for row in trials.to_dict("records")}
     for number in range(max(rows) + 1):
-        # Optuna counts from 0 without gaps: a missing number becomes a failed trial, not drawn.
+        # Optuna counts from 0 without gaps, so a missing number becomes a failed trial, not drawn.
         row = rows.get(number, {})
         values = {name: row[name] for name in known if not pd.isna(row.get(name))}
         study.add_trial(
@@ -80,7 +80,7 @@ def _study(
 
 
 def _distribution(values: pd.Series) -> distributions.BaseDistribution:
-    """Return the range over which a setting was tried; logarithmic over a factor of 30."""
+    """Return the range of values tried for a setting; logarithmic above a factor of 30."""
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         return distributions.CategoricalDistribution(sorted(values.unique().tolist(), key=str))
     low, high = values.min(), values.max()

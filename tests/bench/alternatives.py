@@ -1,6 +1,6 @@
-"""What people would do instead: the notebook's generator, plain Keras Tuner; for `make bench`.
+"""Alternatives that `make bench` compares with: the notebook's generator, plain Keras Tuner.
 
-All is compiled without XLA, which halves the speed of a CPU.
+Everything is compiled without XLA, which halves the speed on a CPU.
 """
 
 import statistics
@@ -27,7 +27,7 @@ def timed(call, repeats: int) -> list[float]:
 
 
 class EpochClock(keras.callbacks.Callback):
-    """Keeps the seconds of each epoch, over several calls of fit."""
+    """Records the seconds of each epoch over several calls of fit."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class EpochClock(keras.callbacks.Callback):
 
 
 def notebook_way(faces, arguments) -> dict:
-    """The notebook's A, fed by Keras' ImageDataGenerator from decoded pictures in memory."""
+    """Train the notebook's A with Keras' ImageDataGenerator on decoded pictures in memory."""
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     rows = faces.rows("train")[: arguments.faces]
@@ -69,7 +69,7 @@ def notebook_way(faces, arguments) -> dict:
 
 
 def notebook_b(faces, arguments) -> dict:
-    """The forward pass of the notebook's VGG16, which it repeats each epoch; random weights."""
+    """Run the forward pass of the notebook's VGG16, which it repeats each epoch; random weights."""
     network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(128, 128, 3))
     images = faces.pixels[faces.rows("train")[:32]].astype("float32") / 255
     seconds = timed(lambda: network.predict_on_batch(images), arguments.repeats)
@@ -77,7 +77,7 @@ def notebook_b(faces, arguments) -> dict:
 
 
 def plain_tuner(faces, arguments) -> dict:
-    """Keras Tuner as in its guide: files decoded by tf.data each epoch, the notebook's A."""
+    """Tune the notebook's A as in Keras Tuner's guide: tf.data decodes the files each epoch."""
     import tensorflow as tf
 
     rows = faces.rows("train")[: arguments.faces]
@@ -117,7 +117,7 @@ def plain_tuner(faces, arguments) -> dict:
             build, objective="loss", max_trials=2, seed=1, directory=folder
         )
         clock, started = EpochClock(), time.perf_counter()
-        # It copies callbacks for each trial; this one is shared on purpose.
+        # The tuner copies callbacks for each trial; this one must be shared.
         EpochClock.__deepcopy__ = lambda self, memo: self
         tuner.search(dataset, epochs=arguments.repeats + 1, callbacks=[clock], verbose=0)
         seconds = time.perf_counter() - started

@@ -1,13 +1,13 @@
-"""How fast, measured against what people would do instead: `make bench DATA=...`.
+"""Measure speed and compare it with the alternatives: `make bench DATA=...`.
 
     python -m tests.bench.bench [--data PATH] [--faces 1280] [--repeats 3] [--only NAME ...]
 
-Each measurement runs in a process of its own, one after another, so that none warms up for the
-next and peaks of memory are of the whole process. Medians of repeats, the first (warm-up) left out.
-Trains on the training split and measures in validation; the test is not looked at. Writes
-bench.json and bench.png to reports/bench/ and prints all; with --only, the other figures there stay
-what they were. About 35 minutes on two cores with the 5,000, and 10 GB of disk for the while in
-which it measures growth.
+Each measurement runs in its own process, one after another, so that none warms up for the next and
+peak memory is that of the whole process. Results are medians of repeats without the first, the
+warm-up. Trains on the training split and measures in validation; the test is not used. Writes
+bench.json and bench.png to reports/bench/ and prints everything. With --only, the other results
+there are kept. Takes about 35 minutes on two cores with the 5,000 faces, and 10 GB of disk while it
+measures growth.
 """
 
 import argparse
@@ -39,13 +39,13 @@ from tuning import experiment, families, family_search, spaces
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache"
-# Years and accuracy, in validation: the notebook's A, its B, and what B should reach in 3 minutes.
+# Years and accuracy in validation: the notebook's A, its B, and what B should reach in 3 minutes.
 TARGETS = {"A": [(7.48, 0.869)], "B": [(8.19, 0.853), (5.5, 0.925)]}
-NOTEBOOK_EPOCHS = {"A": 40, "B": 66}  # as published; the targets are what they came to
+NOTEBOOK_EPOCHS = {"A": 40, "B": 66}  # as published; they reached the targets
 
 
 def forward_flops(network: keras.Model) -> int:
-    """Return the operations of one image's prediction, in convolutions and dense layers alone."""
+    """Return the operations to predict one image, in convolutions and dense layers only."""
     flops = 0
     for layer in network.layers:
         if layer.weights and hasattr(layer, "kernel"):
@@ -55,7 +55,7 @@ def forward_flops(network: keras.Model) -> int:
 
 
 def matrix_peak(faces, arguments) -> dict:
-    """Float32 matrices of 4096 x 4096 multiplied: what the machine can do at best."""
+    """Multiply float32 matrices of 4096 x 4096: the best that the machine can do."""
     matrix = keras.random.normal((4096, 4096))
     seconds = alternatives.timed(
         lambda: np.asarray(keras.ops.matmul(matrix, matrix)[0, 0]), arguments.repeats
@@ -64,7 +64,7 @@ def matrix_peak(faces, arguments) -> dict:
 
 
 def parts(faces, arguments) -> dict:
-    """Input alone, augmentation alone, and a step of each A alone, images/s."""
+    """Measure input, augmentation and a training step of each A, each alone, images/s."""
     rows = faces.rows("train")[: arguments.faces]
     floors = splits.training_floors(faces.manifest)
     examples = batches.Examples(faces.pixels, faces.age_years, faces.gender, rows, rows[:0], floors)
@@ -101,7 +101,7 @@ def parts(faces, arguments) -> dict:
 
 
 def ours(faces, arguments) -> dict:
-    """The same network, the same kinds of views, by `fit.fit`."""
+    """Train the same network on the same kinds of views with `fit.fit`."""
     rows = faces.rows("train")[: arguments.faces]
     labels = faces.age_years, faces.gender
     history = fit.fit(
@@ -116,7 +116,7 @@ def ours(faces, arguments) -> dict:
 
 
 def trial_cost(faces, arguments) -> dict:
-    """Trials of A by `search_family`: what each takes besides steady training."""
+    """Run trials of A with `search_family`: what each takes on top of steady training."""
     ends, count, epochs = [], 4, 3
     settings = config.Settings(
         algorithm="random", scratch=config.FamilySettings(count, (epochs,), epochs, 0.2, 0.3)
@@ -156,7 +156,7 @@ def trial_cost(faces, arguments) -> dict:
 
 
 def result(family: str, faces, arguments, epochs: int, **changes) -> dict:
-    """Train the defaults of one network until its validation meets the targets."""
+    """Train the defaults of one network and record when its validation meets the targets."""
     settings = config.Settings(features_gigabytes=math.inf, **changes)
     history = []
     started = time.monotonic()
@@ -183,17 +183,17 @@ def result(family: str, faces, arguments, epochs: int, **changes) -> dict:
 
 
 def result_a(faces, arguments) -> dict:
-    """A's first trial, with the length that a last training has."""
+    """Train A's first trial for the length of a final training."""
     return result("A", faces, arguments, arguments.epochs)
 
 
 def result_b(faces, arguments) -> dict:
-    """B's first trial: activations computed, head, and an epoch of fine-tuning."""
+    """Train B's first trial: compute activations, train the head, fine-tune for one epoch."""
     return result("B", faces, arguments, 1, views=2)
 
 
 def start_up(faces, arguments) -> dict:
-    """From typing `make tune`, with everything set up, to the start of the first trial."""
+    """Measure from typing `make tune`, with everything set up, to the start of the first trial."""
     command = [sys.executable, "-m", "pipelines", "tune"]
     command += ["--data", str(arguments.data.resolve())] if arguments.data else []
     seconds = []
@@ -211,7 +211,7 @@ def start_up(faces, arguments) -> dict:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            # A trial's process makes the folder for its checkpoint first of all.
+            # A trial's process starts by creating the folder for its checkpoint.
             while not list(folder.glob(".cache/searches/*/A/checkpoints/*")):
                 if process.poll() is not None:
                     raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}.")
@@ -220,12 +220,12 @@ def start_up(faces, arguments) -> dict:
             process.kill()
             process.wait()
             shutil.rmtree(folder / ".cache" / "searches")
-    # The first call makes the tracking store.
+    # The first call creates the tracking store.
     return {"seconds_to_the_first_trial": statistics.median(seconds[1:])}
 
 
 def prediction(faces, arguments) -> dict:
-    """The released models: milliseconds for one image, and for each of 64."""
+    """Measure the released models: milliseconds for one image, and for each of 64."""
     found = {}
     for path in sorted((ROOT / "models").glob("*.h5")):
         network = export.load_h5(path)
@@ -235,7 +235,7 @@ def prediction(faces, arguments) -> dict:
 
 
 def milliseconds(network: keras.Model, count: int) -> float:
-    """Return how long a prediction takes for each of `count` images at once."""
+    """Return the milliseconds per image when `count` images are predicted at once."""
     images = export.golden_images(count).astype("float32") / 255
     return (
         1000
@@ -245,7 +245,7 @@ def milliseconds(network: keras.Model, count: int) -> float:
 
 
 def pretrained(faces, arguments) -> dict:
-    """B on each backbone at hand, by the size inside: parameters, milliseconds for one image."""
+    """Measure B per available backbone and internal size: parameters, milliseconds per image."""
     found = {}
     for name in backbones.available(families.weights(CACHE)):
         for size in (128, 160, 192):
@@ -263,9 +263,9 @@ MEASUREMENTS = (
 
 
 def measure(name: str, arguments) -> dict:
-    """Run one measurement in this process; return what it found and the most memory it took."""
+    """Run one measurement in this process; return its results and its peak memory."""
     if name in ("parts", "ours", "prediction", "pretrained", "result_a", "result_b"):
-        backend.prepare()  # as in every command; not what others do
+        backend.prepare()  # as every command does, but the alternatives do not
     folder = pixels.prepare(arguments.data, CACHE / "data", seed=0)
     function = next(function for function in MEASUREMENTS if function.__name__ == name)
     found = function(pixels.open_faces(folder), arguments)
@@ -277,7 +277,7 @@ def measure(name: str, arguments) -> dict:
 
 
 def derive(found: dict, faces) -> dict:
-    """Return the ratios that the measurements make, the notebook's way extrapolated."""
+    """Return ratios of the measurements, with the notebook's times extrapolated."""
     ratios, count = {}, len(faces.rows("train", "validation"))
     rates = {
         name: found[name]["images_per_second"]
@@ -312,10 +312,10 @@ def derive(found: dict, faces) -> dict:
 
 @matplotlib.rc_context(figures.STYLE)
 def draw(found: dict) -> matplotlib.figure.Figure:
-    """Draw images/s on the notebook's A, and the time to its results."""
+    """Draw the images/s in training the notebook's A, and the time to reach its results."""
     figure, (left, right) = figures.blank(10, 3.2, 1, 2)
     names = {
-        "notebook_way": "the notebook's way",
+        "notebook_way": "the notebook",
         "plain_tuner": "plain Keras Tuner",
         "ours": "agegender",
     }
@@ -327,7 +327,7 @@ def draw(found: dict) -> matplotlib.figure.Figure:
     )
     left.bar_label(bars, fmt="%.0f", padding=3)
     left.invert_yaxis()
-    left.set(title="The notebook's A in training: images/s")
+    left.set(title="Training the notebook's A: images/s")
     bars = {}
     for family in "AB":
         years, accuracy = TARGETS[family][0]
@@ -335,24 +335,24 @@ def draw(found: dict) -> matplotlib.figure.Figure:
         guess = found["ratios"].get(f"notebook_{family}_seconds_extrapolated")
         if reached and guess:
             title = f"{family} to {years} / {accuracy}"
-            bars[f"{title},\nthe notebook's way*"] = guess / 60
+            bars[f"{title},\nthe notebook*"] = guess / 60
             bars[f"{title},\nagegender"] = reached / 60
     drawn = right.barh([*bars], [*bars.values()], color=[figures.GREY, figures.BLUE] * 2)
     right.bar_label(drawn, fmt="%.1f", padding=3)
     right.invert_yaxis()
     right.set(
-        xscale="log" if bars else "linear", title="Minutes (* its published epochs at its images/s)"
+        xscale="log" if bars else "linear", title="Minutes (* published epochs at its images/s)"
     )
     return figure
 
 
 def main() -> None:
-    """Run the measurements one after another, or one here."""
+    """Run the measurements one after another, or a single one in this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--faces", type=int, default=1280, help="of the training split, for rates")
+    parser.add_argument("--faces", type=int, default=1280, help="training faces, for rates")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=14, help="of A's way to its target")
+    parser.add_argument("--epochs", type=int, default=14, help="of A, to reach its target")
     names = [function.__name__ for function in MEASUREMENTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)

@@ -1,7 +1,7 @@
-"""Do short trials rank settings as long ones do? Records both, and compares the ranks.
+"""Do short trials rank settings as long ones do? Records both and compares the ranks.
 
-Trains every setting at every fidelity, on the training split, and measures in validation; the test
-is not looked at.
+Trains every setting at every fidelity on the training split and measures in validation. The test is
+not used.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ OF_SETTINGS, TOP, DRAWS = 20, 3, 1000
 
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
-    """How a setting is judged: by so many epochs, on a share of the training faces.
+    """How a setting is judged: number of epochs, share of the training faces, picture size.
 
-    epochs: of A, or of B's fine-tuning. size_pixels: of A's pictures; None: as in its setting.
+    epochs: of A, or of B's fine-tuning. size_pixels: of A's pictures; None for that of its setting.
     """
 
     epochs: int
@@ -36,13 +36,13 @@ class Fidelity:
     size_pixels: int | None = None
 
     def __str__(self) -> str:
-        """Return how it is called in the tables."""
+        """Return its name in the tables."""
         size = f", {self.size_pixels} pixels" if self.size_pixels else ""
         share = f", {self.faces_share:.0%} of the faces" if self.faces_share < 1 else ""
         return f"{self.epochs} epochs{size}{share}"
 
 
-# From short to long; the last one is what the others are compared with.
+# From short to long; the others are compared with the last one.
 FIDELITIES = {
     "A": (Fidelity(1, 0.5), Fidelity(1, size_pixels=48), Fidelity(1), Fidelity(3), Fidelity(9)),
     "B": (Fidelity(0), Fidelity(2), Fidelity(6)),
@@ -52,7 +52,7 @@ FIDELITIES = {
 def settings_to_record(letter: str, count: int, cache: Path) -> list[dict]:
     """Return the defaults and settings from the whole space and from around the defaults.
 
-    They are what the search's own oracle proposes while it knows no result.
+    These are what the search's own oracle proposes before it knows any result.
     """
     family = families.FAMILIES[letter]
     plan = search.Plan(lambda hp: family.space(hp, TIER, cache), "priorband", 0, count)
@@ -62,10 +62,10 @@ def settings_to_record(letter: str, count: int, cache: Path) -> list[dict]:
 
 
 def record(letter: str, faces: pixels.Faces, count: int, path: Path, cache: Path) -> pd.DataFrame:
-    """Return a row a setting and fidelity: setting, fidelity, epochs, seconds, val_score,
+    """Return one row per setting and fidelity: setting, fidelity, epochs, seconds, val_score,
     setting_values.
 
-    path: a JSON file of the rows, written after each training and read first.
+    path: a JSON file of the rows, read first and written after each training run.
     """
     rows = json.loads(path.read_text()) if path.exists() else []
     known = {(row["setting"], row["fidelity"]) for row in rows}
@@ -100,11 +100,11 @@ def record(letter: str, faces: pixels.Faces, count: int, path: Path, cache: Path
 
 
 def compare_ranks(rows: pd.DataFrame, longest: str) -> pd.DataFrame:
-    """Return a row a fidelity: how well it ranks settings as `longest` does.
+    """Return one row per fidelity: how well its ranks of the settings agree with `longest`.
 
     spearman: of the scores, with a 95 % bootstrap interval over the settings (low, high).
-    stays_in_top: share of the draws of 20 settings whose best by this fidelity is among the
-    three best by the longest. seconds: median of a training.
+    stays_in_top: share of draws of 20 settings whose best by this fidelity is among the three best
+    by the longest. seconds: median of a training run.
     """
     scores = rows.pivot(index="setting", columns="fidelity", values="val_score").dropna()
     seconds = rows.groupby("fidelity", sort=False)["seconds"].median()

@@ -1,4 +1,4 @@
-"""What each lever does to the speed, and how cost grows with the data; for `make bench`."""
+"""The effect of each lever on speed, and how cost grows with the data; for `make bench`."""
 
 import statistics
 import tempfile
@@ -21,7 +21,7 @@ LOSSES = ["mse", "binary_crossentropy"]
 
 
 def step_rate(network: keras.Model, count: int, repeats: int, **how) -> float:
-    """Return images/s of training steps on `count` made-up inputs; the first two do not count."""
+    """Return images/s of training steps on `count` random inputs, without the first two steps."""
     network.compile("adam", loss=LOSSES, **how)
     inputs = np.random.default_rng(0).random((count, *network.input.shape[1:]), np.float32)
     labels = [np.zeros((count, 1), np.float32)] * 2
@@ -34,13 +34,13 @@ def step_rate(network: keras.Model, count: int, repeats: int, **how) -> float:
 
 
 def scratch(image_size_pixels: int = 128, **changes) -> keras.Model:
-    """Build A's defaults with changes."""
+    """Build A's defaults with `changes`."""
     setting = spaces.scratch(keras_tuner.HyperParameters(), "short")
     return models.build_scratch(image_size_pixels=image_size_pixels, **setting.layers | changes)
 
 
 def levers_a(faces, arguments) -> dict:
-    """A step of A's first trial, images/s, with one thing changed at a time."""
+    """Measure a step of A's first trial with one thing changed at a time, images/s."""
     backend.prepare()
     found = {
         f"{title}_images_per_second": step_rate(scratch(**changes), count, arguments.repeats, **how)
@@ -60,7 +60,7 @@ def levers_a(faces, arguments) -> dict:
 
 
 def one_thread(faces, arguments) -> dict:
-    """The same step with one thread: two such processes share two cores."""
+    """Measure the same step with one thread: two such processes share two cores."""
     if keras.backend.backend() != "tensorflow":
         return {}
     import tensorflow as tf
@@ -72,13 +72,13 @@ def one_thread(faces, arguments) -> dict:
 
 
 def compiled_by_xla(faces, arguments) -> dict:
-    """The same step, compiled by XLA, which Keras would choose without determinism."""
+    """Measure the same step compiled by XLA, which Keras would choose without determinism."""
     rate = step_rate(scratch(), 64, arguments.repeats, jit_compile=True)
     return {"images_per_second": rate}
 
 
 def levers_b(faces, arguments) -> dict:
-    """A step of B, images/s, by where training begins: pixels, or activations kept of a cut."""
+    """Measure a step of B from pixels and from the activations cached at each cut, images/s."""
     backend.prepare()
     weights = families.weights(faces.folder.parents[1])
     name = backbones.available(weights)[0]
@@ -100,7 +100,7 @@ def levers_b(faces, arguments) -> dict:
 
 
 def growth_of_images(faces, arguments) -> dict:
-    """Batches drawn at random from more and more images: these, repeated in one mapped file."""
+    """Draw random batches from more and more images: the faces, repeated in one mapped file."""
     found, size = {}, faces.pixels.shape[1:]
     for count in IMAGES:
         with tempfile.TemporaryDirectory(dir=faces.folder.parent) as folder:
@@ -117,7 +117,7 @@ def growth_of_images(faces, arguments) -> dict:
                 fed[step]
             seconds = time.perf_counter() - started
             found[f"input_of_{count}_images_per_second"] = min(64 * steps, count) / seconds
-            status = Path("/proc/self/status")  # of Linux
+            status = Path("/proc/self/status")  # on Linux
             if status.exists():
                 kilobytes = int(status.read_text().split("RssAnon:")[1].split()[0])
                 found[f"input_of_{count}_memory_gigabytes"] = kilobytes * 1024 / 1e9
@@ -126,7 +126,7 @@ def growth_of_images(faces, arguments) -> dict:
 
 
 def growth_of_trials(faces, arguments) -> dict:
-    """What the tracking of a trial of four epochs costs in a store that holds ever more."""
+    """Measure what tracking a trial of four epochs costs as the store grows."""
     params = {f"hyperparameter_{number}": 0.1 * number for number in range(10)}
     metrics = [f"{prefix}{name}" for prefix in ("", "val_") for name in fit.METRICS]
     seconds = []
@@ -152,7 +152,7 @@ def growth_of_trials(faces, arguments) -> dict:
 
 
 def growth_of_image_size(faces, arguments) -> dict:
-    """A step of A on images of another size, images/s."""
+    """Measure a step of A on images of other sizes, images/s."""
     backend.prepare()
     return {
         f"network_at_{size}_images_per_second": step_rate(

@@ -1,8 +1,8 @@
-"""Which search algorithm finds good settings soonest? Simulated on what `fidelity` recorded.
+"""Which search algorithm finds good settings soonest? Simulates searches on `fidelity`'s records.
 
-A Gaussian process learns the validation score from a setting and the length of its training. It
-stands for the trainings, with noise of the size that it found, so that a search of an hour takes a
-second. The algorithms are the product's own, asked as in a search, and Optuna's TPE.
+A Gaussian process learns the validation score from a setting and the length of its training run. It
+replaces the training runs, with noise of the size that it found, so that a search of an hour takes
+a second. The algorithms are the project's own, called as in a search, and Optuna's TPE.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ from tests.bench.fidelity import FIDELITIES, TIER
 from tuning import families, journal, search
 
 MINUTES = (5, 15, 60)
-OTHERS = 4096  # settings among which the best possible one is looked for
+OTHERS = 4096  # random settings; the best of them counts as the best possible
 Step = tuple[float, float]  # seconds since the start, regret of the best setting so far
 
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate:
-    """Stands for the trainings of a family.
+    """A model that replaces the training runs of a family.
 
-    names: of the searched parameters, which `space` declares. epochs: of the recorded lengths,
-    ascending. seconds: of a training of each. noise: standard deviation of a repeated score.
+    names: of the searched parameters, which `space` declares. epochs: the recorded lengths,
+    ascending. seconds: of a run of each length. noise: standard deviation of a repeated score.
     """
 
     space: keras_tuner.HyperParameters
@@ -44,7 +44,7 @@ class Surrogate:
     noise: float
 
     def points(self, settings: list[dict], epochs: int) -> np.ndarray:
-        """Return settings of one length as points of the unit cube, float (n, names + 1)."""
+        """Return settings with one length as points in the unit cube, float (n, names + 1)."""
         declared = {parameter.name: parameter for parameter in self.space.space}
         length = math.log1p(epochs) / math.log1p(self.epochs[-1])
         return np.array(
@@ -56,12 +56,12 @@ class Surrogate:
         return self.process.predict(self.points(settings, epochs))
 
     def duration(self, epochs: int) -> float:
-        """Return the seconds that a training of so many epochs takes."""
+        """Return the seconds that a training run of `epochs` epochs takes."""
         return float(np.interp(epochs, self.epochs, self.seconds))
 
 
 def learn(letter: str, rows: pd.DataFrame, cache: Path) -> Surrogate:
-    """Fit the surrogate to recorded trainings on all faces at the settings' own size."""
+    """Fit the surrogate to the recorded runs on all faces at the settings' own picture size."""
     family = families.FAMILIES[letter]
     names, _ = families.searched(family, TIER, cache)
     space = families.searched_space(family, TIER, cache)
@@ -78,7 +78,7 @@ def learn(letter: str, rows: pd.DataFrame, cache: Path) -> Surrogate:
         [surrogate.points([row.setting_values], row.epochs) for row in rows.itertuples()]
     )
     with warnings.catch_warnings():
-        # A parameter that hardly matters has its length scale at the bound.
+        # The length scale of a parameter that hardly matters ends up at its bound.
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(points, rows["val_score"])
     noise = math.sqrt(process.kernel_.k2.noise_level) * rows["val_score"].std()
@@ -86,7 +86,7 @@ def learn(letter: str, rows: pd.DataFrame, cache: Path) -> Surrogate:
 
 
 def random_settings(surrogate: Surrogate, count: int) -> list[dict]:
-    """Return settings drawn evenly from the space."""
+    """Return settings drawn uniformly from the space."""
     generator = np.random.default_rng(0)
     return [
         {p.name: p.prob_to_value(generator.random()) for p in surrogate.space.space}
@@ -97,7 +97,7 @@ def random_settings(surrogate: Surrogate, count: int) -> list[dict]:
 def simulate(
     letter: str, algorithm: str, surrogate: Surrogate, seed: int, cache: Path
 ) -> Iterator[tuple[float, dict]]:
-    """Run a search by one of `search.ALGORITHMS`; yield the seconds and the best setting so far."""
+    """Run a search with one of `search.ALGORITHMS`; yield the seconds and best setting so far."""
     family = families.FAMILIES[letter]
     generator = np.random.default_rng(seed)
     plan = search.Plan(lambda hp: family.space(hp, TIER, cache), algorithm, seed, 2000)
@@ -117,7 +117,7 @@ def simulate(
 
 
 def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]]:
-    """The same by Optuna's TPE with its Hyperband pruner, which never repeats an epoch."""
+    """Run the same with Optuna's TPE and its Hyperband pruner, which never repeats an epoch."""
     generator = np.random.default_rng(seed)
     lengths = [n for n in surrogate.epochs if n]
     study = optuna.create_study(
@@ -150,10 +150,10 @@ def _suggest(trial: optuna.Trial, space: keras_tuner.HyperParameters, name: str)
 
 
 def regrets(letter: str, rows: pd.DataFrame, seeds: int, cache: Path) -> pd.DataFrame:
-    """Return the regret of each algorithm and seed after each of MINUTES: a row each.
+    """Return the regret of each algorithm and seed after each of MINUTES, one row each.
 
     Regret: the expected score, after the longest recorded training, of the setting that the search
-    holds for the best, less that of the best of OTHERS settings.
+    considers best, minus that of the best of OTHERS settings.
     """
     surrogate = learn(letter, rows, cache)
     longest = surrogate.epochs[-1]
@@ -179,7 +179,7 @@ def regrets(letter: str, rows: pd.DataFrame, seeds: int, cache: Path) -> pd.Data
 
 
 def _at(run: Iterator[tuple[float, dict]]) -> dict[int, dict]:
-    """Return the best setting after each of MINUTES, or the first where none had ended."""
+    """Return the best setting after each of MINUTES, or the first if none had ended."""
     held, waiting = {}, list(MINUTES)
     best: dict = {}
     for seconds, setting in run:
@@ -192,7 +192,7 @@ def _at(run: Iterator[tuple[float, dict]]) -> dict[int, dict]:
 
 
 def draw(found: pd.DataFrame):
-    """Draw the median regret of each algorithm over the minutes."""
+    """Draw the mean regret of each algorithm over the minutes."""
     figure, axes = figures.blank(7, 3.5)
     table = found.pivot_table(index="minutes", columns="algorithm", values="regret")
     for name in table:

@@ -1,9 +1,9 @@
-"""How good is the search? `make bench ONLY=search DATA=...`, hours; a later call goes on.
+"""How good is the search? `make bench ONLY=search DATA=...` takes hours; a later call resumes it.
 
     python -m tests.bench.search [--data PATH] [--families A B] [--settings 24] [--seeds 100]
 
-Writes to reports/bench, for each family: what was recorded (fidelity-A.json), the table of ranks,
-and the regrets of simulated searches (regret-A.json and .png).
+For each family, prints the table of ranks and writes to reports/bench what was recorded
+(fidelity-A.json) and the regrets of simulated searches (regret-A.json and .png).
 """
 
 import argparse

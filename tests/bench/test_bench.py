@@ -1,4 +1,4 @@
-"""What the benchmark derives; its measurements take minutes and are run by `make bench`."""
+"""The ratios that the benchmark derives; `make bench` runs the measurements, which take minutes."""
 
 import json
 import types
@@ -17,7 +17,7 @@ def test_operations_of_a_network_that_can_be_counted_by_hand():
     x = keras.layers.Conv2D(4, 3)(images)  # 6 x 6 places, 3 x 3 x 3 weights, 4 filters
     network = keras.Model(images, keras.layers.Dense(5)(keras.layers.Flatten()(x)))
     assert bench.forward_flops(network) == 2 * (36 * 27 * 4 + 144 * 5)
-    # Published as about 1.6 GFLOP an image in training.
+    # Published as about 1.6 GFLOP per image in training.
     assert 3 * bench.forward_flops(notebook.build_scratch()) == pytest.approx(1.6e9, rel=0.06)
 
 
@@ -40,7 +40,7 @@ def test_ratios_are_of_what_was_measured_and_the_picture_shows_them(tmp_path):
     trial_seconds = 10 * config.Settings().scratch.rungs[-1] + 10
     assert ratios["settings_of_A_an_hour"] == 3600 / trial_seconds
     json.dumps(ratios)
-    # What was not reached, or not measured, gives no ratio.
+    # Targets that were not reached or measured give no ratio.
     found["result_a"]["seconds_to_7.48_0.869"] = None
     assert "times_sooner_A" not in bench.derive(found, faces)
     figure = bench.draw(found | {"ratios": ratios})

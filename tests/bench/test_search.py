@@ -1,4 +1,4 @@
-"""What the benchmark of the search derives from recorded trainings."""
+"""The tables that the search benchmark derives from recorded training runs."""
 
 import math
 
@@ -10,7 +10,7 @@ from tests.bench import fidelity, regret
 
 
 def recorded(tmp_path, count=16):
-    """Rows as of trainings in which the learning rate decides and short ones are noisy."""
+    """Rows of made-up training runs, in which the learning rate decides; scores are noisy."""
     generator, rows = np.random.default_rng(0), []
     for number, values in enumerate(fidelity.settings_to_record("A", count, tmp_path)):
         distance = abs(math.log(values["learning_rate"] / 1.2e-3))

@@ -290,8 +290,8 @@ def test_a_damaged_archive_is_refused_in_one_line_or_its_files_are_rejected(smal
         (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it"),
         (b"<!DOCTYPE html>", "a web page"),
         (b"PK\3\4 the rest is missing", "a zip that is damaged or cut short"),
-        (b"nothing of the kind", "neither a folder nor a whole zip or tar"),
-        (b"", "neither a folder nor a whole zip or tar"),
+        (b"nothing of the kind", "neither a folder nor an intact zip or tar"),
+        (b"", "neither a folder nor an intact zip or tar"),
     ],
 )
 def test_what_is_no_archive_is_refused_by_its_kind(tmp_path, data, words):

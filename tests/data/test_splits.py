@@ -117,7 +117,7 @@ def test_leaks_noise_and_empty_splits_are_caught():
     noisy = manifest.copy()
     group = noisy["group"][splits.conflicting(noisy)].iloc[0]
     noisy.loc[noisy["group"] == group, "split"] = "test"
-    with pytest.raises(ValueError, match="other labels"):
+    with pytest.raises(ValueError, match="different labels"):
         splits.check_split(noisy)
     with pytest.raises(ValueError, match="empty split"):
         splits.check_split(manifest.assign(split="train"))

@@ -109,7 +109,7 @@ def test_wrong_arguments_and_missing_or_damaged_weights_are_refused(tmp_path, mo
 
 def test_what_is_committed_is_at_hand_and_recorded(tmp_path, capsys):
     assert fetch_backbones.main([], tmp_path / "weights") == 0
-    assert "at hand: faceres_deep, faceres_mobilenet" in capsys.readouterr().out
+    assert "available: faceres_deep, faceres_mobilenet" in capsys.readouterr().out
     record = (backbones.COMMITTED / "README.md").read_text()
     for name in backbones.available(tmp_path):
         assert backbones.BACKBONES[name].sha256 in record

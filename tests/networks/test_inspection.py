@@ -74,14 +74,14 @@ CALL = {"class_name": "function", "config": "system", "module": "os"}
         (age(class_name="Lambda"), "keras.layers.Lambda, which is not on the list"),
         (age(module="os", class_name="system"), "os.system, which is not on the list"),
         (age(module="keras.src.layers"), "keras.src.layers.Dense, which is not on the list"),
-        (age(registered_name="tests>Doubled"), "or not by its own name"),
+        (age(registered_name="tests>Doubled"), "or not under its own name"),
         (age(compile_config={"loss": "mine"}), r"the entries \['compile_config'\]"),
         (age(config={"activation": CALL}), "os.function, which is not on the list"),
         (age(config={"activation": "os.system"}), "'os.system', which keras.activations lacks"),
         (initializer(module="mine"), "mine.Constant, which is not on the list"),
         (initializer(class_name="get"), "keras.initializers.get, which is not on the list"),
         (deep_inside, "keras.layers.Lambda, which is not on the list"),
-        (nest, "The only model with a network inside"),
+        (nest, "may put a network inside"),
         (lie_about_a_shape, "is 16 x 16"),
         (lambda config, layers: config.update(text="x" * 2**22), "model_config .* at most 4194304"),
     ],
@@ -127,9 +127,9 @@ def attributes(**changes):
         (array(data=np.array([b"text"])), "/golden/more is of type"),
         (more(np.dtype("f4")), "golden/more is of type"),
         (array(data=np.zeros(99), compression="lzf"), r"the HDF5 filters \[32000\]"),
-        (lambda file: file.create_group("optimizer_weights"), "no part of an uncompiled network"),
-        (attributes(training_config="{}"), "no part of an uncompiled network"),
-        (attributes(model_config="[" * 10**5 + "]" * 10**5), "no readable .*: RecursionError"),
+        (lambda file: file.create_group("optimizer_weights"), "not part of an uncompiled network"),
+        (attributes(training_config="{}"), "not part of an uncompiled network"),
+        (attributes(model_config="[" * 10**5 + "]" * 10**5), "not a readable .*: RecursionError"),
         (lambda file: file["golden"].attrs.update(a=file["golden"].ref), "/golden@a is of type"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_file_that_is_none_or_too_large_is_refused(exported, tmp_path):
     path = tmp_path / "network.h5"
     for content in (b"", b"not HDF5", exported[1].read_bytes()[:-3000]):
         path.write_bytes(content)
-        with pytest.raises(inspection.ExportError, match="no readable Keras .h5"):
+        with pytest.raises(inspection.ExportError, match="not a readable Keras .h5"):
             inspection.inspect_h5(path)
     with path.open("wb") as file:
         file.truncate(inspection.MOST_BYTES + 1)
@@ -173,5 +173,5 @@ def one_view_twice(layers):
 def test_another_network_around_a_network_is_refused(change, mirrored, tmp_path):
     path = shutil.copy(mirrored[1], tmp_path / "altered.h5")
     edit_config(path, lambda config, layers: change(layers))
-    with pytest.raises(inspection.ExportError, match="only model with a network inside"):
+    with pytest.raises(inspection.ExportError, match="may put a network inside"):
         inspection.inspect_h5(path)

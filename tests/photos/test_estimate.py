@@ -86,5 +86,5 @@ def test_a_release_that_is_damaged_or_has_no_record_is_not_loaded(tmp_path):
     with pytest.raises(ValueError, match="no record of a release"):
         estimate.load_release(path)
     path.with_suffix(".json").write_text((MODELS / "age_gender_A.json").read_text())
-    with pytest.raises(inspection.ExportError, match="no readable Keras .h5 file"):
+    with pytest.raises(inspection.ExportError, match="not a readable Keras .h5 file"):
         estimate.load_release(path)

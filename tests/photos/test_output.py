@@ -172,8 +172,8 @@ def test_what_cannot_be_written_is_said_before_anything_is_loaded(place, small_d
         assert command.main(["predict", "--photo", "photo.jpg", "--out", str(out)]) == 2
         captured = capsys.readouterr()
         assert "Loading the models" not in captured.out
-        assert captured.err.startswith("agegender: Nothing can be written to ")
-        assert captured.err.endswith("name another folder with OUT=.\n")
+        assert captured.err.startswith("agegender: Cannot write to ")
+        assert captured.err.endswith("choose another folder with OUT=.\n")
         assert len(captured.err.splitlines()) == 1
 
 
@@ -222,7 +222,7 @@ def test_a_result_depends_on_no_terminal(place, drawn, lines_read):
         said = process.stderr.read().decode("ascii")
         assert process.wait() == 0 and said == ""
     if lines_read is None:
-        assert "4 of 4 photos read, 4 faces" in text and r"all in /" in text and r"/\xfc" in text
+        assert "4 of 4 photos read, 4 faces" in text and "results in /" in text and r"/\xfc" in text
         for shown in (r"a \U0001f600.png", r"b\x1b[31m\r.png", r"c\n.png", r"d\udce9.png"):
             assert f"\\xe9/{shown}:\n" in text
     with open(place / "ü" / "predictions.csv", newline="") as file:

@@ -246,7 +246,7 @@ def test_what_is_no_photo_is_rejected_with_the_reason(tmp_path):
         ("torn.webp", Reason.DAMAGED, ""),
         ("torn.heic", Reason.DAMAGED, ""),
         ("empty.jpg", Reason.EMPTY, ""),
-        ("notes.txt", Reason.NOT_AN_IMAGE, "or of a kind that cannot be read"),
+        ("notes.txt", Reason.NOT_AN_IMAGE, "or one of an unsupported kind"),
         ("picture.ppm", Reason.WRONG_CONTENT, "PPM"),
         ("huge.png", Reason.TOO_LARGE, "9000x8000 pixels"),
         ("heavy.jpg", Reason.TOO_LARGE, "over 64 MiB"),

@@ -169,7 +169,7 @@ def test_the_reason_names_the_picture_and_what_was_expected(port):
         (asking(*[good] * 65), "images: List should have at most 64 items"),
         (asking(), "images: List should have at least 1 item"),
         ("[" * 99_999, "Expected JSON"),
-        (asking(good)[:-1] + ', "crop": true}', "a key stands twice"),
+        (asking(good)[:-1] + ', "crop": true}', "a key occurs twice"),
         (asking(good, crop="yes"), "crop: Input should be a valid boolean"),
         (asking(good, model="C"), "Expected the model A or B or AB"),
         (asking(good, picture=good), "picture: Extra inputs are not permitted"),

@@ -54,8 +54,8 @@ def database(said, root, monkeypatch):
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("mlruns", "A folder is no store here."),
-        ("file:///tmp/mlruns", "A folder is no store here."),
+        ("mlruns", "A folder cannot be a store here."),
+        ("file:///tmp/mlruns", "A folder cannot be a store here."),
         ("127.0.0.1:5002", "Did you mean http://127.0.0.1:5002?"),
         ("sqlite:x", "expected http://HOST:PORT, sqlite:////ABSOLUTE/PATH.db"),
         ("sqlite:///:memory:", "expected http"),
@@ -124,13 +124,13 @@ def foreign(database):
 @pytest.mark.parametrize(
     ("harm", "expected"),
     [
-        (half, "is damaged, or no database: restore it from a copy"),
-        (lambda path: os.truncate(path, 50), "is damaged, or no database: restore it from a copy"),
-        (garbage, "is damaged, or no database: restore it from a copy"),
-        (emptied, "is empty, though there are artifacts beside it: restore it from a copy"),
-        (folder, "which is a folder: move it away"),
-        (foreign, "is a database of something else: set MLFLOW_TRACKING_URI"),
-        (lambda path: execute(path, "DROP TABLE registered_model_tags"), "lacks tables of MLflow"),
+        (half, "is damaged or not a database: restore it from a copy"),
+        (lambda path: os.truncate(path, 50), "is damaged or not a database: restore it from"),
+        (garbage, "is damaged or not a database: restore it from a copy"),
+        (emptied, "is empty, but there are artifacts beside it: restore it from a copy"),
+        (folder, "found a folder: move it away"),
+        (foreign, "is not an MLflow database: set MLFLOW_TRACKING_URI"),
+        (lambda path: execute(path, "DROP TABLE registered_model_tags"), "lacks MLflow tables"),
         (
             lambda path: with_revision(path, "bf29a5ff90ea"),
             f"{sys.executable} -m mlflow db upgrade",

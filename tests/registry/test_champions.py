@@ -99,7 +99,7 @@ def test_a_moved_store_is_mended_and_read(champion, root, tmp_path, capsys):
     champion("age-gender-A")
     root.rename(tmp_path / "moved")
     assert list(champions.models_for_prediction(tmp_path / "moved")) == ["A"]
-    assert "paths are mended" in capsys.readouterr().err
+    assert "paths are repaired" in capsys.readouterr().err
 
 
 def test_a_changed_file_does_not_answer(champion, root):
@@ -131,7 +131,7 @@ def test_predict_prints_and_writes_every_photo(champion, photos, root, capsys):
     champion("age-gender-A")
     assert command.main(["predict", "--photo", str(photos), "--out", "out"]) == 0
     printed = capsys.readouterr().out
-    assert "2 of 3 photos read, 1 faces" in printed and "faces a second" in printed
+    assert "2 of 3 photos read, 1 faces" in printed and "faces per second" in printed
     assert "not read: 1 (not an image)" in printed and "nobody.png: no face found" in printed
     written = json.loads((root / "out" / "predictions.json").read_text())
     assert written["models"] == {"A": "age-gender-A version 1"}
@@ -178,7 +178,7 @@ def test_the_page_is_served_with_the_champions_until_interrupted(champion, photo
     ) as process:
         try:
             _, _, title, address = (process.stdout.readline() for _ in range(4))
-            assert title == b"By age-gender-A version 1\n", process.stderr.read()
+            assert title == b"Using age-gender-A version 1\n", process.stderr.read()
             url = re.search(rb"http://127.0.0.1:\d+/", address)[0].decode()
             photo = (photos / "a face.jpg").read_bytes()
             with urllib.request.urlopen(f"{url}answer", photo, timeout=120) as reply:

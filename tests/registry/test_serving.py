@@ -139,7 +139,7 @@ def test_behind_a_server_only_a_few_pictures_in_base64_are_taken(
     monkeypatch.setenv(serving.SERVED, "true")
     pd.testing.assert_frame_equal(model.predict([code]), here[0])
     for given, message in (
-        ([path], "no picture in base64"),
+        ([path], "not a picture in base64"),
         ({"image": faces[:1]}, "base64; got list"),
         ([code] * 65, "at most 64 faces in a request; got 65"),
     ):
@@ -178,7 +178,7 @@ def test_mlflows_own_server_serves_it_and_refuses_what_is_no_face(
         found = [row["age_years"] for row in answer["predictions"]]
         np.testing.assert_allclose(found, age[:, 0], atol=1e-4)
         for images, reason in (
-            (["/etc/passwd"], "no picture in base64"),
+            (["/etc/passwd"], "not a picture in base64"),
             ([drawn((8, 8), "gif")], "JPEG, PNG or WebP"),
             ([encoded(faces[0])] * 65, "at most 64 faces"),
         ):

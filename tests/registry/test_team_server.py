@@ -65,7 +65,7 @@ def test_postgresql_itself_is_a_store_and_its_refusal_is_told(server, monkeypatc
     capsys.readouterr()
     assert command.main(["rollback", "--model", "A"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert 'refuses: database "nowhere" does not exist. Set' in line
+    assert 'refused the connection: database "nowhere" does not exist. Set' in line
 
 
 SEARCH = """

@@ -277,7 +277,7 @@ def test_a_moved_store_is_mended(root, tmp_path, network_h5, register, capfd):
     shutil.rmtree(root)
     tracking.connect(moved)
     errors = capfd.readouterr().err
-    assert errors.count("paths are mended") == 1 and str(root) in errors
+    assert errors.count("paths are repaired") == 1 and str(root) in errors
     assert tracking.read_text(run_id, "note.txt") == "kept"
     pulled = versions.pull("age-gender-A", "champion", tmp_path / "pulled.h5")
     assert pulled.read_bytes() == network_h5.read_bytes()
@@ -291,7 +291,7 @@ def test_a_moved_store_is_mended(root, tmp_path, network_h5, register, capfd):
     assert str(root) not in dump and str(moved) in dump
     assert len(list(moved.glob("mlruns/artifacts/tests/models/**/*.h5"))) == 1
     tracking.connect(moved)
-    assert "mended" not in capfd.readouterr().err
+    assert "repaired" not in capfd.readouterr().err
 
 
 def test_the_copy_of_a_living_store_leaves_the_original_alone(root, tmp_path, client):

@@ -51,7 +51,7 @@ def test_the_fullest_card_fits_a_description_and_holds_every_part():
         f"n = {test['n']} faces of data {RELEASE.data}, seed {RELEASE.seed}",
         f"{intervals.digits(RELEASE.val['val_age_mae'])} years",
         f"{intervals.digits(min(widths))} to {intervals.digits(max(widths))} years",
-        f"on the test: {intervals.percent(Interval.of(measured['test']))}",
+        f"on the test set: {intervals.percent(Interval.of(measured['test']))}",
         f"{intervals.percent(RELEASE.evidence.abstention['share_accepted'])} of the validation",
         f"{RELEASE.evidence.label_noise['pairs']} pairs",
         "- blur, standard deviation (pixels): 1: ",
@@ -83,7 +83,7 @@ NEVER_SURE = records.Evidence(abstention={"accuracy_target": 0.97, "confidence":
         # Where that was not kept, it is said that they are a limit; a release trains all of them.
         ({}, f"seed {RELEASE.seed}, at most {RELEASE.epochs} epochs"),
         ({"history": []}, f"seed {RELEASE.seed}, {RELEASE.epochs} epochs"),
-        ({"history": []}, "shorter training without the validation faces"),
+        ({"history": []}, "shorter training run without the validation faces"),
     ],
 )
 def test_the_card_says_what_became_of_the_training(changes, said):
@@ -103,8 +103,8 @@ def test_the_worst_groups_that_are_named_are_those_of_the_table(oldest, small_is
     evidence = records.Evidence(slices=slices)
     text = card(evidence=evidence)
     for measure, worst, start in (
-        ("mae", max, "- Error in age:"),
-        ("gender_accuracy", min, "- Accuracy in gender:"),
+        ("mae", max, "- Age error:"),
+        ("gender_accuracy", min, "- Gender accuracy:"),
     ):
         (sentence,) = [line for line in text.splitlines() if line.startswith(start)]
         ranked = [group for group in evidence.groups if group["ranked"]]

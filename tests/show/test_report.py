@@ -104,11 +104,11 @@ def test_every_metric_is_that_of_its_model_side_by_side(page):
     assert table["learning_rate"] == ["0.002", "0.002", "odd", *["&lt;b&gt; | *x*"] * 2]
     best = [min(record["history"], key=lambda epoch: epoch["val_score"]) for record in kept]
     epochs = [str(epoch["epoch"] + 1) for epoch in best]
-    assert table["best epoch of these, by validation"] == epochs
+    assert table["best of these epochs, by validation score"] == epochs
     errors = [intervals.digits(epoch["val_age_mae"]) for epoch in best]
-    assert table["MAE in validation there, years"] == errors
+    assert table["validation MAE at that epoch, years"] == errors
     held = [Interval.of(record["evidence"]["intervals"]["test"]) for record in kept]
-    assert table["age intervals: held on the test"] == list(map(intervals.percent, held))
+    assert table["age intervals: coverage on the test set"] == list(map(intervals.percent, held))
     assert "2,000 faces: 1,700 train, 300 test." in page[0]
 
 
@@ -146,11 +146,11 @@ def test_the_worst_groups_are_those_of_the_table_and_small_ones_say_so():
 def test_a_release_is_not_said_to_be_searched():
     release = {"release": "age_gender_A_full", "epochs": "36"}
     text = written(stored("A", tags=release))
-    assert rows(text)["chosen among so many settings"] == ["none: fixed before"]
-    assert "A was released: trained for 36 epochs on training and validation faces" in text
+    assert rows(text)["settings tried"] == ["none: fixed in advance"]
+    assert "A is a release: it was trained for 36 epochs on the training and" in text
     assert "make release MODEL=A_full" in text and "trials.csv" not in text
     text = written(stored("A"))
-    assert rows(text)["chosen among so many settings"] == ["not known"]
+    assert rows(text)["settings tried"] == ["not known"]
 
 
 def test_discarded_fine_tuning_is_said(both):
@@ -168,7 +168,7 @@ def test_different_faces_are_not_compared(both):
 
 
 def test_whatever_is_missing_is_named_and_nothing_breaks(page):
-    assert re.search(r"of network A:\s+the search that it came from \(trials.csv\)\.", page[0])
+    assert re.search(r"for network A:\s+the search that it comes from \(trials.csv\)\.", page[0])
     assert "layers.json" not in page[0]
     nothing = {"run": StoredRun(), "history": pd.DataFrame(), "sizes": {}}
     empty, pdf = report.write([stored("A", **nothing)], looks(1), kind="utkface", faces=True)
@@ -189,7 +189,7 @@ def test_both_files_hold_the_same_pictures_and_need_nothing_else(page):
     assert re.findall(r'<a href="#[^"]*">(.*?)</a>', html) == sections
     for part in ("Introduction", "Our network, A", "The pretrained network, B", "Training"):
         assert part in sections
-    for part in ("Results", "Summary and discussion", "Ethics", "Looks at the test"):
+    for part in ("Results", "Summary and discussion", "Ethics", "Looks at the test set"):
         assert part in sections
 
 
@@ -244,11 +244,11 @@ def test_the_search_is_told_as_its_table_has_it():
     assert rows(text)["head"] == ["ordinal, regression", "not used", "", ""]
     for name in ("width", "epoch_seconds", "tuner/rung"):
         assert name not in rows(text)
-    assert rows(text)["chosen among so many settings"][0] == "12"
+    assert rows(text)["settings tried"][0] == "12"
     said = re.search(r"<p>A: .*?</p>", text)[0]
     assert re.findall(r"[\d.]+\b", said) == ["12", "12", "11", "11", "0.445", "4"]
 
 
 def test_the_ledger_counts_the_looks_at_this_data():
     text = written(stored("A"), count=31)
-    assert "31 looks at a test are noted in this store, 30 of them at the test of this data" in text
+    assert "recorded in this store: 31, of which 30 at the test set of this data" in text

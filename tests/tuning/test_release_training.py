@@ -76,4 +76,4 @@ def test_a_release_learns_from_validation_too_and_calibrates_without_it(
     assert np.abs(age - held_out.age_predicted).max() > 0.1
 
     assert release() == candidate
-    assert lines[-1] == f"A is trained: {candidate}."
+    assert lines[-1] == f"A is already trained: {candidate}."

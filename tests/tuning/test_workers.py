@@ -99,7 +99,7 @@ def test_what_it_raises_is_raised_here_with_the_traceback_of_there(run):
     with pytest.raises(fit.TrainingDivergedError, match="nan") as raised:
         run(way="raise")
     assert "in work" in raised.value.__notes__[0]
-    with pytest.raises(journal.SearchError, match="No space left.*the same command goes on"):
+    with pytest.raises(journal.SearchError, match="No space left.*same command to continue"):
         run(way="full disk")
     with pytest.raises(RuntimeError, match="odd"):
         run(way="not pickled")
