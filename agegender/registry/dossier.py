@@ -1,4 +1,4 @@
-"""Read back what a registered version left in the store: runs, curves, tables, pictures."""
+"""Read what the store has on a registered version: runs, curves, tables, pictures."""
 
 import json
 import tempfile
@@ -13,15 +13,16 @@ from agegender.show.report import StoredRun, StoredVersion
 
 
 def read(family: str, generated: bool = False) -> StoredVersion:
-    """Return all that the store has of the champion "A" or "B"; what it does not have is empty.
+    """Return everything the store has on the champion "A" or "B"; missing parts are empty.
 
-    generated: of drawn faces. ValueError where there is no champion.
+    generated: for generated faces. Raises ValueError if there is no champion.
     """
     name = versions.full_name(family, generated)
     tags = versions.get(name, "champion")
     run = _run(tags["run_id"])
     inputs = run.inputs.dataset_inputs if run else []
-    known = backbones.BACKBONES.get(tags.get("backbone", ""))
+    # Of a taught A, the tag names its teacher's.
+    known = backbones.BACKBONES.get(tags.get("backbone", "")) if family == "B" else None
     return StoredVersion(
         family=family,
         name=name,
@@ -35,7 +36,7 @@ def read(family: str, generated: bool = False) -> StoredVersion:
 
 
 def _run(run_id: str) -> mlflow.entities.Run | None:
-    """Return a run, None where the store has it no longer: a version outlives its run."""
+    """Return a run, or None if the store no longer has it: a version outlives its run."""
     return tracking.find(mlflow.MlflowClient().get_run, run_id) if run_id else None
 
 
