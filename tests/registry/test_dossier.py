@@ -48,6 +48,9 @@ def test_a_version_without_search_or_artifacts_has_empty_places(root, register):
     found = dossier.read("A")
     assert found.search == report.StoredRun() and found.sizes == {}
     assert found.history.empty and found.pretraining == ""
+    # Of a taught A, the backbone is its teacher's.
+    mlflow.MlflowClient().set_model_version_tag("age-gender-A", "1", "backbone", "faceres_deep")
+    assert dossier.read("A").pretraining == ""
     # A version outlives its run.
     mlflow.MlflowClient().set_model_version_tag("age-gender-A", "1", "run_id", "0" * 32)
     found = dossier.read("A")
