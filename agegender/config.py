@@ -111,14 +111,13 @@ class Release:
 
 # Changes for B's releases: the values in use when they were made.
 OF_HEAD = {"head_learning_rate": 1e-3, "head_batch_size": 64}
-OF_FACERES = {"backbone": "faceres_mobilenet", "learning_rate": 2e-4} | OF_HEAD
 # Those named _full train on all of UTKFace, the others on the 5,000, none on a committed test face.
 RELEASES = {
     "A": Release("A", 60, 30),
     "A_taught": Release("A", 60, 20, {"teacher": "faceres_deep"}),
     "B": Release("B", 8, 4, OF_HEAD),
     "A_full": Release("A", 36, 6, {"mixing": 0.1}),
-    "B_full": Release("B", 4, 1, OF_FACERES, views=2),
+    "B_full": Release("B", 5, 1, {"learning_rate": 2e-4} | OF_HEAD, views=2),
 }
 
 # Choices behind the defaults of A and B; `make ablate` undoes them one at a time.
