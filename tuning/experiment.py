@@ -13,6 +13,7 @@ import numpy as np
 
 from agegender import config, disk, progress, records
 from agegender.data import pixels
+from agegender.measure import evaluation
 from agegender.networks import fit, step
 from agegender.registry import provenance, stored_checkpoints, tracking
 from agegender.show import figures
@@ -199,7 +200,7 @@ def _log_trained(
     history = trained.history
     metrics = metrics | {"images_per_second": history.images_per_second.median()}
     if "val_score" in history:
-        metrics["best_epoch"] = int(history.val_score.idxmin()) + 1  # from 1, like the steps
+        metrics["best_epoch"] = evaluation.kept_epoch(history) + 1  # from 1, like the steps
     tracking.log_metrics(run_id, metrics)
     tracking.log_network(run_id, trained.network)
     # The curves of trials are drawn when the search has ended.

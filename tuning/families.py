@@ -17,6 +17,7 @@ import pandas as pd
 
 from agegender import config, hyperparameters
 from agegender.data import pixels, splits
+from agegender.measure import evaluation
 from agegender.networks import backbones, batches, features, finetune, fit, models, notebook, step
 from tuning import spaces
 
@@ -69,7 +70,8 @@ class Trained:
         """The metrics of the epoch that was kept; empty if nothing was validated."""
         if "val_score" not in self.history:
             return {}
-        return self.history.loc[self.history.val_score.idxmin(), list(BEST_EPOCH)].to_dict()
+        row = evaluation.kept_epoch(self.history)
+        return self.history.loc[row, list(BEST_EPOCH)].to_dict()
 
 
 class Family(abc.ABC):

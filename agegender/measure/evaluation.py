@@ -51,6 +51,19 @@ def val_score(age_mae: float, gender_accuracy: float, trivial: Floors) -> float:
     return (age_mae / trivial.age_mae + (1 - gender_accuracy) / trivial.gender_error) / 2
 
 
+def kept_epoch(history: pd.DataFrame) -> int:
+    """Return the row of a history whose weights are kept: the lowest val_score of the better phase.
+
+    Phases, if there are several, are compared by the mean of their last three epochs. The lowest of
+    many epochs is partly luck, and B's head has more epochs than its fine-tuning.
+    """
+    scores = history["val_score"]
+    if "phase" in history:
+        ends = scores.groupby(history["phase"]).apply(lambda phase: phase.tail(3).mean())
+        scores = scores[history["phase"] == ends.idxmin()]
+    return int(scores.idxmin())
+
+
 def evaluate(predictions: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Return n and the metrics of both tasks, each as {"value", "low", "high"}.
 

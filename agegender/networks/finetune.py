@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from agegender import hyperparameters
+from agegender.measure import evaluation
 from agegender.networks import batches, features, fit, models, step
 
 
@@ -53,7 +54,7 @@ def fine_tune(
     hooks: fit.Hooks = fit.NO_HOOKS,
     kept: step.Kept | None = None,
 ) -> FineTuned:
-    """Train network B in place and keep the epoch with the lowest val_score of either phase.
+    """Train network B in place and keep the epoch named by `evaluation.kept_epoch`.
 
     The first phase trains the head on feature vectors, the second also the layers from
     `unfreeze_from` on. With views "cached" it uses activations at the layer `cached.cut`, which
@@ -90,11 +91,11 @@ def fine_tune(
     if config.views == "cached":
         tensor, fed = cut, dataclasses.replace(computed, inputs=at_cut)
     tuned = train("fine-tuning", config, head_epochs, epochs, tensor, fed)
-    better = not len(examples.validation_rows) or tuned.val_score.min() < history.val_score.min()
+    both = pd.concat([history, tuned], ignore_index=True)
+    better = not len(examples.validation_rows) or evaluation.kept_epoch(both) >= len(history)
     if not better:
         network.set_weights(frozen_weights)
-    both = pd.concat([history, tuned], ignore_index=True)
-    return FineTuned(both, frozen_weights, kept=bool(better))
+    return FineTuned(both, frozen_weights, kept=better)
 
 
 def _of_rows(examples: batches.Examples, rows: np.ndarray) -> batches.Examples:

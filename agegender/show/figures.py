@@ -70,11 +70,11 @@ def learning_curves(part: matplotlib.figure.SubFigure, history: pd.DataFrame) ->
     """Draw loss and metric of both tasks over the epochs, for training and validation.
 
     history: columns epoch (from 0), age_loss, age_mae, gender_loss, gender_accuracy, the same with
-    val_, and val_score; optionally phase. Marks the lowest val_score and each change of phase.
+    val_, and val_score; optionally phase. Marks the kept epoch and each change of phase.
     """
     axes = part.subplots(2, 2, sharex=True)
     epoch = history["epoch"] + 1
-    best = history["val_score"].idxmin()
+    best = evaluation.kept_epoch(history)
     changes = []
     if "phase" in history:
         changes = epoch[history["phase"] != history["phase"].shift()].iloc[1:] - 0.5

@@ -102,10 +102,11 @@ class StoredVersion:
 
     @property
     def kept(self) -> dict[str, float]:
-        """The history row with the lowest val_score, with its epoch counted from 1."""
+        """The history row of the kept epoch, with its epoch counted from 1."""
         if not {"val_score", "val_age_mae", "age_mae"} <= set(self.history):
             return {}
-        best = self.history.loc[self.history["val_score"].idxmin()]
+        row = self.run.metrics.get("best_epoch", evaluation.kept_epoch(self.history) + 1) - 1
+        best = self.history.loc[int(row)]
         return best.to_dict() | {"epoch": int(best["epoch"]) + 1}
 
     @functools.cached_property

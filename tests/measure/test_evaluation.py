@@ -94,6 +94,23 @@ def test_the_trivial_predictor_scores_one_and_a_perfect_one_zero(predictions):
             evaluation.floors(constant, np.ones(400))
 
 
+@pytest.mark.parametrize(
+    ("head", "fine_tuning", "row"),
+    [
+        ([0.3, 0.2, 0.25], [], 1),
+        ([0.3, 0.2, 0.25], [0.26, 0.22, 0.24], 4),  # One lucky epoch of the head decides nothing.
+        ([0.3, 0.2, 0.25], [0.19, 0.4], 1),
+    ],
+)
+def test_phases_are_compared_by_their_ends_and_the_best_epoch_of_one_is_kept(
+    head, fine_tuning, row
+):
+    history = pd.DataFrame({"val_score": head + fine_tuning})
+    assert evaluation.kept_epoch(history) == np.argmin(head + fine_tuning)
+    history["phase"] = ["head"] * len(head) + ["fine-tuning"] * len(fine_tuning)
+    assert evaluation.kept_epoch(history) == row
+
+
 def test_a_paired_difference_is_seen_where_separate_intervals_overlap():
     generator = np.random.default_rng(0)
     error = generator.exponential(6, 500)
