@@ -55,11 +55,11 @@ class Settings:
     tier: str = "short"
     preset: str = "laptop"
     generated_faces: int = 1200
-    # More epochs for A's final training run are worth more than more of B's similar settings.
-    scratch: FamilySettings = FamilySettings(120, (1, 3), 60, search_share=0.2, final_share=0.47)
+    # The settings of a search differ by less than epochs of the final training runs are worth.
+    scratch: FamilySettings = FamilySettings(120, (1, 3), 60, search_share=0.16, final_share=0.47)
     # Training a head takes seconds, and so few epochs of fine-tuning hardly ever beat it.
     pretrained: FamilySettings = FamilySettings(
-        120, (0, 2), 8, search_share=0.24, final_share=0.09, factor=10
+        120, (0, 2), 8, search_share=0.2, final_share=0.17, factor=10
     )
     # Views of each face that pass once through B's frozen part; fewer if there are many faces.
     views: int = 4

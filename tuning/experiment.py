@@ -156,8 +156,10 @@ def train_and_log(
         trained = job.family.train(setting, job.faces, families.Fold(*fold), context)
         metrics = trained.best_epoch
         if training.epochs:
-            # The fastest epoch, so that other load on the machine does not distort plans.
-            metrics["epoch_seconds"] = float(trained.history.seconds.tail(training.epochs).min())
+            # By the fastest, plans would be too long where speed varies: a run that the clock cuts
+            # short ends before its learning rate has come down.
+            epoch_seconds = trained.history.seconds.tail(training.epochs).median()
+            metrics["epoch_seconds"] = float(epoch_seconds)
         # Activations are computed once for all trials, so they don't count as a trial's time.
         if watch.activation_seconds:
             metrics["activation_seconds"] = watch.activation_seconds
