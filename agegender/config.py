@@ -69,7 +69,7 @@ class Settings:
     # nothing below the cut is trained.
     cut_share: float = 0.25
     # Limit for all cached activations. One set takes 0.2 to 5 GB; a full search on all of UTKFace
-    # takes 12.5 GB (both committed backbones, three sizes).
+    # takes 6.3 GB (the committed backbone, three sizes).
     features_gigabytes: float = 20.0
     # Start a search with the store's best settings from earlier searches on the same faces.
     memory: bool = True
@@ -132,7 +132,6 @@ ABLATIONS: dict[str, dict[str, dict]] = {
     },
     "B": {
         "backbone stays frozen": {"unfrozen_share": 0.0},
-        "FaceRes instead of FaceRes-deep": {"backbone": "faceres_mobilenet"},
         "128 pixels inside": {"internal_size_pixels": 128},
     },
 }

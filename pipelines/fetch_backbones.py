@@ -1,4 +1,4 @@
-"""Download further pretrained weights from keras.applications; a clone already holds FaceRes.
+"""Download further pretrained weights from keras.applications; a clone already holds FaceRes-deep.
 
 python -m pipelines.fetch_backbones densenet169    # or several names; none: lists what is available
 """

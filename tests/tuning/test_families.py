@@ -49,3 +49,11 @@ def test_a_folded_backbone_is_unfolded_where_a_gpu_computes_in_bfloat16(drawn_fa
     for name in convolutions:
         pairs = zip(*(net.get_layer(name).get_weights() for net in (whole, half)), strict=True)
         assert all(np.array_equal(*pair) for pair in pairs)
+
+
+def test_a_setting_is_read_back_from_a_run_unless_its_choice_is_gone(tmp_path):
+    space = families.searched_space(families.FAMILIES["B"], "full", tmp_path)
+    params = {"age_units": "512", "trunk_dropout": "0.25", "views": "fresh"}
+    read = {"age_units": 512, "trunk_dropout": 0.25, "views": "fresh"}
+    assert families.typed(space, params) == dict(space.values) | read
+    assert families.typed(space, params | {"backbone": "faceres_mobilenet"}) is None
