@@ -131,6 +131,7 @@ ABLATIONS: dict[str, dict[str, dict]] = {
         "faces not mixed": {"mixing": 0.0},
     },
     "B": {
+        "age as one number": {"age_head": "regression"},
         "backbone stays frozen": {"unfrozen_share": 0.0},
         "128 pixels inside": {"internal_size_pixels": 128},
     },
