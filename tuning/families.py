@@ -328,14 +328,16 @@ def typed(space: keras_tuner.HyperParameters, params: dict[str, str]) -> dict[st
 
     None if the space no longer offers one of its choices.
     """
-    setting = dict(space.values)
-    for name, value in setting.items():
-        if name in params:
-            kind = type(value)
-            setting[name] = params[name] == "True" if kind is bool else kind(params[name])
-    choice = keras_tuner.engine.hyperparameters.Choice
-    choices = [one for one in space.space if isinstance(one, choice)]
-    return setting if all(setting[one.name] in one.values for one in choices) else None
+    setting, kinds = dict(space.values), keras_tuner.engine.hyperparameters
+    for parameter in space.space:
+        name, text = parameter.name, params.get(parameter.name)
+        if text is None or name not in setting or isinstance(parameter, kinds.Fixed):
+            continue
+        kind = type(parameter.default)
+        setting[name] = text == "True" if kind is bool else kind(text)
+        if isinstance(parameter, kinds.Choice) and setting[name] not in parameter.values:
+            return None
+    return setting
 
 
 def defaults(family: Family, cache: Path) -> dict[str, Any]:

@@ -55,14 +55,14 @@ SCRATCH: Table = {
     "normalization": Choice(["batch", "group", "none"]),
     "activation": Choice(["relu", "swish", "gelu"]),
     "pooling": Choice(["average", "maximum", "flatten"]),
-    "trunk_dropout": Real(0.0, 0.5, short=True),
+    "trunk_dropout": Real(0.0, 0.5),
     "age_dropout": Real(0.0, 0.6),
     "gender_dropout": Real(0.0, 0.6),
     "age_units": Choice([64, 128, 256]),
     "gender_units": Choice([32, 64, 128]),
     "age_head": Choice(["distribution", "ordinal", "regression"]),
     "age_loss": Choice(["mae", "huber", "mse"]),
-    "age_weight": Real(0.3, 5.0, "log"),
+    "age_weight": Real(0.3, 5.0, "log", short=True),
     "age_deviation_years": Real(1.0, 5.0, when=("age_head", "distribution")),
     "gender_weight": Real(0.3, 5.0, "log", short=True),
     "optimizer": Choice(["adamw", "adam", "sgd"]),
@@ -71,7 +71,7 @@ SCRATCH: Table = {
     "warmup": Real(0.0, 0.2),
     "weight_decay": Real(5e-3, 2e-1, "log"),
     "batch_size": Choice([32, 64, 128]),
-    "augmentation_strength": Real(0.1, 1.5, short=True),
+    "augmentation_strength": Real(0.1, 1.5),
     "rotation": Real(0.0, 0.1),
     "zoom": Real(0.0, 0.25),
     "shift": Real(0.0, 0.15),
@@ -228,15 +228,16 @@ def _declare(
 def for_epochs(config: hyperparameters.Scratch, epochs: int, tier: str) -> hyperparameters.Scratch:
     """Return A's configuration for a final training run of this many epochs.
 
-    Trials in the tiers with little time see smaller pictures and are too short to show what strong
-    augmentation and mixing are worth in LONG_EPOCHS. So the final run takes its size from
-    LAST_SIZE_PIXELS. A long one also takes the full tier's mixing and at least its augmentation
-    strength.
+    Trials in the tiers with little time see smaller pictures. In 1 to 3 epochs the weakest
+    augmentation and the least dropout always win, whatever they do to LONG_EPOCHS. So neither is
+    searched there. The final run takes its size from LAST_SIZE_PIXELS, and a long one its
+    augmentation and mixing from the full tier's defaults.
     """
     size_pixels = LAST_SIZE_PIXELS.get(tier, config.internal_size_pixels)
     config = dataclasses.replace(config, internal_size_pixels=size_pixels)
     if epochs < LONG_EPOCHS or tier not in ("quick", "short"):
         return config
-    strength = max(1.0, config.augmentation_strength)
-    mixing = hyperparameters.Scratch.mixing
-    return dataclasses.replace(config, augmentation_strength=strength, mixing=mixing)
+    full = hyperparameters.Scratch
+    return dataclasses.replace(
+        config, augmentation_strength=full.augmentation_strength, mixing=full.mixing
+    )
