@@ -141,8 +141,8 @@ def test_two_searches_at_once_leave_everything_in_one_store(server, connected, t
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"MLFLOW_TRACKING_PASSWORD": "wrong"}, "a user that it knows"),
-        ({"MLFLOW_TRACKING_USERNAME": ""}, "a user that it knows"),
+        ({"MLFLOW_TRACKING_PASSWORD": "wrong"}, "requires a valid login"),
+        ({"MLFLOW_TRACKING_USERNAME": ""}, "requires a valid login"),
     ],
 )
 def test_a_refusal_is_one_line_and_comes_soon(connected, monkeypatch, capsys, changes, said):
