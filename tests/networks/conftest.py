@@ -1,7 +1,19 @@
 import keras
+import numpy as np
 import pytest
 
 from agegender.networks import export
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Pictures whose mean brightness is the age and whose redness is the gender."""
+    generator = np.random.default_rng(0)
+    age_years = generator.uniform(1, 90, 96).astype("float32")
+    gender = generator.integers(0, 2, 96).astype("float32")
+    pictures = generator.normal(0, 8, (96, 32, 32, 3)) + 60 + age_years[:, None, None, None]
+    pictures[..., 0] += 60 * gender[:, None, None]
+    return np.clip(pictures, 0, 255).astype("uint8"), age_years, gender
 
 
 def build(*, size=128, stride=16, extra=(), outputs=("age", "gender"), gender_activation="sigmoid"):
