@@ -84,12 +84,14 @@ class Fitting:
 class Scratch(Fitting):
     """Network A: its architecture (see `networks.models.build_scratch`) and its training.
 
+    first_size_pixels: side of the picture in the first half of the epochs; 0 if it does not change.
     augmentation_strength: factor on the strengths of the random views.
     teacher: backbone of a network B whose outputs are learned along with the labels, see
         `tuning.families.teach`; "" for none.
     """
 
     internal_size_pixels: int = 128
+    first_size_pixels: int = 0
     stem_filters: int = 24
     stem_kernel_pixels: int = 3
     width: int = 32
@@ -109,6 +111,13 @@ class Scratch(Fitting):
     mixing: float = 0.3
     augmentation_strength: float = 1.0
     teacher: str = ""
+
+    @property
+    def grows(self) -> bool:
+        """Whether the first half of the epochs sees smaller pictures."""
+        # The layer after a flattened map needs one size.
+        sizes_differ = 0 < self.first_size_pixels < self.internal_size_pixels
+        return sizes_differ and self.pooling != "flatten"
 
     @property
     def strengths(self) -> dict[str, float]:

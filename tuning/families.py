@@ -6,6 +6,7 @@ The code that runs trials never asks which family it has.
 import abc
 import dataclasses
 import functools
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,17 @@ import pandas as pd
 from agegender import config, hyperparameters
 from agegender.data import pixels, splits
 from agegender.measure import evaluation
-from agegender.networks import backbones, batches, features, finetune, fit, models, notebook, step
+from agegender.networks import (
+    backbones,
+    batches,
+    features,
+    finetune,
+    fit,
+    growing,
+    models,
+    notebook,
+    step,
+)
 from tuning import spaces
 
 BEST_EPOCH = ("val_score", "val_age_mae", "val_gender_accuracy", "val_age_loss", "val_gender_loss")
@@ -139,8 +150,12 @@ class Scratch(Family):
         return spaces.scratch(hp, tier)
 
     def relative_cost(self, values: dict[str, Any]) -> float:
-        """Return the cost of its size: 1.8 and 2.7 times at 96 and 128 pixels, relative to 64."""
-        return hyperparameters.Scratch.from_values(values).internal_size_pixels ** 1.45
+        """Return the cost of its sizes: 1.8 and 2.7 times at 96 and 128 pixels, relative to 64."""
+        setting = hyperparameters.Scratch.from_values(values)
+        sizes_pixels = [setting.internal_size_pixels]
+        if setting.grows:
+            sizes_pixels.append(setting.first_size_pixels)
+        return statistics.mean(size_pixels**1.45 for size_pixels in sizes_pixels)
 
     def for_epochs(self, values: dict[str, Any], epochs: int, tier: str) -> dict[str, Any]:
         """Return values with the size, augmentation and mixing for a final training run."""
@@ -161,22 +176,20 @@ class Scratch(Family):
         else:
             build = models.build_scratch
         examples = _examples(faces, fold)
-        teacher_width = 0
         if setting.teacher:
             answers = teach(faces, fold.train, setting.teacher, context)
             examples = dataclasses.replace(examples, taught=answers)
-            teacher_width = answers.shape[1]
         network = context.kept.network(
             ("A", context.seed, *_structure(layers)),
             lambda: _seeded(context.seed, lambda: build(**layers)),
         )
-        history = fit.fit(
-            models.for_training(network, teacher_width=teacher_width),
+        history = growing.train(
+            network,
             examples,
             setting,
             epochs=context.epochs,
             seed=context.seed,
-            hooks=_with_checkpoint(context.hooks, "scratch.npz"),
+            hooks=context.hooks,
             kept=context.kept,
         )
         return Trained(network, history)
@@ -376,11 +389,6 @@ def _examples(faces: pixels.Faces, fold: Fold) -> batches.Examples:
         fold.validation,
         splits.training_floors(faces.manifest),
     )
-
-
-def _with_checkpoint(hooks: fit.Hooks, name: str) -> fit.Hooks:
-    """Return hooks whose checkpoint is the file of this name in the checkpoint folder."""
-    return dataclasses.replace(hooks, checkpoint=hooks.checkpoint and hooks.checkpoint / name)
 
 
 def _layer_at(cut_layers: tuple[str, ...], share: float) -> str:

@@ -44,6 +44,7 @@ Table = dict[str, Choice | Real]
 
 SCRATCH: Table = {
     "internal_size_pixels": Choice([64, 96, 128]),
+    "first_size_pixels": Choice([0, 48, 64, 96]),
     "stem_filters": Choice([16, 24, 32]),
     "stem_kernel_pixels": Choice([3, 5]),
     "width": Choice([16, 24, 32, 48], short=True),
@@ -231,11 +232,15 @@ def for_epochs(config: hyperparameters.Scratch, epochs: int, tier: str) -> hyper
 
     Trials in the tiers with little time see smaller pictures. In 1 to 3 epochs the weakest
     augmentation and the least dropout always win, whatever they do to LONG_EPOCHS. So neither is
-    searched there. The final run takes its size from LAST_SIZE_PIXELS, and a long one its
-    augmentation and mixing from the full tier's defaults.
+    searched there. The final run grows from the trials' size to LAST_SIZE_PIXELS, and a long one
+    takes its augmentation and mixing from the full tier's defaults.
     """
-    size_pixels = LAST_SIZE_PIXELS.get(tier, config.internal_size_pixels)
-    config = dataclasses.replace(config, internal_size_pixels=size_pixels)
+    if tier in LAST_SIZE_PIXELS:
+        config = dataclasses.replace(
+            config,
+            first_size_pixels=config.internal_size_pixels,
+            internal_size_pixels=LAST_SIZE_PIXELS[tier],
+        )
     if epochs < LONG_EPOCHS or tier not in ("quick", "short"):
         return config
     full = hyperparameters.Scratch

@@ -18,7 +18,7 @@ class RandomView(keras.layers.Layer):
     contrast and brightness change and, with probability `erasing`, a random square of up to half
     the side turns grey (Zhong et al. 2020). Strengths are numbers or variables; 0 is off.
     Rotation is in turns, zoom and shift are fractions of the side, brightness and contrast
-    fractions of the range.
+    fractions of the range. Pictures are first resized to size_pixels, unless it is None.
     """
 
     def __init__(
@@ -30,17 +30,21 @@ class RandomView(keras.layers.Layer):
         contrast: float | keras.Variable = 0.3,
         erasing: float | keras.Variable = 0.0,
         seed: int = 0,
+        size_pixels: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.size_pixels = size_pixels
         self.rotation, self.zoom, self.shift = rotation, zoom, shift
         self.brightness, self.contrast, self.erasing = brightness, contrast, erasing
         self.erases = isinstance(erasing, keras.Variable) or erasing > 0
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
-        """Return the pictures as float, changed only in training."""
+        """Return the pictures as float; only training changes more than their size."""
         images = keras.ops.cast(images, self.compute_dtype) / 255
+        if self.size_pixels not in (None, images.shape[1]):
+            images = keras.ops.image.resize(images, (self.size_pixels, self.size_pixels))
         if not training:
             return images
         count, size = keras.ops.shape(images)[0], images.shape[1]
@@ -88,8 +92,9 @@ class RandomView(keras.layers.Layer):
         return images
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the same shape as the input."""
-        return input_shape
+        """Return the shape of the input, with its new size."""
+        size = self.size_pixels or input_shape[1]
+        return (input_shape[0], size, size, 3)
 
 
 class ResidentPictures(keras.layers.Layer):

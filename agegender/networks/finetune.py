@@ -77,7 +77,7 @@ def fine_tune(
             config,
             epochs=epochs,
             seed=seed,
-            hooks=_of_phase(hooks, phase, first_epoch),
+            hooks=hooks.of_phase(phase, first_epoch),
             kept=kept,
         ).assign(phase=phase, epoch=lambda history: history.epoch + first_epoch)
 
@@ -106,15 +106,4 @@ def _of_rows(examples: batches.Examples, rows: np.ndarray) -> batches.Examples:
         gender=examples.gender[rows],
         train_rows=np.searchsorted(rows, examples.train_rows),
         validation_rows=np.searchsorted(rows, examples.validation_rows),
-    )
-
-
-def _of_phase(hooks: fit.Hooks, phase: str, first_epoch: int) -> fit.Hooks:
-    """Return the hooks of one phase, with continued epoch numbers and a separate checkpoint."""
-    return dataclasses.replace(
-        hooks,
-        on_epoch=lambda row: hooks.on_epoch(
-            row | {"epoch": first_epoch + row["epoch"], "phase": phase}
-        ),
-        checkpoint=hooks.checkpoint and hooks.checkpoint / f"{phase}.npz",
     )

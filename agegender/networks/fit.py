@@ -13,7 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -49,6 +49,16 @@ class Hooks:
     on_progress: Callable[[int, int], None] = lambda done, total: None
     checkpoint: Path | None = None
     stop_at: float = math.inf
+
+    def of_phase(self, phase: str, first_epoch: int = 0) -> Self:
+        """Return the hooks of one phase, with continued epoch numbers and its own checkpoint."""
+        return dataclasses.replace(
+            self,
+            on_epoch=lambda row: self.on_epoch(
+                row | {"epoch": first_epoch + row["epoch"], "phase": phase}
+            ),
+            checkpoint=self.checkpoint and self.checkpoint / f"{phase}.npz",
+        )
 
 
 NO_HOOKS = Hooks()

@@ -25,8 +25,8 @@ DROPOUTS = ("trunk_dropout", "age_dropout", "gender_dropout")
 ADJUSTABLE: tuple[str, ...] = ("learning_rate", "weight_decay", "age_weight", "gender_weight")
 ADJUSTABLE += ("age_deviation_years", *DROPOUTS, *hyperparameters.VIEW_STRENGTHS)
 # Fields that do not affect a step. (Those of the layers need no entry: the network shows them.)
-OUTSIDE: tuple[str, ...] = ("warmup", "augmentation_strength", "head_learning_rate")
-OUTSIDE += ("head_weight_decay", "head_batch_size")
+OUTSIDE: tuple[str, ...] = ("warmup", "augmentation_strength", "first_size_pixels")
+OUTSIDE += ("head_learning_rate", "head_weight_decay", "head_batch_size")
 
 
 class ManySteps(keras.Model):
@@ -227,7 +227,8 @@ def _with_views(
     strengths: dict[str, Any] = {name: adjustable[name] for name in hyperparameters.VIEW_STRENGTHS}
     if not config.erasing:
         strengths["erasing"] = 0.0
-    viewed = network(batches.RandomView(seed=seed, **strengths)(pixels))
+    view = batches.RandomView(seed=seed, size_pixels=network.input.shape[1], **strengths)
+    viewed = network(view(pixels))
     if not resident or keras.backend.backend() != "jax":
         return keras.Model(fed, viewed)
     trained = ManySteps(fed, viewed)

@@ -104,7 +104,7 @@ def epochs_kept(artifacts):
         with (
             contextlib.suppress(OSError, zipfile.BadZipFile),
             zipfile.ZipFile(path) as archive,
-            np.load(io.BytesIO(archive.read("fold-0/scratch.npz"))) as file,
+            np.load(io.BytesIO(archive.read("fold-0/full.npz"))) as file,
         ):
             found[path.parts[-4]] = len(json.loads(str(file["notes"]))["history"])
     return found

@@ -108,7 +108,7 @@ def test_every_setting_of_the_full_space_builds(seed):
 def test_a_last_training_in_the_short_tier_is_larger_and_a_long_one_augments_strongly():
     scratch = families.FAMILIES["A"]
     values = declare("A", "short")[0].values | {"augmentation_strength": 0.2}
-    larger = values | {"internal_size_pixels": 96}
+    larger = values | {"internal_size_pixels": 96, "first_size_pixels": 64}
     assert scratch.for_epochs(values, spaces.LONG_EPOCHS - 1, "short") == larger
     long = scratch.from_values(scratch.for_epochs(values, spaces.LONG_EPOCHS, "short"))
     full = declare("A", "full")[1]
