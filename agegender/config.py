@@ -56,7 +56,7 @@ class Settings:
     preset: str = "laptop"
     generated_faces: int = 1200
     # The settings of a search differ by less than epochs of the final training runs are worth.
-    scratch: FamilySettings = FamilySettings(120, (1, 3), 60, search_share=0.16, final_share=0.47)
+    scratch: FamilySettings = FamilySettings(120, (1, 3), 120, search_share=0.16, final_share=0.47)
     # Training a head takes seconds. Fine-tuning pays off in the final run, not in 2 epochs.
     pretrained: FamilySettings = FamilySettings(
         120, (0, 2), 8, search_share=0.2, final_share=0.17, factor=10

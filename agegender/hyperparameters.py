@@ -112,12 +112,11 @@ class Scratch(Fitting):
     augmentation_strength: float = 1.0
     teacher: str = ""
 
-    @property
-    def grows(self) -> bool:
-        """Whether the first half of the epochs sees smaller pictures."""
+    def small_epochs(self, epochs: int) -> int:
+        """Return how many of the epochs see pictures of first_size_pixels."""
         # The layer after a flattened map needs one size.
-        sizes_differ = 0 < self.first_size_pixels < self.internal_size_pixels
-        return sizes_differ and self.pooling != "flatten"
+        grows = 0 < self.first_size_pixels < self.internal_size_pixels
+        return epochs // 2 if grows and self.pooling != "flatten" else 0
 
     @property
     def strengths(self) -> dict[str, float]:

@@ -236,6 +236,7 @@ class _Watch:
         self.job, self.training, self.run_id = job, training, run_id
         # The maximum of both phases together.
         self.epochs = job.family.first_epochs(job.settings) + training.epochs
+        self.costs = job.family.epoch_costs(training.values, self.epochs)
         self.paces: dict[str | None, progress.Pace] = {}
         self.uploaded, self.upload_seconds = time.monotonic(), 0.0
         self.activations_began: float | None = None
@@ -258,7 +259,7 @@ class _Watch:
             f"epoch {done} of {self.epochs}, {row[f'{prefix}age_mae']:.2f} years, "
             f"{row[f'{prefix}gender_accuracy']:.3f}"
         )
-        left = self._left(row.get("phase"), done, self.epochs)
+        left = self._left(row.get("phase"), sum(self.costs[:done]), sum(self.costs))
         if row.get("phase") == "head":
             left = None  # The head's pace says nothing about fine-tuning's.
         elif left is not None:
@@ -273,7 +274,7 @@ class _Watch:
             self.uploaded = time.monotonic()
             self.upload_seconds = self.uploaded - began
 
-    def _left(self, phase: str | None, done: int, total: int) -> float | None:
+    def _left(self, phase: str | None, done: float, total: float) -> float | None:
         return self.paces.setdefault(phase, progress.Pace()).seconds_left(done, total)
 
     def _show(self, done: int, total: int, note: str, seconds_left: float | None) -> None:

@@ -6,7 +6,6 @@ The code that runs trials never asks which family it has.
 import abc
 import dataclasses
 import functools
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,9 +123,9 @@ class Family(abc.ABC):
         """Return the number of epochs before those that a search counts."""
         return 0
 
-    def relative_cost(self, values: dict[str, Any]) -> float:
-        """Return the cost of an epoch, relative to other values of the same network."""
-        return 1.0
+    def epoch_costs(self, values: dict[str, Any], epochs: int) -> list[float]:
+        """Return the cost of each epoch, relative to those of other values of the same network."""
+        return [1.0] * epochs
 
     def backbone(self, values: dict[str, Any]) -> str:
         """Return the name of its pretrained backbone or teacher, or "none"."""
@@ -149,13 +148,13 @@ class Scratch(Family):
         """Declare A's space, which does not depend on the cache."""
         return spaces.scratch(hp, tier)
 
-    def relative_cost(self, values: dict[str, Any]) -> float:
-        """Return the cost of its sizes: 1.8 and 2.7 times at 96 and 128 pixels, relative to 64."""
+    def epoch_costs(self, values: dict[str, Any], epochs: int) -> list[float]:
+        """Return costs by picture size: 1.8 and 2.7 times at 96 and 128 pixels, relative to 64."""
         setting = hyperparameters.Scratch.from_values(values)
-        sizes_pixels = [setting.internal_size_pixels]
-        if setting.grows:
-            sizes_pixels.append(setting.first_size_pixels)
-        return statistics.mean(size_pixels**1.45 for size_pixels in sizes_pixels)
+        small_epochs = setting.small_epochs(epochs)
+        sizes_pixels = [setting.first_size_pixels] * small_epochs
+        sizes_pixels += [setting.internal_size_pixels] * (epochs - small_epochs)
+        return [size_pixels**1.45 for size_pixels in sizes_pixels]
 
     def for_epochs(self, values: dict[str, Any], epochs: int, tier: str) -> dict[str, Any]:
         """Return values with the size, augmentation and mixing for a final training run."""

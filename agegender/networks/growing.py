@@ -22,8 +22,8 @@ def train(
 ) -> pd.DataFrame:
     """Train network A in place and keep the epoch named by `evaluation.kept_epoch`.
 
-    If config.grows, the first half of the epochs is a phase of its own, with small pictures and a
-    constant learning rate (progressive resizing, Tan and Le 2021).
+    Epochs on small pictures, see config.small_epochs, are a phase of their own with a constant
+    learning rate (progressive resizing, Tan and Le 2021).
 
     examples: inputs uint8 (M, S, S, 3). hooks.checkpoint: a folder, for one file per phase.
     Return the history: one row per epoch, with its phase, "small" or "full".
@@ -45,7 +45,7 @@ def train(
             kept=kept,
         ).assign(phase=phase, epoch=lambda history: history.epoch + first_epoch)
 
-    small_epochs = epochs // 2 if config.grows else 0
+    small_epochs = config.small_epochs(epochs)
     if not small_epochs:
         return run("full", trained, config, 0, epochs)
     small = models.at_size(trained, config.first_size_pixels)

@@ -69,5 +69,5 @@ def test_an_interrupted_training_run_resumes_to_the_bit_in_either_phase(
 )
 def test_one_phase_unless_the_first_size_is_smaller_and_the_layers_allow_it(toy, changes):
     config = dataclasses.replace(GROWING, **changes)
-    assert not config.grows
+    assert not config.small_epochs(2)
     assert set(train(toy, config, epochs=2)[1].phase) == {"full"}
