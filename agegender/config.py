@@ -113,10 +113,10 @@ class Release:
 OF_HEAD = {"head_learning_rate": 1e-3, "head_batch_size": 64}
 # Those named _full train on all of UTKFace, the others on the 5,000, none on a committed test face.
 RELEASES = {
-    "A": Release("A", 120, 40, {"first_size_pixels": 64}),
-    "A_taught": Release("A", 120, 40, {"teacher": "faceres_deep", "first_size_pixels": 64}),
+    "A": Release("A", 120, 40),
+    "A_taught": Release("A", 120, 40, {"teacher": "faceres_deep"}),
     "B": Release("B", 8, 4, OF_HEAD),
-    "A_full": Release("A", 36, 6, {"mixing": 0.1}),
+    "A_full": Release("A", 36, 6, {"mixing": 0.1, "first_size_pixels": 0}),
     "B_full": Release("B", 5, 1, {"learning_rate": 2e-4} | OF_HEAD, views=2),
 }
 
@@ -129,6 +129,7 @@ ABLATIONS: dict[str, dict[str, dict]] = {
         ),
         "no normalization": {"normalization": "none"},
         "faces not mixed": {"mixing": 0.0},
+        "no small pictures first": {"first_size_pixels": 0},
     },
     "B": {
         "age as one number": {"age_head": "regression"},

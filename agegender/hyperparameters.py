@@ -84,14 +84,15 @@ class Fitting:
 class Scratch(Fitting):
     """Network A: its architecture (see `networks.models.build_scratch`) and its training.
 
-    first_size_pixels: side of the picture in the first half of the epochs; 0 if it does not change.
+    first_size_pixels: side of the picture in the first half of the epochs, if it is smaller than
+        internal_size_pixels; 0 is off.
     augmentation_strength: factor on the strengths of the random views.
     teacher: backbone of a network B whose outputs are learned along with the labels, see
         `tuning.families.teach`; "" for none.
     """
 
     internal_size_pixels: int = 128
-    first_size_pixels: int = 0
+    first_size_pixels: int = 64
     stem_filters: int = 24
     stem_kernel_pixels: int = 3
     width: int = 32
@@ -111,6 +112,12 @@ class Scratch(Fitting):
     mixing: float = 0.3
     augmentation_strength: float = 1.0
     teacher: str = ""
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Create the record from a trial's values."""
+        # Settings stored before first_size_pixels existed have none.
+        return super().from_values({"first_size_pixels": 0} | values)
 
     def small_epochs(self, epochs: int) -> int:
         """Return how many of the epochs see pictures of first_size_pixels."""

@@ -140,6 +140,7 @@ NOTEBOOK = {
 }
 NOTEBOOK_SCRATCH = NOTEBOOK | {
     "learning_rate": 1e-3,
+    "first_size_pixels": 0,
     "rotation": 20 / 360,
     "shift": 0.1,
     **dict.fromkeys(("zoom", "brightness", "contrast", "mixing"), 0.0),
