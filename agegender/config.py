@@ -113,7 +113,7 @@ class Release:
 OF_HEAD = {"head_learning_rate": 1e-3, "head_batch_size": 64}
 # Those named _full train on all of UTKFace, the others on the 5,000, none on a committed test face.
 RELEASES = {
-    "A": Release("A", 120, 40),
+    "A": Release("A", 60, 30, {"first_size_pixels": 0}),
     "A_taught": Release("A", 120, 40, {"teacher": "faceres_deep"}),
     "B": Release("B", 8, 4, OF_HEAD),
     "A_full": Release("A", 36, 6, {"mixing": 0.1, "first_size_pixels": 0}),
