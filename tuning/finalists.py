@@ -104,8 +104,7 @@ def _make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journa
     first = next(trial for trial in done if trial.status == "COMPLETED")
     first_seconds = job.trial_epochs(first.values) * first.metrics.get("epoch_seconds", 0.0)
     other_seconds = first.seconds - first_seconds
-    # What the clock cuts off the last twentieth costs little: the learning rate is near 0 there.
-    seconds = 0.95 * (job.stop_at - time.monotonic())
+    seconds = 0.9 * (job.stop_at - time.monotonic())
 
     def affordable() -> float:
         an_epoch = statistics.mean(epoch_seconds[number] for number, _ in trainings)
