@@ -31,6 +31,9 @@ def serve(*, port: int, host: str = "127.0.0.1", generated: bool = False) -> Non
         print(f"Using {' and '.join(model.title for model in models.values())}")
         address = f"http://{host}:{listener.getsockname()[1]}/{token and token + '/'}"
         print(f"Open {address} (Ctrl-C ends it)", flush=True)
-        config = uvicorn.Config(app, log_level="warning", limit_concurrency=MOST_CONNECTIONS)
+        # Without a lifespan, which would log a traceback if Ctrl-C comes while it starts.
+        config = uvicorn.Config(
+            app, log_level="warning", limit_concurrency=MOST_CONNECTIONS, lifespan="off"
+        )
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
