@@ -51,14 +51,20 @@ def val_score(age_mae: float, gender_accuracy: float, trivial: Floors) -> float:
     return (age_mae / trivial.age_mae + (1 - gender_accuracy) / trivial.gender_error) / 2
 
 
+# Phase of training on pictures smaller than those that the finished network sees.
+SMALL_PICTURES = "small"
+
+
 def kept_epoch(history: pd.DataFrame) -> int:
     """Return the row of a history whose weights are kept: the lowest val_score of the better phase.
 
     Phases, if there are several, are compared by the mean of their last three epochs. The lowest of
-    many epochs is partly luck, and B's head has more epochs than its fine-tuning.
+    many epochs is partly luck, and B's head has more epochs than its fine-tuning. An epoch on small
+    pictures is never kept, because its score is not that of the finished network.
     """
     scores = history["val_score"]
     if "phase" in history:
+        scores = scores[history["phase"] != SMALL_PICTURES]
         ends = scores.groupby(history["phase"]).apply(lambda phase: phase.tail(3).mean())
         scores = scores[history["phase"] == ends.idxmin()]
     return int(scores.idxmin())

@@ -49,10 +49,7 @@ def train(
     if not small_epochs:
         return run("full", trained, config, 0, epochs)
     small = models.at_size(trained, config.first_size_pixels)
-    history = run("small", small, dataclasses.replace(config, schedule="constant"), 0, small_epochs)
-    small_weights = network.get_weights()
-    full = run("full", trained, config, small_epochs, epochs - small_epochs)
-    history = pd.concat([history, full], ignore_index=True)
-    if len(examples.validation_rows) and evaluation.kept_epoch(history) < small_epochs:
-        network.set_weights(small_weights)
-    return history
+    constant = dataclasses.replace(config, schedule="constant")
+    history = run(evaluation.SMALL_PICTURES, small, constant, 0, small_epochs)
+    full = run("full", trained, config, len(history), epochs - small_epochs)
+    return pd.concat([history, full], ignore_index=True)

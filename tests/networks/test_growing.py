@@ -32,6 +32,15 @@ def train(toy, config=GROWING, epochs=5, **hooks):
     return network, history
 
 
+def test_a_run_that_the_clock_cuts_keeps_an_epoch_at_the_full_size(toy):
+    network, history = train(toy, epochs=8, stop_at=0.0)
+    history.loc[0, "val_score"] = 0.0
+    assert list(history.phase) == ["small", "full"] and list(history.epoch) == [0, 1]
+    assert evaluation.kept_epoch(history) == 1
+    seen = network.predict(toy[0][64:] / np.float32(255), verbose=0)[0][:, 0]
+    assert np.abs(seen - toy[1][64:]).mean() == pytest.approx(history.val_age_mae[1], rel=1e-3)
+
+
 def test_both_phases_train_one_network(toy):
     rows = []
     network, history = train(toy, epochs=13, on_epoch=rows.append)
