@@ -1,7 +1,7 @@
 """Serve a page to try the models on a photo or the camera, and JSON for programs: `make app`."""
 
-import contextlib
 import secrets
+import signal
 import socket
 from pathlib import Path
 
@@ -30,10 +30,12 @@ def serve(*, port: int, host: str = "127.0.0.1", generated: bool = False) -> Non
         app = service.application(detection.load_detector(), models, hosts, token)
         print(f"Using {' and '.join(model.title for model in models.values())}")
         address = f"http://{host}:{listener.getsockname()[1]}/{token and token + '/'}"
-        print(f"Open {address} (Ctrl-C ends it)", flush=True)
-        # Without a lifespan, which would log a traceback if Ctrl-C comes while it starts.
-        config = uvicorn.Config(
-            app, log_level="warning", limit_concurrency=MOST_CONNECTIONS, lifespan="off"
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", limit_concurrency=MOST_CONNECTIONS, lifespan="off"
+            )
         )
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+        # uvicorn's own handler, already now: an exception while asyncio starts prints a traceback.
+        signal.signal(signal.SIGINT, server.handle_exit)
+        print(f"Open {address} (Ctrl-C ends it)", flush=True)
+        server.run(sockets=[listener])
