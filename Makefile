@@ -64,9 +64,9 @@ help:
 # Variables reach the program exactly as typed: neither make nor a shell expands them.
 typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 typed := $(filter-out PYTHON BACKEND KERAS_BACKEND SHELL MAKE%,$(typed))
-variables := ALGORITHM ALIAS DATA EPOCHS FACES FAMILY FEATURES_GIGABYTES FORMAT GENERATED HOST MEMORY \
-  MINUTES MIRROR MODEL ONLY OUT PHOTO PORT PRESET SEED SEEDS SETTINGS TEST_DATA TIER TO TRIAL_CPUS TRIAL_GPUS \
-  TRIALS VERSION WORKERS
+variables := ALGORITHM ALIAS DATA EPOCHS FACES FAMILY FEATURES_GIGABYTES FORMAT GENERATED HOST LEAST_GAIN \
+  MEMORY MINUTES MIRROR MODEL ONLY OUT PHOTO PORT PRESET SEED SEEDS SETTINGS TEST_DATA TIER TO TRIAL_CPUS \
+  TRIAL_GPUS TRIALS VERSION WORKERS
 given := $(foreach name,$(variables),$(if $(filter command environment,$(origin $(name))),$(name)))
 # Conda's compilers and some shells set HOST for their own use.
 given := $(filter-out $(if $(filter environment,$(origin HOST)),HOST),$(given))

@@ -116,6 +116,7 @@ OPTIONS = {
     "trial_cpus": _number(float, 0),
     "trial_gpus": _number(float, 0),
     "features_gigabytes": _number(float, 0),
+    "least_gain": _number(float, 0),
     "mirror": _FLAG,
     "memory": Option(_YES.__getitem__, "1 or 0"),
     "generated": _FLAG,
@@ -135,7 +136,7 @@ OPTIONS = {
     "epochs": _COUNT,
 }
 SETTINGS: tuple[str, ...] = ("seed", "preset", "minutes", "trials", "algorithm", "tier", "mirror")
-SETTINGS += ("memory", "workers", "trial_cpus", "trial_gpus", "features_gigabytes")
+SETTINGS += ("memory", "workers", "trial_cpus", "trial_gpus", "features_gigabytes", "least_gain")
 
 
 @dataclasses.dataclass(frozen=True)

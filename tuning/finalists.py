@@ -48,11 +48,14 @@ def train_finalists(job: experiment.Job) -> Path:
         job.report(f"{job.family.title}: already trained. For more, set another MINUTES= or SEED=.")
         return candidate
     done = journal.read(job.folder / records.JOURNAL)
-    best = to_train_again(done, job.effort.finalists)
+    best = to_train_again(done, job.effort.finalists, job.settings.least_gain)
     # Never less time than a trial had: cut short, the same setting would only do worse.
     least_seconds = 1.5 * max(trial.seconds for trial in done)
     job = dataclasses.replace(job, stop_at=max(job.stop_at, time.monotonic() + least_seconds))
     plan = read_plan(job)
+    if journal.count_settings(done) > len(best) == 1 and best[0] is done[0]:
+        gain = f"{job.settings.least_gain:.0%}"
+        job.report(f"  No setting was {gain} better than the defaults, which are trained again.")
     if not plan:
         shutil.rmtree(checkpoints, ignore_errors=True)
         plan = _make_plan(job, done, best)
@@ -65,16 +68,21 @@ def train_finalists(job: experiment.Job) -> Path:
     return candidate
 
 
-def to_train_again(done: list[journal.Trial], count: int) -> list[journal.Trial]:
+def to_train_again(done: list[journal.Trial], count: int, least_gain: float) -> list[journal.Trial]:
     """Return the best `count` trials; if several, the last is trial 1, the defaults.
 
-    The defaults were chosen for a long training run. No short trial shows what mixing and strong
-    augmentation bring there.
+    The defaults were chosen for a long training run, and the best of many short trials owes part of
+    its score to luck. So a single one is the defaults too, unless they did not get as far or the
+    best val_score is lower than theirs by the share least_gain.
     """
-    best = journal.best(done, count)
-    known = [trial.setting for trial in best]
-    if len(best) > 1 and done[0].status == "COMPLETED" and done[0].setting not in known:
-        best[-1] = done[0]
+    best, defaults = journal.best(done, count), done[0]
+    if defaults.status != "COMPLETED":
+        return best
+    if count == 1:
+        gained = best[0].val_score <= (1 - least_gain) * defaults.val_score
+        return best if gained or best[0].rung != defaults.rung else [defaults]
+    if len(best) > 1 and defaults.setting not in [trial.setting for trial in best]:
+        best[-1] = defaults
     return best
 
 

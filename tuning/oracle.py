@@ -28,7 +28,8 @@ class Oracle(keras_tuner.Oracle):
 
     rungs: epochs of a trial on each rung, ascending. If the first has none, the defaults start on
         the last one.
-    factor: the best 1/factor of a rung's trials move to the next one.
+    factor: the best 1/factor of a rung's trials move to the next one. The defaults always do, and
+        before the others, which are compared with them in the end.
     known: good settings of earlier searches, the best first. They are tried again after the
         defaults. Until this search has results, new settings are drawn from around them.
 
@@ -75,7 +76,12 @@ class Oracle(keras_tuner.Oracle):
                 for trial in self.trials.values()
                 if trial.hyperparameters.values[journal.RUNG] == rung
             ]
-            for setting in below[: len(below) // self.factor]:
+            earned = below[: len(below) // self.factor]
+            if earned:
+                first = next(iter(self.trials.values()))
+                defaults = hyperparameters.setting(first.hyperparameters.values)
+                earned = [setting for setting in below if setting == defaults] + earned
+            for setting in earned:
                 if setting not in begun:
                     return setting, rung
         return None

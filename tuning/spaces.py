@@ -47,7 +47,7 @@ SCRATCH: Table = {
     "first_size_pixels": Choice([0, 48, 64, 96]),
     "stem_filters": Choice([16, 24, 32]),
     "stem_kernel_pixels": Choice([3, 5]),
-    "width": Choice([16, 24, 32, 48], short=True),
+    "width": Choice([16, 24, 32, 48]),
     "stages": Choice([3, 4, 5]),
     "blocks_per_stage": Choice([1, 2]),
     "extra_block_stage": Choice([-1, 1, 2, 3]),
@@ -166,9 +166,6 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> hyperparameters.Scrat
     defaults = hyperparameters.Scratch(**DEFAULTS[tier][0])
     # The full tier searches each augmentation's strength separately.
     table = {n: p for n, p in SCRATCH.items() if tier != "full" or n != "augmentation_strength"}
-    if tier == "quick":
-        # Each width needs its own traced step, which takes as long as a trial on drawn faces.
-        table |= {"width": Choice([defaults.width])}
     return dataclasses.replace(defaults, **_declare(hp, table, defaults, tier))
 
 

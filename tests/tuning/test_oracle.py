@@ -22,7 +22,7 @@ def asks(tmp_path, algorithm="priorband", seed=0, rungs=(1, 3, 9)):
     return search.proposals(search.make_oracle(plan, str(tmp_path)))
 
 
-def test_the_best_third_of_a_rung_goes_on_and_nothing_twice(tmp_path):
+def test_the_defaults_and_the_best_third_of_a_rung_go_on_and_nothing_twice(tmp_path):
     proposed, scores = asks(tmp_path), {}
     for number in range(60):
         values, tell = next(proposed)
@@ -30,14 +30,17 @@ def test_the_best_third_of_a_rung_goes_on_and_nothing_twice(tmp_path):
         rung = values[journal.RUNG]
         assert values[journal.EPOCHS] == (1, 3, 9)[rung]
         on_rung = scores.setdefault(rung, {})
+        defaults = next(iter(scores[0]), setting)
         assert setting not in on_rung
-        if rung:
+        if rung and setting != defaults:
             below = scores[rung - 1]
             better = [one for one, score in below.items() if score < below[setting]]
             assert len(better) < len(below) // 3
         failed = number % 7 == 6
-        on_rung[setting] = math.inf if failed else random.Random(number).random()
+        score = 0.9 if setting == defaults else random.Random(number).random()
+        on_rung[setting] = math.inf if failed else score
         tell(None if failed else on_rung[setting])
+    assert all(defaults in on_rung for on_rung in scores.values())
     assert len(scores[0]) > 35 and len(scores[1]) > 9 and len(scores[2]) > 2
 
 

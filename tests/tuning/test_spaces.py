@@ -15,7 +15,6 @@ from tuning import families, spaces
 CACHE = Path("nowhere")  # The committed backbones are at hand without it.
 SEARCHED_IN_SHORT_TIME = {
     "A": {
-        "width": 32,
         "age_weight": 1.0,
         "gender_weight": 1.2,
         "learning_rate": 2e-3,
