@@ -69,6 +69,10 @@ class Fitting:
         """Create the record from a trial's values."""
         return cls(**setting(values))
 
+    def small_epochs(self, epochs: int) -> int:
+        """Return how many of the epochs see smaller pictures than the finished network."""
+        return 0
+
     @property
     def strengths(self) -> dict[str, float]:
         """The arguments of `batches.RandomView`."""

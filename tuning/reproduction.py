@@ -46,8 +46,8 @@ def reproduce(
         numbers.
 
     Return `compare_with_registered` and, under "differs", what else has changed. Raises ValueError
-    if the data differ, if its backbone is missing, or for a B that was cut short before its
-    fine-tuning.
+    if the data differ, if its backbone is missing, or for a version that was cut short in the first
+    part of its training.
     """
     values = _check(job, version, name)
     now = experiment.origin(job)
@@ -101,11 +101,14 @@ def _check(job: experiment.Job, version: dict[str, str], name: str) -> dict[str,
             how = f"run python -m pipelines.fetch_backbones {backbone}"
         raise ValueError(f"{name} starts from {backbone}, whose weights are missing: {how}.")
     values = json.loads(version["settings"])
-    head_epochs = job.family.first_epochs(job.settings)
-    if int(version["epochs_trained"]) < head_epochs + (values.get("unfrozen_share", 0) > 0):
+    small_epochs = job.family.from_values(values).small_epochs(int(version["epochs"]))
+    first_epochs = small_epochs + job.family.first_epochs(job.settings)
+    goes_on = small_epochs > 0 or values.get("unfrozen_share", 0) > 0
+    if int(version["epochs_trained"]) < first_epochs + goes_on:
         raise ValueError(
-            f"MINUTES cut {name} short while its head was warming up, at a moment that no other "
-            "run would hit. Reproduce a version that had enough time."
+            f"MINUTES cut {name} short in the first part of its training (A on small pictures, B's "
+            "head), at a moment that no other run would hit. Reproduce a version that had enough "
+            "time."
         )
     return values
 

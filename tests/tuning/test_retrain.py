@@ -11,7 +11,7 @@ import pytest
 
 from agegender import config, hyperparameters
 from agegender.data import pixels
-from tuning import experiment, journal, reproduction, retrain, spaces
+from tuning import experiment, families, journal, reproduction, retrain, spaces
 
 
 def job(faces, folder, **changes):
@@ -95,6 +95,17 @@ def test_other_data_are_refused_before_anything_is_trained():
         reproduction.reproduce(
             job(faces, Path("nowhere")), {"data.digest": "there"}, "age-gender-A/3"
         )
+
+
+@pytest.mark.parametrize(("letter", "first_epochs"), [("A", 15), ("B", 14)])
+def test_a_version_cut_in_the_first_part_of_its_training_is_refused(tmp_path, letter, first_epochs):
+    faces = pixels.Faces(None, None, None, "here", "generated", {})
+    asked = dataclasses.replace(job(faces, tmp_path), letter=letter)
+    values = families.defaults(asked.family, tmp_path)
+    version = {"data.digest": "here", "backbone": values.get("backbone", "none"), "epochs": "30"}
+    version |= {"settings": json.dumps(values), "epochs_trained": str(first_epochs)}
+    with pytest.raises(ValueError, match=f"age-gender-{letter}/3 short in the first part"):
+        reproduction.reproduce(asked, version, f"age-gender-{letter}/3")
 
 
 def test_finished_trainings_are_taken_and_none_is_started_out_of_time(tmp_path):
