@@ -178,6 +178,7 @@ class _Search:
 
     trials: by number. results: the trials that ended, in the order of ending.
     asks: the oracle's proposals. tells: functions that tell it the result of each running trial.
+    asked: a proposal that has not been started, as there seemed to be no time for it.
     """
 
     def __init__(
@@ -192,6 +193,7 @@ class _Search:
         self.runner, self.plan, self.path, self.asks = runner, plan, path, asks
         self.stop_at, self.report = stop_at, report
         self.tells: dict[int, Tell] = {}
+        self.asked: tuple[journal.Trial, Tell] | None = None
         self.trials = journal.read(path)
         ended = [trial for trial in self.trials if trial.told is not None]
         self.results = sorted(ended, key=lambda trial: trial.told or 0)
@@ -246,19 +248,32 @@ class _Search:
             return self.waiting.pop(0)
         if len(self.trials) >= self.plan.most_trials:
             return None
-        seconds = [trial.seconds for trial in self.results if trial.status == "COMPLETED"]
-        likely_seconds = statistics.median(seconds) if seconds else 0
+        if self.asked is None:
+            if (asked := next(self.asks, None)) is None:
+                return None
+            number = len(self.trials) + 1
+            trial = journal.Trial(number, asked[0], asked_after=len(self.results))
+            self.asked = trial, asked[1]
+        trial, tell = self.asked
+        likely_seconds = self.likely_seconds(trial.rung or 0)
         late = time.monotonic() + 1.1 * likely_seconds > self.stop_at
         if late and len(self.trials) >= self.plan.fewest_trials:
             self.report(f"  No time for another trial of about {likely_seconds:.0f} s.")
             return None
-        if (asked := next(self.asks, None)) is None:
-            return None
-        trial = journal.Trial(len(self.trials) + 1, asked[0], asked_after=len(self.results))
-        self.tells[trial.number] = asked[1]
+        self.asked, self.tells[trial.number] = None, tell
         self.trials.append(trial)
         journal.write(self.path, self.trials)
         return trial
+
+    def likely_seconds(self, rung: int) -> float:
+        """Return the median time of the trials on this rung, or else of those on lower ones.
+
+        0 if there are none: the first trial of all, or one of a head alone after the defaults were
+        fine-tuned, which took much longer.
+        """
+        done = [t for t in self.results if t.status == "COMPLETED" and (t.rung or 0) <= rung]
+        seconds = [t.seconds for t in done if (t.rung or 0) == rung] or [t.seconds for t in done]
+        return statistics.median(seconds) if seconds else 0.0
 
     def attempt(self, trial: journal.Trial) -> journal.Trial:
         """Run a trial; return it with its result or, if it raises, as failed."""

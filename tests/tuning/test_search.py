@@ -37,7 +37,7 @@ FILL = {"val_age_mae": 5.0, "val_gender_accuracy": 0.9}
 
 
 def run(path, algorithm="random", most_trials=8, seed=0, run_trial=run_trial, **changes):
-    planned = {"space": space, "fewest_trials": 1}
+    planned = {"space": space, "fewest_trials": 1, "rungs": (1, 3)}
     planned |= {name: changes.pop(name) for name in planned.keys() & changes.keys()}
     plan = search.Plan(algorithm=algorithm, most_trials=most_trials, seed=seed, **planned)
     runner = search.Runner(run_trial, name="Search of B")
@@ -172,6 +172,20 @@ def test_no_trial_starts_that_would_end_too_late(tmp_path):
     assert len(trials) == 1
     longer = run(tmp_path, run_trial=run_trial, most_trials=3)
     assert longer[0] == trials[0] and len(longer) == 3
+
+
+def test_a_trial_is_as_long_as_others_on_its_rung(tmp_path):
+    def timed(trial):
+        return dataclasses.replace(run_trial(trial), seconds=1e-3 if trial.rung == 0 else 60.0)
+
+    # After the defaults, which start on the last rung, there is time for heads alone.
+    plan = {"rungs": (0, 2), "run_trial": timed, "most_trials": 20}
+    trials = run(tmp_path, "priorband", stop_at=time.monotonic() + 50, **plan)
+    assert [trial.rung for trial in trials] == [1, 0, 0, 0]
+    # With more time it goes on with what it had no time for.
+    whole = run(tmp_path, "priorband", **plan)
+    undisturbed = run(tmp_path / "whole", "priorband", **plan)
+    assert [t.values for t in whole] == [t.values for t in undisturbed] and len(whole) == 20
 
 
 def test_a_search_tries_its_fewest_settings_however_late_it_is(tmp_path):
