@@ -53,7 +53,7 @@ def train_finalists(job: experiment.Job) -> Path:
     least_seconds = 1.5 * max(trial.seconds for trial in done)
     job = dataclasses.replace(job, stop_at=max(job.stop_at, time.monotonic() + least_seconds))
     plan = read_plan(job)
-    if journal.count_settings(done) > len(best) == 1 and best[0] is done[0]:
+    if journal.count_settings(done) > len(best) == 1 and best[0].setting == done[0].setting:
         gain = f"{job.settings.least_gain:.0%}"
         job.report(f"  No setting was {gain} better than the defaults, which are trained again.")
     if not plan:
@@ -69,15 +69,17 @@ def train_finalists(job: experiment.Job) -> Path:
 
 
 def to_train_again(done: list[journal.Trial], count: int, least_gain: float) -> list[journal.Trial]:
-    """Return the best `count` trials; if several, the last is trial 1, the defaults.
+    """Return the best `count` trials; if several, the last is of the defaults.
 
     The defaults were chosen for a long training run, and the best of many short trials owes part of
     its score to luck. So a single one is the defaults too, unless they did not get as far or the
     best val_score is lower than theirs by the share least_gain.
     """
-    best, defaults = journal.best(done, count), done[0]
-    if defaults.status != "COMPLETED":
+    best = journal.best(done, count)
+    tried = [t for t in done if t.setting == done[0].setting and t.status == "COMPLETED"]
+    if not tried:
         return best
+    (defaults,) = journal.best(tried)
     if count == 1:
         gained = best[0].val_score <= (1 - least_gain) * defaults.val_score
         return best if gained or best[0].rung != defaults.rung else [defaults]

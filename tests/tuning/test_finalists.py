@@ -30,8 +30,21 @@ def test_the_defaults_are_trained_again_beside_the_best_or_if_it_is_hardly_bette
     assert [one.number for one in finalists.to_train_again(done, count, 0.05)] == expected
 
 
-def test_defaults_that_did_not_get_as_far_are_not_compared():
-    done = [trial(1, 0.51), trial(2, 0.5)]
-    for one, rung in zip(done, (0, 1), strict=True):
+@pytest.mark.parametrize(
+    ("rungs_and_scores", "expected"),
+    [
+        ([(0, 0.71), (0, 0.7), (1, 0.5)], 3),  # The defaults did not get as far.
+        ([(0, 0.71), (1, 0.51), (0, 0.7), (1, 0.5)], 2),
+        ([(0, 0.71), (1, 0.51), (0, 0.7), (1, 0.48)], 4),
+    ],
+)
+def test_the_defaults_are_compared_where_they_got_to(rungs_and_scores, expected):
+    done = [trial(number, score) for number, (_, score) in enumerate(rungs_and_scores, start=1)]
+    for one, (rung, _) in zip(done, rungs_and_scores, strict=True):
         one.values[journal.RUNG] = rung
-    assert finalists.to_train_again(done, 1, 0.05) == [done[1]]
+    defaults, others = done[:-2], done[-2:]  # Two settings, each on one or two rungs.
+    for one in others:
+        one.values["width"] = 0
+    for one in defaults:
+        one.values["width"] = 1
+    assert [one.number for one in finalists.to_train_again(done, 1, 0.05)] == [expected]
