@@ -54,7 +54,7 @@ def train_finalists(job: experiment.Job) -> Path:
     job = dataclasses.replace(job, stop_at=max(job.stop_at, time.monotonic() + least_seconds))
     plan = read_plan(job)
     if journal.count_settings(done) > len(best) == 1 and best[0].setting == done[0].setting:
-        gain = f"{job.settings.least_gain:.0%}"
+        gain = f"{100 * job.settings.least_gain:g} %"
         job.report(f"  No setting was {gain} better than the defaults, which are trained again.")
     if not plan:
         shutil.rmtree(checkpoints, ignore_errors=True)
