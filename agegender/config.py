@@ -55,9 +55,8 @@ class Settings:
     tier: str = "short"
     preset: str = "laptop"
     generated_faces: int = 1200
-    # Share by which a setting's val_score must be below the defaults' for a single final run to
-    # take it instead: twice the deviation of a difference between two trials of one setting of A,
-    # each of which deviates by 2.8 %.
+    # A single final run takes the defaults unless a setting's val_score is lower by this share.
+    # Two trials of one setting of A differ by 4 % (one standard deviation).
     least_gain: float = 0.08
     # The settings of a search differ by less than epochs of the final training runs are worth.
     scratch: FamilySettings = FamilySettings(120, (1, 3), 120, search_share=0.14, final_share=0.5)

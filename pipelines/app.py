@@ -35,7 +35,7 @@ def serve(*, port: int, host: str = "127.0.0.1", generated: bool = False) -> Non
                 app, log_level="warning", limit_concurrency=MOST_CONNECTIONS, lifespan="off"
             )
         )
-        # uvicorn's own handler, already now: an exception while asyncio starts prints a traceback.
+        # uvicorn sets this handler too late: Ctrl-C while asyncio starts would print a traceback.
         signal.signal(signal.SIGINT, server.handle_exit)
         print(f"Open {address} (Ctrl-C ends it)", flush=True)
         server.run(sockets=[listener])

@@ -83,7 +83,7 @@ def to_train_again(done: list[journal.Trial], count: int, least_gain: float) -> 
     if count == 1:
         gained = best[0].val_score <= (1 - least_gain) * defaults.val_score
         return best if gained or best[0].rung != defaults.rung else [defaults]
-    if len(best) > 1 and defaults.setting not in [trial.setting for trial in best]:
+    if defaults.setting not in [trial.setting for trial in best]:
         best[-1] = defaults
     return best
 

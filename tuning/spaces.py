@@ -229,9 +229,9 @@ def for_epochs(config: hyperparameters.Scratch, epochs: int, tier: str) -> hyper
     """Return A's configuration for a final training run of this many epochs.
 
     Trials in the tiers with little time see smaller pictures. In 1 to 3 epochs the weakest
-    augmentation and the least dropout always win, whatever they do to LONG_EPOCHS. So neither is
-    searched there. The final run grows from the trials' size to LAST_SIZE_PIXELS, and a long one
-    takes its augmentation and mixing from the full tier's defaults.
+    augmentation, the least dropout and a narrow network win, whatever they do to LONG_EPOCHS. So
+    none of them is searched there. The final run grows from the trials' size to LAST_SIZE_PIXELS,
+    and a long one takes its augmentation and mixing from the full tier's defaults.
     """
     if tier in LAST_SIZE_PIXELS:
         config = dataclasses.replace(
