@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
 from agegender.show import figures
-from tests.bench.fidelity import FIDELITIES, TIER
+from tests.bench.fidelity import EPOCHS, TIER
 from tuning import families, journal, search
 
 MINUTES = (5, 15, 60)
@@ -61,14 +61,11 @@ class Surrogate:
 
 
 def learn(letter: str, rows: pd.DataFrame, cache: Path) -> Surrogate:
-    """Fit the surrogate to the recorded runs on all faces at the settings' own picture size."""
+    """Fit the surrogate to the recorded runs."""
     family = families.FAMILIES[letter]
     names, _ = families.searched(family, TIER, cache)
     space = families.searched_space(family, TIER, cache)
-    whole = {str(one): one for one in FIDELITIES[letter] if one.faces_share == 1}
-    whole = {name: one.epochs for name, one in whole.items() if not one.size_pixels}
-    rows = rows[rows["fidelity"].isin(whole)]
-    epochs = sorted(whole.values())
+    epochs = list(EPOCHS[letter])
     seconds = [float(rows.loc[rows["epochs"] == n, "seconds"].median()) for n in epochs]
     kernel = kernels.ConstantKernel() * kernels.RBF(np.ones(len(names) + 1), (0.1, 100.0))
     kernel += kernels.WhiteKernel(1e-2, (1e-4, 1.0))

@@ -23,7 +23,7 @@ def main() -> None:
     """Record and simulate one family after the other; print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--families", nargs="+", choices=fidelity.FIDELITIES, default=["A", "B"])
+    parser.add_argument("--families", nargs="+", choices=fidelity.EPOCHS, default=["A", "B"])
     parser.add_argument("--settings", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=100)
     arguments = parser.parse_args()
@@ -35,8 +35,7 @@ def main() -> None:
     for letter in arguments.families:
         path = out / f"fidelity-{letter}.json"
         rows = fidelity.record(letter, faces, arguments.settings, path, cache)
-        longest = str(fidelity.FIDELITIES[letter][-1])
-        ranks = fidelity.compare_ranks(rows, longest)
+        ranks = fidelity.compare_ranks(rows)
         print(ranks.to_string(index=False, float_format="%.3f"), flush=True)
         found = regret.regrets(letter, rows, arguments.seeds, cache)
         disk.write(out / f"regret-{letter}.json", found.to_json(orient="records"))

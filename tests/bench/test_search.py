@@ -14,11 +14,11 @@ def recorded(tmp_path, count=16):
     generator, rows = np.random.default_rng(0), []
     for number, values in enumerate(fidelity.settings_to_record("A", count, tmp_path)):
         distance = abs(math.log(values["learning_rate"] / 1.2e-3))
-        for one in fidelity.FIDELITIES["A"]:
-            score = 0.3 + 0.1 * distance + 0.3 / (1 + one.epochs) + generator.normal(0, 0.003)
+        for epochs in fidelity.EPOCHS["A"]:
+            score = 0.3 + 0.1 * distance + 0.3 / (1 + epochs) + generator.normal(0, 0.003)
             rows.append(
-                {"setting": number, "fidelity": str(one), "epochs": one.epochs}
-                | {"seconds": 9.0 * one.epochs, "val_score": score, "setting_values": values}
+                {"setting": number, "epochs": epochs, "seconds": 9.0 * epochs}
+                | {"val_score": score, "setting_values": values}
             )
     return pd.DataFrame(rows)
 
@@ -26,14 +26,14 @@ def recorded(tmp_path, count=16):
 def test_ranks_are_compared_with_those_of_the_longest():
     scores = np.linspace(0.2, 0.6, 25)
     rows = pd.concat(
-        pd.DataFrame({"setting": range(25), "fidelity": name, "seconds": 1.0, "val_score": values})
-        for name, values in {"same": 2 * scores, "reversed": -scores, "long": scores}.items()
+        pd.DataFrame({"setting": range(25), "epochs": epochs, "seconds": 1.0, "val_score": values})
+        for epochs, values in {1: -scores, 3: 2 * scores, 9: scores}.items()
     )
-    found = fidelity.compare_ranks(rows, "long").set_index("fidelity")
-    assert found.loc["same", ["spearman", "low", "high", "stays_in_top"]].tolist() == pytest.approx(
+    found = fidelity.compare_ranks(rows).set_index("epochs")
+    assert found.loc[3, ["spearman", "low", "high", "stays_in_top"]].tolist() == pytest.approx(
         [1] * 4
     )
-    assert found.loc["reversed", ["spearman", "stays_in_top"]].tolist() == [-1, 0]
+    assert found.loc[1, ["spearman", "stays_in_top"]].tolist() == [-1, 0]
 
 
 def test_settings_to_record_begin_with_the_defaults_and_differ(tmp_path):
