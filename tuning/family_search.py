@@ -199,6 +199,12 @@ def _kept() -> step.Kept:
     return step.Kept()
 
 
+@functools.cache
+def _opened(folder: Path) -> pixels.Faces:
+    """Return a folder's faces. Comparing checksums takes as long as a short trial's epoch."""
+    return pixels.open_faces(folder)
+
+
 def train_trial(
     *,
     training: experiment.Training,
@@ -217,7 +223,7 @@ def train_trial(
     """
     backend.prepare()
     tracking.use(store)
-    faces = faces if isinstance(faces, pixels.Faces) else pixels.open_faces(faces)
+    faces = faces if isinstance(faces, pixels.Faces) else _opened(faces)
     stop_at = time.monotonic() + seconds_left
     job = experiment.Job(letter, faces, settings, folder, cache, stop_at, report)
     (fold,) = splits.folds(faces.manifest, 1, settings.seed)

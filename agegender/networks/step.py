@@ -30,27 +30,44 @@ OUTSIDE += ("head_learning_rate", "head_weight_decay", "head_batch_size")
 
 
 class ManySteps(keras.Model):
-    """A network for JAX that is fed several batches at once and makes one step per batch.
+    """A network that is fed several batches at once and makes one step per batch.
 
-    It dispatches all of them at once (lax.scan); Keras' own `steps_per_execution` dispatches each.
+    For that, Keras' own `steps_per_execution` dispatches each step (JAX) or asks for each batch.
     """
 
     batch_size: int
 
-    def train_step(self, state: Any, data: Any) -> tuple[Any, Any]:
-        """Return the last step's logs and the state after it; the last batch may be smaller."""
+    def train_step(self, *arguments: Any) -> Any:
+        """Make the steps; the last batch may be smaller. Arguments and result are the backend's."""
+        if keras.backend.backend() == "jax":
+            return self._scan(super().train_step, *arguments)
+        return self._loop(super().train_step, *arguments)
+
+    def _loop(self, step: Callable[[Any], Any], data: Any) -> dict[str, Any]:
+        inputs, labels = data[:2]
+
+        def one(start: Any) -> tuple[Any]:
+            stop = start + self.batch_size
+            step((inputs[start:stop], {name: v[start:stop] for name, v in labels.items()}))
+            return (stop,)
+
+        keras.ops.while_loop(lambda start: start < keras.ops.shape(inputs)[0], one, (0,))
+        return self.get_metrics_result()
+
+    def _scan(self, step: Callable[..., Any], state: Any, data: Any) -> tuple[Any, Any]:
         import jax  # Keras has no scanned step.
 
         count = data[0].shape[0]
         whole = count - count % self.batch_size
         logs = None
         if whole:
-            step, shape = super().train_step, (-1, self.batch_size)
-            many = jax.tree.map(lambda a: a[:whole].reshape(*shape, *a.shape[1:]), data)
+            many = jax.tree.map(
+                lambda a: a[:whole].reshape(-1, self.batch_size, *a.shape[1:]), data
+            )
             state, logs = jax.lax.scan(lambda *s: step(*s)[::-1], state, many)
             logs = jax.tree.map(lambda a: a[-1], logs)
         if whole < count:
-            logs, state = super().train_step(state, jax.tree.map(lambda a: a[whole:], data))
+            logs, state = step(state, jax.tree.map(lambda a: a[whole:], data))
         return logs, state
 
 
@@ -148,6 +165,11 @@ class Kept:
         return step
 
 
+def takes_vectors(network: keras.Model) -> bool:
+    """Return whether the network is a head, whose whole epochs fit into memory."""
+    return len(network.input.shape) == 2
+
+
 def on_device(examples: batches.Examples) -> bool:
     """Return whether there is an accelerator with room for the examples' pictures."""
     fits = examples.inputs.nbytes <= RESIDENT_GIGABYTES * 1e9
@@ -198,6 +220,9 @@ def make(
     trained = keras.models.clone_model(network, clone_function=adjust)
     if inputs.dtype == np.uint8:
         trained = _with_views(trained, inputs, config, adjustable, seed, resident)
+    elif takes_vectors(network):
+        trained = ManySteps(trained.input, trained.output)
+        trained.batch_size = config.batch_size
     outputs = sorted(network.output)
     several = resident and not isinstance(trained, ManySteps)
     trained.compile(

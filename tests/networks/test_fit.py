@@ -214,6 +214,32 @@ def test_pictures_that_stay_on_the_device_train_the_same(toy, tmp_path, monkeypa
         np.testing.assert_allclose(kept, sent, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_head_that_is_fed_whole_epochs_trains_as_if_fed_batches(monkeypatch, validated):
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(72, 3, 8)).astype("float32")  # three views of each face
+    age_years = generator.uniform(1, 90, 72).astype("float32")
+    gender = (vectors[:, 0, 0] > 0).astype("float32")
+    rows = np.arange(56), np.arange(56, 72 if validated else 56)
+    floors = evaluation.floors(age_years, gender)
+    setting = hyperparameters.Scratch(batch_size=16)  # The last batch of an epoch is half full.
+    trained = []
+    for fed_batches in (False, True):
+        if fed_batches:
+            monkeypatch.setattr(step, "takes_vectors", lambda network: False)
+        keras.utils.set_random_seed(0)
+        image = keras.Input((8,))
+        network = keras.Model(image, models.head(image))
+        examples = batches.Examples(vectors, age_years, gender, *rows, floors)
+        history = fit.fit(models.for_training(network), examples, setting, epochs=3)
+        trained.append((network.get_weights(), history))
+    (weights, history), (others, expected) = trained
+    measured = [name for name in expected if "second" not in name]
+    pd.testing.assert_frame_equal(history[measured], expected[measured], rtol=1e-5)
+    for one, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_a_checkpoint_that_is_torn_or_of_another_training_is_named(toy, tmp_path):
     path = tmp_path / "checkpoint.npz"
     train(toy, epochs=1, checkpoint=path)
