@@ -6,6 +6,7 @@ so runs may be nested or open in several threads.
 
 import contextlib
 import datetime
+import functools
 import json
 import math
 import os
@@ -330,11 +331,21 @@ def log_network(run_id: str, network: Any) -> None:
     """Store a network's number of parameters, its summary and its layers."""
     from agegender.networks import models  # Imports Keras.
 
+    summary = _summary(network, tuple(layer.trainable for layer in network.layers))
+    log_metrics(run_id, {"parameters": network.count_params()})
+    log_text(run_id, summary, records.SUMMARY)
+    log_text(run_id, json.dumps(models.layers(network)), records.LAYERS)
+
+
+@functools.lru_cache(maxsize=4)
+def _summary(network: Any, trainable: tuple[bool, ...]) -> str:
+    """Return a network's summary, made once for all trials that share the network.
+
+    trainable: of each layer; the summary depends on it.
+    """
     lines: list[str] = []
     network.summary(print_fn=lines.append, line_length=100)
-    log_metrics(run_id, {"parameters": network.count_params()})
-    log_text(run_id, "\n".join(lines), records.SUMMARY)
-    log_text(run_id, json.dumps(models.layers(network)), records.LAYERS)
+    return "\n".join(lines)
 
 
 def log_text(run_id: str, text: str, name: str) -> None:
