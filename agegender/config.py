@@ -62,7 +62,7 @@ class Settings:
     scratch: FamilySettings = FamilySettings(120, (1, 3), 120, search_share=0.14, final_share=0.5)
     # Training a head takes seconds. Fine-tuning pays off in the final run, not in 2 epochs.
     pretrained: FamilySettings = FamilySettings(
-        120, (0, 2), 8, search_share=0.19, final_share=0.17, factor=10
+        120, (0, 2), 8, search_share=0.19, final_share=0.17, factor=20
     )
     # Views of each face that pass once through B's frozen part; fewer if there are many faces.
     views: int = 4
@@ -152,7 +152,7 @@ PRESETS = {
         minutes=4.75,
         tier="quick",
         scratch=FamilySettings(80, (1, 4), 30, 0.3, 0.2, folds=1, fewest_trials=6),
-        pretrained=FamilySettings(80, (0, 2), 4, 0.4, 0.1, factor=10, folds=1, fewest_trials=6),
+        pretrained=FamilySettings(80, (0, 2), 4, 0.4, 0.1, factor=20, folds=1, fewest_trials=6),
         views=2,
         head_epochs=10,
         robustness_faces=40,

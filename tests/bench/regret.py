@@ -19,9 +19,10 @@ import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
+from agegender import config
 from agegender.show import figures
 from tests.bench.fidelity import EPOCHS, TIER
-from tuning import families, journal, search
+from tuning import families, finalists, journal, search
 
 MINUTES = (5, 15, 60)
 OTHERS = 4096  # random settings; the best of them counts as the best possible
@@ -92,25 +93,41 @@ def random_settings(surrogate: Surrogate, count: int) -> list[dict]:
 
 
 def simulate(
-    letter: str, algorithm: str, surrogate: Surrogate, seed: int, cache: Path
+    letter: str,
+    algorithm: str,
+    surrogate: Surrogate,
+    seed: int,
+    cache: Path,
+    least_gain: float = 0.0,
 ) -> Iterator[tuple[float, dict]]:
-    """Run a search with one of `search.ALGORITHMS`; yield the seconds and best setting so far."""
+    """Run a search with one of `search.ALGORITHMS`; yield the seconds and best setting so far.
+
+    least_gain: the best is the defaults unless another is better by this share, see `finalists`.
+    """
     family = families.FAMILIES[letter]
+    effort, longest = family.settings(config.Settings()), surrogate.epochs[-1]
     generator = np.random.default_rng(seed)
-    plan = search.Plan(lambda hp: family.space(hp, TIER, cache), algorithm, seed, 2000)
+    plan = search.Plan(
+        lambda hp: family.space(hp, TIER, cache),
+        algorithm,
+        seed,
+        2000,
+        rungs=effort.rungs,
+        factor=effort.factor,
+    )
     done: list[journal.Trial] = []
     seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for asked in search.proposals(search.make_oracle(plan, folder)):
             assert asked, "one worker never waits"
             values, tell = asked
-            epochs = values.get(journal.EPOCHS, surrogate.epochs[-1])
+            epochs = min(values.get(journal.EPOCHS, longest), longest)
             seconds += surrogate.duration(epochs)
             score = surrogate.scores([values], epochs)[0] + generator.normal(0, surrogate.noise)
             tell(score)
             trial = journal.Trial(len(done) + 1, values, "COMPLETED", {"val_score": score})
             done.append(trial)
-            yield seconds, journal.best(done)[0].setting
+            yield seconds, finalists.to_train_again(done, 1, least_gain)[0].setting
 
 
 def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]]:
@@ -166,6 +183,9 @@ def regrets(letter: str, rows: pd.DataFrame, seeds: int, cache: Path) -> pd.Data
             name: simulate(letter, name, surrogate, seed, cache)
             for name in ("priorband", "random", "hyperband")
         }
+        gain = config.Settings().least_gain
+        ruled = simulate(letter, "priorband", surrogate, seed, cache, gain)
+        runs[f"priorband, {gain:.0%} rule"] = ruled
         runs["TPE (Optuna)"] = simulate_tpe(surrogate, seed)
         for name, run in runs.items():
             for minutes, setting in _at(run).items():
