@@ -135,7 +135,7 @@ def _fit_whole_epochs(
     epochs: range,
     keeper: "_Epochs",
 ) -> None:
-    """Do as `Model.fit`, which takes 0.1 s for each epoch and 4 ms for each batch, whatever it holds.
+    """Train like `Model.fit`, but without its 0.1 s for each epoch and 4 ms for each batch.
 
     training, validation: one batch with all rows.
     """
