@@ -32,7 +32,7 @@ OUTSIDE += ("head_learning_rate", "head_weight_decay", "head_batch_size")
 class ManySteps(keras.Model):
     """A network that is fed several batches at once and makes one step per batch.
 
-    For that, Keras' own `steps_per_execution` dispatches each step (JAX) or asks for each batch.
+    Keras' own `steps_per_execution` still dispatches each step (JAX) or fetches each batch.
     """
 
     batch_size: int
