@@ -214,7 +214,8 @@ def draw(found: pd.DataFrame):
     table = found.pivot_table(index="minutes", columns="algorithm", values="regret")
     for name in table:
         axes.plot(table.index, table[name], marker="o", label=name)
-    axes.set(xscale="log", xticks=MINUTES, xlabel="minutes of search", ylabel="mean regret")
-    axes.set_xticklabels(MINUTES)
-    axes.legend(frameon=False)
+    axes.set(xscale="log", xlabel="minutes of search", ylabel="mean regret")
+    axes.set_xticks(MINUTES, MINUTES)
+    axes.minorticks_off()
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
