@@ -214,30 +214,46 @@ def test_pictures_that_stay_on_the_device_train_the_same(toy, tmp_path, monkeypa
         np.testing.assert_allclose(kept, sent, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("validated", [True, False])
-def test_a_head_that_is_fed_whole_epochs_trains_as_if_fed_batches(monkeypatch, validated):
+def train_head(validated, **hooks):
+    """Train the head of a network on vectors, three views of each face; return weights, history."""
     generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(72, 3, 8)).astype("float32")  # three views of each face
+    vectors = generator.normal(size=(72, 3, 8)).astype("float32")
     age_years = generator.uniform(1, 90, 72).astype("float32")
     gender = (vectors[:, 0, 0] > 0).astype("float32")
     rows = np.arange(56), np.arange(56, 72 if validated else 56)
     floors = evaluation.floors(age_years, gender)
-    setting = hyperparameters.Scratch(batch_size=16)  # The last batch of an epoch is half full.
-    trained = []
-    for fed_batches in (False, True):
-        if fed_batches:
-            monkeypatch.setattr(step, "takes_vectors", lambda network: False)
-        keras.utils.set_random_seed(0)
-        image = keras.Input((8,))
-        network = keras.Model(image, models.head(image))
-        examples = batches.Examples(vectors, age_years, gender, *rows, floors)
-        history = fit.fit(models.for_training(network), examples, setting, epochs=3)
-        trained.append((network.get_weights(), history))
-    (weights, history), (others, expected) = trained
-    measured = [name for name in expected if "second" not in name]
-    pd.testing.assert_frame_equal(history[measured], expected[measured], rtol=1e-5)
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8,))
+    network = keras.Model(image, models.head(image))
+    history = fit.fit(
+        models.for_training(network),
+        batches.Examples(vectors, age_years, gender, *rows, floors),
+        hyperparameters.Scratch(batch_size=16),  # The last batch of an epoch is half full.
+        epochs=3,
+        hooks=fit.Hooks(**hooks),
+    )
+    return network.get_weights(), history[[name for name in history if "second" not in name]]
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_head_that_is_fed_whole_epochs_trains_as_if_fed_batches(monkeypatch, validated):
+    weights, history = train_head(validated)
+    monkeypatch.setattr(step, "takes_vectors", lambda network: False)
+    others, expected = train_head(validated)
+    pd.testing.assert_frame_equal(history, expected, rtol=1e-5)
     for one, other in zip(weights, others, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_an_interrupted_head_ends_as_if_it_had_not_been(tmp_path):
+    weights, history = train_head(True)
+    path = tmp_path / "checkpoint.npz"
+    with pytest.raises(Killed):
+        train_head(True, checkpoint=path, on_epoch=kill_after(1))
+    others, joined = train_head(True, checkpoint=path)
+    pd.testing.assert_frame_equal(history, joined, check_exact=True)
+    for one, other in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_checkpoint_that_is_torn_or_of_another_training_is_named(toy, tmp_path):
