@@ -59,7 +59,7 @@ class Settings:
     # Two trials of one setting of A differ by 4 % (one standard deviation).
     least_gain: float = 0.08
     # The settings of a search differ by less than epochs of the final training runs are worth.
-    # Ranks after one epoch say nothing about those after nine, ranks after three something.
+    # Ranks after one epoch say little about those after nine, ranks after three more.
     scratch: FamilySettings = FamilySettings(120, (3,), 120, search_share=0.14, final_share=0.5)
     # Training a head takes seconds. Fine-tuning pays off in the final run, not in 2 epochs.
     pretrained: FamilySettings = FamilySettings(

@@ -339,10 +339,7 @@ def log_network(run_id: str, network: Any) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _summary(network: Any, trainable: tuple[bool, ...]) -> str:
-    """Return a network's summary, made once for all trials that share the network.
-
-    trainable: of each layer; the summary depends on it.
-    """
+    """Return a network's summary, made once for trials that share it and what is trainable."""
     lines: list[str] = []
     network.summary(print_fn=lines.append, line_length=100)
     return "\n".join(lines)
