@@ -87,7 +87,6 @@ def fit(
     Return the history, one row per epoch. Raises TrainingDivergedError if a loss is no longer
     finite, and CheckpointError if a checkpoint is unreadable or from another training run.
     """
-    keras.utils.set_random_seed(seed)
     inputs, resident = examples.inputs, step.on_device(examples) if resident is None else resident
     if inputs.dtype != np.uint8:  # Activations cannot be mixed, and are not kept on the device.
         config, resident = dataclasses.replace(config, mixing=0.0), False

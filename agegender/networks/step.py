@@ -207,6 +207,8 @@ def make(
 
     network: as returned by `models.for_training`. resident: whether it keeps the inputs.
     """
+    # Here, not for each training run: TensorFlow then prepares every traced step anew.
+    keras.utils.set_random_seed(seed)
     adjustable = {
         name: keras.Variable(0.0, trainable=False, dtype="float32", name=name)
         for name in (*ADJUSTABLE, "warmup_steps", "decay_steps")
