@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import mmap
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -194,6 +195,16 @@ class Batches(keras.utils.PyDataset):
                 self.partners = generator.permutation(self.rows)
                 share = generator.beta(self.mixing, self.mixing, len(self.rows))
                 self.share = np.maximum(share, 1 - share).astype("float32")
+
+    def epochs(self, count: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Yield the batches of `count` epochs.
+
+        Of a PyDataset, Keras makes two iterators an epoch with TensorFlow. The second is never
+        read, and removing it takes 0.4 to 5 s.
+        """
+        for _ in range(count):
+            self.on_epoch_begin()
+            yield from (self[index] for index in range(len(self)))
 
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)

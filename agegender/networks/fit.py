@@ -94,14 +94,13 @@ def fit(
     made.begin(config, epochs * math.ceil(len(examples.train_rows) / config.batch_size))
     keeper = _Epochs(network, examples, config, hooks, epochs=epochs, seed=seed)
     first_epoch = keeper.go_on(made.trained)
-    views = inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0
     if resident:
         inputs = np.arange(len(inputs), dtype="int32")[:, None]
     feed = functools.partial(
         batches.Batches,
         dataclasses.replace(examples, inputs=inputs),
         outputs=sorted(network.output),
-        views=views,
+        views=inputs.shape[1] if inputs.ndim == len(network.input.shape) + 1 else 0,
         epoch=first_epoch,
         mixing=config.mixing,
     )
@@ -110,8 +109,10 @@ def fit(
     elif first_epoch < epochs:
         at_once = step.STEPS_PER_EXECUTION if isinstance(made.trained, step.ManySteps) else 1
         validation = feed(examples.validation_rows, batch_size=config.batch_size)
+        training = feed(examples.train_rows, batch_size=at_once * config.batch_size, seed=seed)
         made.trained.fit(
-            feed(examples.train_rows, batch_size=at_once * config.batch_size, seed=seed),
+            training.epochs(epochs - first_epoch),
+            steps_per_epoch=len(training),
             validation_data=validation if keeper.validated else None,
             initial_epoch=first_epoch,
             epochs=epochs,
@@ -140,10 +141,9 @@ def _fit_whole_epochs(
     validation = feed(validation_rows, batch_size=len(validation_rows))
     keeper.set_model(trained)
     trained.stop_training = False
-    for epoch in epochs:
-        training.on_epoch_begin()
+    for epoch, batch in zip(epochs, training.epochs(len(epochs)), strict=True):
         trained.reset_metrics()
-        logs = trained.train_on_batch(*training[0], return_dict=True)
+        logs = trained.train_on_batch(*batch, return_dict=True)
         keeper.on_train_batch_end(epoch - epochs.start)
         if keeper.validated:
             trained.reset_metrics()

@@ -222,17 +222,15 @@ def make(
     trained = keras.models.clone_model(network, clone_function=adjust)
     if inputs.dtype == np.uint8:
         trained = _with_views(trained, inputs, config, adjustable, seed, resident)
-    elif takes_vectors(network):
+    if resident or takes_vectors(network):
         trained = ManySteps(trained.input, trained.output)
         trained.batch_size = config.batch_size
     outputs = sorted(network.output)
-    several = resident and not isinstance(trained, ManySteps)
     trained.compile(
         losses.optimizer(config, adjustable),
         loss=losses.for_outputs(outputs, config, adjustable),
         loss_weights={name: adjustable.get(f"{name}_weight", 1.0) for name in outputs},
         metrics=losses.metrics(),
-        steps_per_execution=STEPS_PER_EXECUTION if several else 1,
     )
     _make_variables(trained, network, mixed=config.mixing > 0)
     first_seeds = [np.asarray(variable) for variable in _seeds(trained)]
@@ -256,11 +254,7 @@ def _with_views(
         strengths["erasing"] = 0.0
     view = batches.RandomView(seed=seed, size_pixels=network.input.shape[1], **strengths)
     viewed = network(view(pixels))
-    if not resident or keras.backend.backend() != "jax":
-        return keras.Model(fed, viewed)
-    trained = ManySteps(fed, viewed)
-    trained.batch_size = config.batch_size
-    return trained
+    return keras.Model(fed, viewed)
 
 
 def _make_variables(trained: keras.Model, network: keras.Model, *, mixed: bool) -> None:
