@@ -146,7 +146,7 @@ class Examples:
     taught: np.ndarray | None = None
 
 
-class Batches(keras.utils.PyDataset):
+class Batches:
     """Batches of an array, which may be a memory map, with labels for each output of a network.
 
     The order depends only on the seed and the epoch. Training has a seed and picks one of several
@@ -174,7 +174,6 @@ class Batches(keras.utils.PyDataset):
         epoch: int = 0,
         mixing: float = 0.0,
     ):
-        super().__init__()
         self.inputs, self.rows = examples.inputs, rows
         self.views, self.batch_size = views, batch_size
         known: dict[str, Any] = {"gender": examples.gender, "taught": examples.taught}
@@ -197,14 +196,28 @@ class Batches(keras.utils.PyDataset):
                 self.share = np.maximum(share, 1 - share).astype("float32")
 
     def epochs(self, count: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Yield the batches of `count` epochs.
-
-        Of a PyDataset, Keras makes two iterators an epoch with TensorFlow. The second is never
-        read, and removing it takes 0.4 to 5 s.
-        """
+        """Yield the batches of `count` epochs."""
         for _ in range(count):
             self.on_epoch_begin()
             yield from (self[index] for index in range(len(self)))
+
+    def for_fit(self, epochs: int) -> Any:
+        """Return the batches of `epochs` epochs in the form that `Model.fit` takes.
+
+        For TensorFlow, it turns off the thread that tunes tf.data's queue. That thread sleeps for
+        up to 10 s at a time, and the end of an epoch would wait until it wakes.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return self.epochs(epochs)
+        import tensorflow as tf  # Keras would leave that thread on.
+
+        shapes = keras.tree.map_structure(
+            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), self[0]
+        )
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        data = tf.data.Dataset.from_generator(lambda: self.epochs(epochs), output_signature=shapes)
+        return data.prefetch(2).with_options(options)
 
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.batch_size)

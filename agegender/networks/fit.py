@@ -4,6 +4,7 @@ Nothing here knows about searches or stores. The same `fit` trains on uint8 pixe
 graph, on cached activations of a frozen backbone, and on feature vectors.
 """
 
+import collections
 import dataclasses
 import functools
 import io
@@ -94,8 +95,7 @@ def fit(
     made.begin(config, epochs * math.ceil(len(examples.train_rows) / config.batch_size))
     keeper = _Epochs(network, examples, config, hooks, epochs=epochs, seed=seed)
     first_epoch = keeper.go_on(made.trained)
-    if resident:
-        inputs = np.arange(len(inputs), dtype="int32")[:, None]
+    inputs = np.arange(len(inputs), dtype="int32")[:, None] if resident else inputs
     feed = functools.partial(
         batches.Batches,
         dataclasses.replace(examples, inputs=inputs),
@@ -104,16 +104,17 @@ def fit(
         epoch=first_epoch,
         mixing=config.mixing,
     )
+    at_once = config.batch_size * (step.STEPS_PER_EXECUTION if resident else 1)
     if step.takes_vectors(network):
-        _fit_whole_epochs(made.trained, feed, range(first_epoch, epochs), seed, keeper)
+        at_once = len(examples.train_rows)
+    training = feed(examples.train_rows, batch_size=at_once, seed=seed)
+    keeper.validation = feed(examples.validation_rows, batch_size=at_once)
+    if step.takes_vectors(network):
+        _fit_whole_epochs(made.trained, training, range(first_epoch, epochs), keeper)
     elif first_epoch < epochs:
-        at_once = step.STEPS_PER_EXECUTION if isinstance(made.trained, step.ManySteps) else 1
-        validation = feed(examples.validation_rows, batch_size=config.batch_size)
-        training = feed(examples.train_rows, batch_size=at_once * config.batch_size, seed=seed)
         made.trained.fit(
-            training.epochs(epochs - first_epoch),
+            training.for_fit(epochs - first_epoch),
             steps_per_epoch=len(training),
-            validation_data=validation if keeper.validated else None,
             initial_epoch=first_epoch,
             epochs=epochs,
             shuffle=False,
@@ -126,29 +127,14 @@ def fit(
 
 
 def _fit_whole_epochs(
-    trained: step.ManySteps,
-    feed: Callable[..., batches.Batches],
-    epochs: range,
-    seed: int,
-    keeper: "_Epochs",
+    trained: step.ManySteps, training: batches.Batches, epochs: range, keeper: "_Epochs"
 ) -> None:
-    """Train like `Model.fit`, but without its 0.1 s for each epoch and 4 ms for each batch.
-
-    feed: makes batches of some rows.
-    """
-    rows, validation_rows = keeper.examples.train_rows, keeper.examples.validation_rows
-    training = feed(rows, batch_size=len(rows), seed=seed)
-    validation = feed(validation_rows, batch_size=len(validation_rows))
+    """Train like `Model.fit`, but without its 0.1 s for each epoch and 4 ms for each batch."""
     keeper.set_model(trained)
     trained.stop_training = False
     for epoch, batch in zip(epochs, training.epochs(len(epochs)), strict=True):
-        trained.reset_metrics()
         logs = trained.train_on_batch(*batch, return_dict=True)
         keeper.on_train_batch_end(epoch - epochs.start)
-        if keeper.validated:
-            trained.reset_metrics()
-            found = trained.test_on_batch(*validation[0], return_dict=True)
-            logs |= {f"val_{name}": value for name, value in found.items()}
         keeper.on_epoch_end(epoch, logs)
         if trained.stop_training:
             break
@@ -181,6 +167,7 @@ class _Epochs(keras.callbacks.Callback):
         self.validated = len(examples.validation_rows) > 0
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
+        self.validation: batches.Batches
         self.started = self.next_save = time.monotonic()
 
     def go_on(self, trained: keras.Model) -> int:
@@ -227,8 +214,8 @@ class _Epochs(keras.callbacks.Callback):
             backend.keep_freed_memory()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Record the epoch."""
-        row = self._row(epoch, logs)
+        """Validate and record the epoch."""
+        row = self._row(epoch, (logs or {}) | self._validate())
         if self.validated:
             best_score = min((r["val_score"] for r in self.history), default=math.inf)
             if row["val_score"] < best_score:
@@ -242,6 +229,17 @@ class _Epochs(keras.callbacks.Callback):
         self.hooks.on_epoch(row)
         self.started = time.monotonic()
         self.model.stop_training = self.started > self.hooks.stop_at
+
+    def _validate(self) -> dict[str, float]:
+        # `Model.evaluate` would wait as described in `Batches.for_fit`.
+        means: dict[str, float] = collections.defaultdict(float)
+        for index in range(len(self.validation)):
+            inputs, labels = self.validation[index]
+            share = len(inputs) / len(self.validation.rows)
+            found = self.model.test_on_batch(inputs, labels, return_dict=True)
+            for name, value in found.items():
+                means[f"val_{name}"] += share * float(value)
+        return means
 
     def _row(self, epoch: int, logs: dict[str, float]) -> dict[str, float]:
         row: dict[str, float] = {"epoch": epoch}
