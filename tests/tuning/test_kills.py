@@ -78,7 +78,7 @@ def test_a_dead_trial_is_taken_over_and_a_hopeless_one_is_recorded(new_place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "workers", "kills"), [("A", 1, 20), ("B", 1, 10), ("A", 2, 10)])
+@pytest.mark.parametrize(("family", "workers", "kills"), [("A", 1, 20), ("B", 1, 20), ("A", 2, 10)])
 def test_many_kills_change_nothing(new_place, record_property, family, workers, kills):
     line = killed_and_left_alone(new_place, family, trials=8, workers=workers, kills=kills, seed=1)
     record_property("figures", line)
