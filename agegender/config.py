@@ -115,12 +115,14 @@ class Release:
 
 # Changes for B's releases: the values in use when they were made.
 OF_HEAD = {"head_learning_rate": 1e-3, "head_batch_size": 64}
-# Those named _full train on all of UTKFace, the others on the 5,000, none on a committed test face.
+# Those with _full in their name train on all of UTKFace, the others on the 5,000, none on a
+# committed test face.
 RELEASES = {
     "A": Release("A", 60, 30, {"first_size_pixels": 0}),
     "A_taught": Release("A", 120, 40, {"teacher": "faceres_deep"}),
     "B": Release("B", 8, 4, OF_HEAD),
     "A_full": Release("A", 36, 6, {"mixing": 0.1, "first_size_pixels": 0}),
+    "A_full_taught": Release("A", 64, 12, {"mixing": 0.1, "teacher": "faceres_deep"}),
     "B_full": Release("B", 5, 1, {"learning_rate": 2e-4} | OF_HEAD, views=2),
 }
 

@@ -19,14 +19,15 @@ from agegender.photos import estimate
 from agegender.registry import candidates, ledger, promotion, tracking, versions
 from agegender.show import figures
 
-# Data with more faces is all of UTKFace (models ending in FULL), not the coursework's 5,000 faces.
+# Data with more faces is all of UTKFace, for models with FULL in their name, not the coursework's
+# 5,000 faces.
 FULL_FACES = 10_000
 FULL, TAUGHT = "_full", "_taught"
 
 
 def check_faces(name: str, faces: pixels.Faces) -> None:
     """Raise ValueError if these are not the training faces of a release of config.RELEASES."""
-    full, count = name.endswith(FULL), len(faces.manifest)
+    full, count = FULL in name, len(faces.manifest)
     if faces.kind != "utkface" or full != (count > FULL_FACES):
         expected = "all of UTKFace" if full else "the coursework's 5,000 faces"
         raise ValueError(f"{name} is trained on {expected}; DATA has {count:,} {faces.kind} faces.")
