@@ -207,7 +207,7 @@ def make(
 
     network: as returned by `models.for_training`. resident: whether it keeps the inputs.
     """
-    # Here, not for each training run: TensorFlow then prepares every traced step anew.
+    # Not in each training run: seeding makes TensorFlow prepare every traced step anew.
     keras.utils.set_random_seed(seed)
     adjustable = {
         name: keras.Variable(0.0, trainable=False, dtype="float32", name=name)
