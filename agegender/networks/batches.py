@@ -179,10 +179,10 @@ class Batches:
         known: dict[str, Any] = {"gender": examples.gender, "taught": examples.taught}
         self.labels = {name: known.get(name, examples.age_years) for name in outputs}
         self.seed, self.epoch, self.mixing = seed, epoch - 1, mixing
-        self.on_epoch_begin()
+        self.next_epoch()
 
-    def on_epoch_begin(self) -> None:
-        """Shuffle if there is a seed."""
+    def next_epoch(self) -> None:
+        """Begin an epoch: shuffle if there is a seed."""
         self.epoch += 1
         self.order, self.view = self.rows, np.zeros(len(self.rows), int)
         self.partners, self.share = self.rows, np.ones(len(self.rows), np.float32)
@@ -198,7 +198,7 @@ class Batches:
     def epochs(self, count: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Yield the batches of `count` epochs."""
         for _ in range(count):
-            self.on_epoch_begin()
+            self.next_epoch()
             yield from (self[index] for index in range(len(self)))
 
     def for_fit(self, epochs: int) -> Any:

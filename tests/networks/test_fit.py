@@ -295,7 +295,7 @@ def test_batches_hold_every_row_once_with_its_own_labels():
         assert np.array_equal(np.sort(seen), rows)
         assert np.array_equal(seen, np.concatenate([part[1]["age"][:, 0] for part in parts]))
         orders.append(seen)
-        fed.on_epoch_begin()
+        fed.next_epoch()
     assert not np.array_equal(*orders)
 
 
