@@ -119,7 +119,7 @@ OF_HEAD = {"head_learning_rate": 1e-3, "head_batch_size": 64}
 # committed test face.
 RELEASES = {
     "A": Release("A", 60, 30, {"first_size_pixels": 0}),
-    "A_taught": Release("A", 120, 40, {"teacher": "faceres_deep"}),
+    "A_taught": Release("A", 200, 50, {"teacher": "faceres_deep"}),
     "B": Release("B", 8, 4, OF_HEAD),
     "A_full": Release("A", 36, 6, {"mixing": 0.1, "first_size_pixels": 0}),
     "A_full_taught": Release("A", 64, 12, {"mixing": 0.1, "teacher": "faceres_deep"}),
