@@ -153,7 +153,7 @@ PRESETS = {
         minutes=5.0,
         tier="quick",
         scratch=FamilySettings(80, (4,), 30, 0.34, 0.2, folds=1, fewest_trials=6),
-        pretrained=FamilySettings(80, (0, 2), 4, 0.36, 0.1, factor=20, folds=1, fewest_trials=6),
+        pretrained=FamilySettings(80, (0, 4), 4, 0.36, 0.1, factor=20, folds=1, fewest_trials=6),
         views=2,
         head_epochs=10,
         robustness_faces=40,

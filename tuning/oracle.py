@@ -4,6 +4,9 @@ The method is asynchronous successive halving (ASHA, Li et al., MLSys 2020). New
 a mixture as in PriorBand (Mallik et al., NeurIPS 2023). A longer trial starts over. Resuming the
 short one would save a quarter of the time, but trials would be compared before their learning rate
 has come down.
+
+A rung without epochs trains B's head alone, which says nothing about how to fine-tune. So the
+hyperparameters of fine-tuning stay at their defaults there, and are drawn when a head moves on.
 """
 
 import random
@@ -72,7 +75,7 @@ class Oracle(keras_tuner.Oracle):
         for rung in reversed(range(1, len(self.rungs))):
             below = self.on_rung(rung - 1)
             begun = [
-                hyperparameters.setting(trial.hyperparameters.values)
+                self._judged(trial.hyperparameters.values, rung - 1)
                 for trial in self.trials.values()
                 if trial.hyperparameters.values[journal.RUNG] == rung
             ]
@@ -82,29 +85,53 @@ class Oracle(keras_tuner.Oracle):
                 defaults = hyperparameters.setting(first.hyperparameters.values)
                 earned = [setting for setting in below if setting == defaults] + earned
             for setting in earned:
-                if setting not in begun:
+                judged = self._judged(setting, rung - 1)
+                if judged not in begun:
+                    # The first one shows what the better head is worth with the same fine-tuning.
+                    if len(begun) > 1:
+                        setting = self._drawn(self.on_rung(rung), judged)
                     return setting, rung
         return None
+
+    def _judged(self, values: dict[str, Any], rung: int) -> dict[str, Any]:
+        """Return the part of a setting that counts on a rung."""
+        setting = hyperparameters.setting(values)
+        if self.rungs[rung]:
+            return setting
+        return {n: v for n, v in setting.items() if n not in hyperparameters.FINE_TUNING}
 
     def _new(self) -> dict[str, Any]:
         """Return a new setting; it may happen to repeat an earlier one."""
         begun = [t for t in self.trials.values() if not t.hyperparameters.values[journal.RUNG]]
         if self.trials and len(begun) < len(self.known):
             return dict(self.known[len(begun)])
+        if self.rungs[0]:
+            own = map(self.on_rung, reversed(range(len(self.rungs))))
+            return self._drawn(next(filter(None, own), self.known), {})
+        fixed = {
+            parameter.name: parameter.default
+            for parameter in self.hyperparameters.space
+            if parameter.name in hyperparameters.FINE_TUNING
+        }
+        return self._drawn(self.on_rung(0) or self.known, fixed)
+
+    def _drawn(self, best: Sequence[dict[str, Any]], kept: dict[str, Any]) -> dict[str, Any]:
+        """Return a setting with the values `kept`; the others are drawn.
+
+        best: the best settings so far, the best first.
+        """
         generator = random.Random(f"{self.seed} {len(self.trials)}")
-        own = map(self.on_rung, reversed(range(len(self.rungs))))
-        best = next(filter(None, own), self.known)
         shares = SHARES if best else SHARES[:2]
         kind = generator.choices(range(len(shares)), shares)[0]
-        center = best[generator.randrange(min(3, len(best)))] if kind == 2 else None
+        center = best[generator.randrange(min(3, len(best)))] if kind == 2 else {}
         drawn = keras_tuner.HyperParameters()
         for parameter in self.hyperparameters.space:
             drawn.merge([parameter])
             if not drawn.is_active(parameter):
                 continue
-            near = (center or {}).get(parameter.name, parameter.default)
-            value = _draw(parameter, None if kind == 0 else near, generator)
-            drawn.values[parameter.name] = value
+            name = parameter.name
+            near = None if kind == 0 else center.get(name, parameter.default)
+            drawn.values[name] = kept[name] if name in kept else _draw(parameter, near, generator)
         return drawn.values
 
 
