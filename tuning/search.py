@@ -268,12 +268,21 @@ class _Search:
     def likely_seconds(self, rung: int) -> float:
         """Return the median time of the trials on this rung, or else of those on lower ones.
 
-        0 if there are none: the first trial of all, or one of a head alone after the defaults were
-        fine-tuned, which took much longer.
+        Of the first trial of all, which had to trace everything, only its epochs count. 0 if there
+        are none: that trial itself, or one of a head alone after the defaults were fine-tuned,
+        which took much longer.
         """
         done = [t for t in self.results if t.status == "COMPLETED" and (t.rung or 0) <= rung]
-        seconds = [t.seconds for t in done if (t.rung or 0) == rung] or [t.seconds for t in done]
-        return statistics.median(seconds) if seconds else 0.0
+        lower = [t.seconds for t in done if (t.rung or 0) < rung]
+        head_seconds = statistics.median(lower) if lower else 0.0
+        on_rung = [t for t in done if (t.rung or 0) == rung]
+        if not on_rung:
+            return head_seconds
+        seconds = statistics.median(trial.seconds for trial in on_rung)
+        if len(on_rung) == on_rung[0].number == 1 and "epoch_seconds" in on_rung[0].metrics:
+            epochs = on_rung[0].values.get(journal.EPOCHS, math.inf)
+            seconds = min(seconds, head_seconds + epochs * on_rung[0].metrics["epoch_seconds"])
+        return seconds
 
     def attempt(self, trial: journal.Trial) -> journal.Trial:
         """Run a trial; return it with its result or, if it raises, as failed."""

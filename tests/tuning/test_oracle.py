@@ -72,6 +72,25 @@ def test_where_the_first_rung_has_no_epoch_the_defaults_begin_on_the_last_one(tm
     assert seen[4] == (1, 2) and "learning_rate" in values
 
 
+def test_fine_tuning_is_searched_among_the_settings_that_are_fine_tuned(tmp_path):
+    proposed, heads, tuned = asks(tmp_path, rungs=(0, 2)), set(), []
+    for number in range(60):
+        values, tell = next(proposed)
+        setting = hyperparameters.setting(values)
+        rate = setting.pop("learning_rate")  # The only one here that a head does not depend on.
+        head = tuple(sorted(setting.items()))
+        if values[journal.RUNG]:
+            tuned.append((head, rate))
+        else:
+            assert rate == 1e-2
+            heads.add(head)
+        tell(random.Random(number).random())
+    moved = [head for head, _ in tuned[1:]]
+    assert len(moved) > 10 and len(set(moved)) == len(moved) and set(moved) <= heads
+    assert [rate for _, rate in tuned[:2]] == [1e-2, 1e-2]
+    assert len({rate for _, rate in tuned[2:]}) > 5
+
+
 def regret(tmp_path, algorithm, seed, budget_epochs=120):
     """The distance to the best setting after so many epochs; a short trial shows it with noise."""
     noise, best, spent = random.Random(seed), math.inf, 0

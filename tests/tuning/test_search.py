@@ -18,14 +18,14 @@ SEVEN = 7  # trials
 
 
 def space(hp):
-    hp.Float("learning_rate", 1e-4, 1e-1, sampling="log", default=1e-2)
+    hp.Float("head_learning_rate", 1e-4, 1e-1, sampling="log", default=1e-2)
     if hp.Choice("kind", ["plain", "deep"], default="plain") == "deep":
         with hp.conditional_scope("kind", ["deep"]):
             hp.Int("depth", 2, 6)
 
 
 def score(values):
-    return abs(math.log10(values["learning_rate"]) + 3) + (values["kind"] == "plain")
+    return abs(math.log10(values["head_learning_rate"]) + 3) + (values["kind"] == "plain")
 
 
 def run_trial(trial):
@@ -54,7 +54,7 @@ def whole(request, tmp_path_factory):
 def test_the_defaults_come_first_and_nothing_runs_twice(whole):
     _, trials = whole
     assert len(trials) == SEVEN
-    assert (trials[0].values["learning_rate"], trials[0].values["kind"]) == (1e-2, "plain")
+    assert (trials[0].values["head_learning_rate"], trials[0].values["kind"]) == (1e-2, "plain")
     assert "depth" not in trials[0].values
     assert len({str(sorted(trial.values.items())) for trial in trials}) == SEVEN
     assert journal.best(trials)[0].val_score == min(trial.val_score for trial in trials)
@@ -186,6 +186,20 @@ def test_a_trial_is_as_long_as_others_on_its_rung(tmp_path):
     whole = run(tmp_path, "priorband", **plan)
     undisturbed = run(tmp_path / "whole", "priorband", **plan)
     assert [t.values for t in whole] == [t.values for t in undisturbed] and len(whole) == 20
+
+
+def test_of_the_first_trial_only_the_epochs_count(tmp_path):
+    def timed(trial):
+        done = run_trial(trial)
+        seconds = 60.0 if trial.number == 1 else 20.0 * trial.rung
+        metrics = done.metrics | {"epoch_seconds": 10.0}
+        return dataclasses.replace(done, seconds=seconds, metrics=metrics)
+
+    plan = {"rungs": (0, 2), "run_trial": timed, "most_trials": 20}
+    for left, rungs in ((18, [1, 0, 0, 0]), (50, [1, 0, 0, 0, 1])):
+        stop_at = time.monotonic() + left
+        trials = run(tmp_path / str(left), "priorband", stop_at=stop_at, **plan)
+        assert [trial.rung for trial in trials][:5] == rungs
 
 
 def test_a_search_tries_its_fewest_settings_however_late_it_is(tmp_path):
