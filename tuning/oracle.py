@@ -87,7 +87,8 @@ class Oracle(keras_tuner.Oracle):
             for setting in earned:
                 judged = self._judged(setting, rung - 1)
                 if judged not in begun:
-                    # The first one shows what the better head is worth with the same fine-tuning.
+                    # The first one shows what a better head is worth with the same fine-tuning. Of
+                    # later ones, only what was judged stays.
                     if len(begun) > 1:
                         setting = self._drawn(self.on_rung(rung), judged)
                     return setting, rung
