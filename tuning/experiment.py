@@ -203,8 +203,7 @@ def _log_trained(
     metrics = metrics | {"images_per_second": history.images_per_second.median()}
     if "val_score" in history:
         metrics["best_epoch"] = evaluation.kept_epoch(history) + 1  # from 1, like the steps
-    tracking.log_metrics(run_id, metrics)
-    tracking.log_network(run_id, trained.network)
+    tracking.log_network(run_id, trained.network, metrics)
     # The curves of trials are drawn when the search has ended.
     if "val_score" in history and role != "trial":
         curves = figures.learning_curves({letter: history})

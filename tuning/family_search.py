@@ -20,7 +20,7 @@ import pandas as pd
 from agegender import config, disk, hyperparameters, progress, records
 from agegender.data import pixels, splits
 from agegender.networks import backend, fit, step
-from agegender.registry import stored_checkpoints, tracking, ui
+from agegender.registry import epochs, stored_checkpoints, tracking, ui
 from agegender.show import figures
 from tuning import cluster, experiment, families, finalists, journal, search, standing, workers
 
@@ -245,7 +245,7 @@ def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) 
     for place, trial in enumerate(done):
         report(progress.Progress("Figures", place, len(done)))
         if trial.status == "COMPLETED":
-            history = tracking.history(trial.run_id)
+            history = epochs.history(trial.run_id)
             curves = figures.learning_curves({f"trial {trial.number}": history})
             tracking.log_figure(trial.run_id, curves, records.CURVES)
     if len(table[table.status == "COMPLETED"]) >= search_page.FEWEST_TRIALS:

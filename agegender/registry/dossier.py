@@ -8,7 +8,7 @@ import mlflow
 import pandas as pd
 
 from agegender.networks import backbones
-from agegender.registry import tracking, versions
+from agegender.registry import epochs, tracking, versions
 from agegender.show.report import StoredRun, StoredVersion
 
 
@@ -29,7 +29,7 @@ def read(family: str, generated: bool = False) -> StoredVersion:
         tags=tags,
         run=_stored(run),
         search=_stored(_run(run.data.tags.get("mlflow.parentRunId", "")) if run else None),
-        history=tracking.history(run.info.run_id) if run else pd.DataFrame(),
+        history=epochs.history(run.info.run_id) if run else pd.DataFrame(),
         sizes=json.loads(inputs[0].dataset.profile or "{}") if inputs else {},
         pretraining=known.pretraining if known else "",
     )

@@ -123,14 +123,13 @@ def _register(path: Path, model: str) -> int:
             tracking.log_epoch(run_id, epoch)
         curves = figures.learning_curves({candidate.family: history})
         tracking.log_figure(run_id, curves, records.CURVES)
-        tracking.log_metrics(run_id, candidate.val)
         tracking.log_text(run_id, card.read_text(), records.CARD)
         predictions = records.read_predictions(path.with_suffix(".csv"))
         candidates.log_tested(run_id, candidate, predictions)
         network = export.load_h5(path)
         # Log the inner network, not the wrapper that averages a picture and its mirror image.
         inside = [layer for layer in network.layers if isinstance(layer, keras.Model)]
-        tracking.log_network(run_id, inside[0] if inside else network)
+        tracking.log_network(run_id, inside[0] if inside else network, candidate.val)
         return versions.register_version(
             model_name=model,
             run_id=run_id,

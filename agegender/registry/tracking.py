@@ -8,7 +8,6 @@ import contextlib
 import datetime
 import functools
 import json
-import math
 import os
 import platform
 import sys
@@ -25,17 +24,12 @@ import pandas as pd
 
 from agegender import records
 from agegender.data import pixels
-from agegender.registry import access, provenance
+from agegender.registry import access, epochs, provenance
 
 T = TypeVar("T")
 PAGES = "pages"  # the experiment with the pages written for readers
-EPOCHS = "epochs/"  # prefix of every series of epochs
 SAMPLING_SECONDS = 10  # for CPU, memory and so on
-# One thread, so that epochs are written in order. MLflow's own asynchronous logging drops a batch
-# that it cannot write and mentions it only in a log.
-_writer = futures.ThreadPoolExecutor(1, "epochs")
-_unwritten: dict[str, list[futures.Future]] = {}
-_last_epochs: dict[str, float] = {}  # of resumed runs
+_open: dict[str, epochs.Writer] = {}  # of the runs that are open
 
 
 def connect(root: Path) -> str:
@@ -127,21 +121,23 @@ def run(
     if description:
         tags["mlflow.note.content"] = description
     found = find(client.get_run, run_id) if run_id else None
+    last_epoch = -1
     if run_id and found and found.info.lifecycle_stage == "active":
         for mark in {"error", "killed"} & found.data.tags.keys():
             client.delete_tag(run_id, mark)
         client.update_run(run_id, status="RUNNING")
-        _last_epochs[run_id] = history(run_id)["epoch"].max()
+        last_epoch = epochs.history(run_id)["epoch"].max()
         set_tags(run_id, tags)
     else:
         run_id = client.create_run(_experiment_id(experiment), tags=tags, run_name=name).info.run_id
+    _open[run_id] = epochs.Writer(run_id, last_epoch)
     status = "KILLED"
     try:
         settings = [mlflow.entities.Param(*map(str, each)) for each in (params or {}).items()]
         client.log_batch(run_id, params=settings)
         yield run_id
-        for epoch in _unwritten.get(run_id, []):
-            epoch.result()
+        for write in _open[run_id].write():
+            write.result()
         status = "FINISHED"
     except Exception as error:
         status = "FAILED"
@@ -149,8 +145,7 @@ def run(
         log_text(run_id, traceback.format_exc(), "traceback.txt")
         raise
     finally:
-        futures.wait(_unwritten.pop(run_id, []))
-        _last_epochs.pop(run_id, None)
+        futures.wait(_open.pop(run_id).write())
         client.set_terminated(run_id, status)
 
 
@@ -253,67 +248,15 @@ def best_trials(experiment: str, tags: dict[str, str], count: int) -> dict[str, 
 
 
 def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
-    """Log an epoch in the background while training continues.
-
-    Step 1 is the end of epoch 0; the plain name and step 0 are for `log_metrics` of the whole run.
-    Epochs are written in the order of the calls, and the end of `run` waits for all of them. Epochs
-    of a resumed run that are already in the store are not written again.
-    """
-    if row["epoch"] <= _last_epochs.get(run_id, -1):
-        return
-    now = time.time_ns() // 1_000_000
-    metrics = [
-        mlflow.entities.Metric(_series(name), float(value), now, int(row["epoch"]) + 1)
-        # The UI's comparison of runs opens with the first metric.
-        for name, value in sorted(row.items(), key=lambda column: column[0] != "val_score")
-        if name not in ("epoch", "phase")
-    ]
-    _unwritten.setdefault(run_id, []).append(_writer.submit(_log_batch, run_id, metrics))
-
-
-def history(run_id: str) -> pd.DataFrame:
-    """Return what `log_epoch` wrote, one row per epoch; empty if nothing was written."""
-    client = mlflow.MlflowClient()
-    columns: dict[str, dict[int, float]] = {}
-    for series in client.get_run(run_id).data.metrics:
-        if series.startswith(EPOCHS):
-            points = client.get_metric_history(run_id, series)
-            of_column = columns.setdefault(_column(series), {})
-            of_column.update({point.step - 1: point.value for point in points})
-    return pd.DataFrame(columns).sort_index().rename_axis("epoch").reset_index()
-
-
-def _series(column: str) -> str:
-    """Return the name that a history's column has as a metric of a run.
-
-    The UI groups metrics by the part before the last slash: the first section has only val_score,
-    the others show training and validation of one metric side by side.
-    """
-    if column == "val_score":
-        return f"{EPOCHS}{column}"
-    name = column.removeprefix("val_")
-    return f"{EPOCHS}{name}/{'training' if name == column else 'validation'}"
-
-
-def _column(series: str) -> str:
-    """Return the column of a series; earlier versions of this project added no suffix."""
-    name, _, split = series.removeprefix(EPOCHS).partition("/")
-    return f"val_{name}" if split == "validation" else name
+    """Log an epoch of an open run in the background, see `epochs.Writer`."""
+    _open[run_id].add(row)
 
 
 def log_metrics(run_id: str, metrics: dict[str, float], step: int = 0) -> None:
     """Log numbers that hold for the whole run, or until the next step."""
     now = time.time_ns() // 1_000_000
     entries = [mlflow.entities.Metric(name, float(v), now, step) for name, v in metrics.items()]
-    _log_batch(run_id, entries)
-
-
-def _log_batch(run_id: str, metrics: list[mlflow.entities.Metric]) -> None:
-    # MLflow would show infinity as 1.8e308 and NaN as a separate value: name the metrics instead.
-    finite = [metric for metric in metrics if math.isfinite(metric.value)]
-    mlflow.MlflowClient().log_batch(run_id, finite)
-    if odd := sorted({metric.key for metric in metrics if not math.isfinite(metric.value)}):
-        set_tags(run_id, {"metrics_not_finite": ", ".join(odd)})
+    epochs.log_batch(run_id, entries)
 
 
 def set_tags(run_id: str, tags: dict[str, str]) -> None:
@@ -327,22 +270,22 @@ def log_figure(run_id: str, figure: matplotlib.figure.Figure, name: str) -> None
     mlflow.MlflowClient().log_figure(run_id, figure, name)
 
 
-def log_network(run_id: str, network: Any) -> None:
-    """Store a network's number of parameters, its summary and its layers."""
-    from agegender.networks import models  # Imports Keras.
-
-    summary = _summary(network, tuple(layer.trainable for layer in network.layers))
-    log_metrics(run_id, {"parameters": network.count_params()})
+def log_network(run_id: str, network: Any, metrics: dict[str, float]) -> None:
+    """Store a network's metrics and number of parameters, its summary and its layers."""
+    summary, layers = _described(network, tuple(layer.trainable for layer in network.layers))
+    log_metrics(run_id, metrics | {"parameters": network.count_params()})
     log_text(run_id, summary, records.SUMMARY)
-    log_text(run_id, json.dumps(models.layers(network)), records.LAYERS)
+    log_text(run_id, layers, records.LAYERS)
 
 
 @functools.lru_cache(maxsize=4)
-def _summary(network: Any, trainable: tuple[bool, ...]) -> str:
-    """Return a network's summary, made once for trials that share it and what is trainable."""
+def _described(network: Any, trainable: tuple[bool, ...]) -> tuple[str, str]:
+    """Return a network's summary and layers, once for trials with the same trainable layers."""
+    from agegender.networks import models  # Imports Keras.
+
     lines: list[str] = []
     network.summary(print_fn=lines.append, line_length=100)
-    return "\n".join(lines)
+    return "\n".join(lines), json.dumps(models.layers(network))
 
 
 def log_text(run_id: str, text: str, name: str) -> None:

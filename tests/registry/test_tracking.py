@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from agegender.data import pixels
-from agegender.registry import ledger, provenance, tracking, versions
+from agegender.registry import epochs, ledger, provenance, tracking, versions
 
 REPOSITORY = Path(__file__).parents[2]
 DIGEST = "0123456789abcdef0123456789abcdef"
@@ -117,7 +117,7 @@ def test_what_earlier_versions_logged_is_read_and_gone_on_with(client):
         for name, value in (("age_mae", 5.0), ("val_age_mae", 6.0), ("val_score", 0.5)):
             client.log_metric(run_id, f"epochs/{name}", value, step=1)
         tracking.log_epoch(run_id, {"epoch": 1, "age_mae": 4.0, "val_age_mae": 5.5, "val_score": 0})
-    history = tracking.history(run_id)
+    history = epochs.history(run_id)
     assert history[["epoch", "age_mae", "val_age_mae", "val_score"]].to_numpy().tolist() == [
         [0, 5.0, 6.0, 0.5],
         [1, 4.0, 5.5, 0.0],
@@ -157,10 +157,24 @@ def test_an_epoch_that_cannot_be_written_fails_the_run(client):
         tracking.log_epoch(run_id, {"epoch": 1, "x" * 300: 1.0})
         tracking.log_epoch(run_id, {"epoch": 2, "loss": 0.5})
     assert client.get_run(run_id).info.status == "FAILED"
-    assert {point.step for point in client.get_metric_history(run_id, "epochs/loss/training")} == {
-        1,
-        3,
-    }
+    # The second and third are written together.
+    assert [p.step for p in client.get_metric_history(run_id, "epochs/loss/training")] == [1]
+
+
+def test_short_epochs_are_written_together_and_what_failed_keeps_them(client):
+    with (
+        pytest.raises(ZeroDivisionError),
+        tracking.run("failed", experiment="tests") as run_id,
+    ):
+        writer = epochs.Writer(run_id)
+        for epoch in range(300):
+            writer.add({"epoch": epoch, "loss": 1.0})
+        assert len(writer.write()) < 5
+        for epoch in range(4):
+            tracking.log_epoch(run_id, {"epoch": epoch, "val_score": 0.5})
+        raise ZeroDivisionError
+    for name, count in (("loss/training", 300), ("val_score", 4)):
+        assert len(client.get_metric_history(run_id, f"epochs/{name}")) == count
 
 
 def test_artifacts_and_dataset(client, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agegender.registry import access, tracking
+from agegender.registry import access, epochs, tracking
 
 SEARCH = """
 import dataclasses, sys
@@ -126,7 +126,7 @@ class Place:
             patch.setenv(access.TRACKING, self.environment.get(access.TRACKING, ""))
             tracking.connect(self.folder)
         found = tracking.search("age-gender-generated", "tags.role = 'trial'")
-        histories = [tracking.history(run.info.run_id) for run in found]
+        histories = [epochs.history(run.info.run_id) for run in found]
         return {
             run.info.run_id: {
                 "status": run.info.status,
