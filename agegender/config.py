@@ -2,6 +2,8 @@
 
 import dataclasses
 
+LEAST_GAIN_FACES = 500
+
 
 @dataclasses.dataclass(frozen=True)
 class FamilySettings:
@@ -55,8 +57,9 @@ class Settings:
     tier: str = "short"
     preset: str = "laptop"
     generated_faces: int = 1200
-    # A single final run takes the defaults unless a setting's val_score is lower by this share.
-    # Two trials of one setting of A differ by 4 % (one standard deviation).
+    # A single final run takes the defaults unless a setting's val_score is lower by this share, or
+    # more if there are fewer than LEAST_GAIN_FACES validation faces. On as many, two trials of one
+    # setting of A differ by 4 % (one standard deviation).
     least_gain: float = 0.08
     # The settings of a search differ by less than epochs of the final training runs are worth.
     # Ranks after one epoch say little about those after nine, ranks after three more.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import keras
 
-from agegender import disk, progress, records
+from agegender import config, disk, progress, records
 from agegender.data import splits
 from agegender.networks import export
 from tuning import experiment, families, journal, standing
@@ -48,13 +48,14 @@ def train_finalists(job: experiment.Job) -> Path:
         job.report(f"{job.family.title}: already trained. For more, set another MINUTES= or SEED=.")
         return candidate
     done = journal.read(job.folder / records.JOURNAL)
-    best = to_train_again(done, job.effort.finalists, job.settings.least_gain)
+    least_gain = needed_gain(job.settings.least_gain, len(job.faces.rows("validation")))
+    best = to_train_again(done, job.effort.finalists, least_gain)
     # Never less time than a trial had: cut short, the same setting would only do worse.
     least_seconds = 1.5 * max(trial.seconds for trial in done)
     job = dataclasses.replace(job, stop_at=max(job.stop_at, time.monotonic() + least_seconds))
     plan = read_plan(job)
     if journal.count_settings(done) > len(best) == 1 and best[0].setting == done[0].setting:
-        gain = f"{100 * job.settings.least_gain:g} %"
+        gain = f"{100 * least_gain:.0f} %"
         job.report(f"  No setting was {gain} better than the defaults, which are trained again.")
     if not plan:
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -86,6 +87,11 @@ def to_train_again(done: list[journal.Trial], count: int, least_gain: float) -> 
     if defaults.setting not in [trial.setting for trial in best]:
         best[-1] = defaults
     return best
+
+
+def needed_gain(least_gain: float, validation_faces: int) -> float:
+    """Return the share by which a setting must beat the defaults, by how many faces judge it."""
+    return least_gain * math.sqrt(max(1.0, config.LEAST_GAIN_FACES / validation_faces))
 
 
 def read_plan(job: experiment.Job) -> Plan | None:

@@ -30,6 +30,11 @@ def test_the_defaults_are_trained_again_beside_the_best_or_if_it_is_hardly_bette
     assert [one.number for one in finalists.to_train_again(done, count, 0.05)] == expected
 
 
+def test_fewer_faces_must_show_a_larger_gain():
+    needed = [finalists.needed_gain(0.08, faces) for faces in (2000, 500, 125)]
+    assert needed == pytest.approx([0.08, 0.08, 0.16])
+
+
 @pytest.mark.parametrize(
     ("rungs_and_scores", "expected"),
     [
