@@ -48,7 +48,9 @@ def digits(number: Interval | float | None, unit: str = "", sign: str = "") -> s
         return "not measured"
     if isinstance(number, Interval):
         form = f"{sign}z.{number.decimals}f"
-        return f"{number.value:{form}}{unit} [{number.low:{form}}, {number.high:{form}}]"
+        # An end that rounds to 0 shows on which side of 0 it lies.
+        end = f"{sign or 'z'}.{number.decimals}f"
+        return f"{number.value:{form}}{unit} [{number.low:{end}}, {number.high:{end}}]"
     whole = isinstance(number, int) or abs(number) >= 1000
     return (f"{number:,.0f}" if whole else f"{number:#.3g}".rstrip(".")) + unit
 

@@ -36,6 +36,8 @@ def test_shares_are_shown_in_percent_by_the_same_rule():
 def test_a_difference_shows_its_sign_and_a_value_alone_keeps_its_digits():
     difference = Interval(0.21, -0.3, 0.72)
     assert intervals.digits(difference, " years", "+") == "+0.2 years [-0.3, +0.7]"
+    near = Interval(-0.074, -0.148, -0.001)
+    assert intervals.digits(near, " years", "+") == "-0.07 years [-0.15, -0.00]"
     assert intervals.value(difference) == "0.2"
     assert intervals.digits(difference.times(100)) == "21 [-30, 72]"
 
