@@ -1,6 +1,7 @@
 """The epochs of a run as MLflow metrics: one series for each column of a training's history."""
 
 import math
+import threading
 import time
 from collections.abc import Mapping
 from concurrent import futures
@@ -11,7 +12,7 @@ import pandas as pd
 
 PREFIX = "epochs/"  # of the name of every series
 # An epoch of B's head takes hardly longer than to write it. MLflow takes 1,000 metrics at once.
-WRITE_SECONDS, MOST_AT_ONCE = 1.0, 500
+WRITE_SECONDS, MOST_AT_ONCE = 1.0, 1000
 # One thread, so that epochs are written in order. MLflow's own asynchronous logging drops a batch
 # that it cannot write and mentions it only in a log.
 _thread = futures.ThreadPoolExecutor(1, "epochs")
@@ -20,7 +21,7 @@ _thread = futures.ThreadPoolExecutor(1, "epochs")
 class Writer:
     """Writes the epochs of an open run in the background while training continues.
 
-    They are written in the order of the calls, together if they take less than WRITE_SECONDS.
+    They are written in the order of the calls, those within WRITE_SECONDS together.
 
     last_epoch: the last one that an interrupted call wrote. Up to it, none is written again.
     """
@@ -28,6 +29,7 @@ class Writer:
     def __init__(self, run_id: str, last_epoch: float = -1):
         self.run_id, self.last_epoch = run_id, last_epoch
         self.unwritten: list[mlflow.entities.Metric] = []
+        self.lock, self.ended = threading.Lock(), threading.Event()
         self.writes: list[futures.Future] = []
         self.next_write = time.monotonic()
 
@@ -39,20 +41,28 @@ class Writer:
         if row["epoch"] <= self.last_epoch:
             return
         now = time.time_ns() // 1_000_000
-        self.unwritten += [
+        metrics = [
             mlflow.entities.Metric(_series(name), float(value), now, int(row["epoch"]) + 1)
             # The UI's comparison of runs opens with the first metric.
             for name, value in sorted(row.items(), key=lambda column: column[0] != "val_score")
             if name not in ("epoch", "phase")
         ]
-        if time.monotonic() >= self.next_write or len(self.unwritten) > MOST_AT_ONCE:
-            self.write()
+        with self.lock:
+            if not self.unwritten:
+                self.writes.append(_thread.submit(self._write))
+            self.unwritten += metrics
 
-    def write(self) -> list[futures.Future]:
-        """Begin to write the rest; return all writes, also earlier ones."""
-        if self.unwritten:
-            self.writes.append(_thread.submit(log_batch, self.run_id, self.unwritten))
-            self.unwritten, self.next_write = [], time.monotonic() + WRITE_SECONDS
+    def _write(self) -> None:
+        self.ended.wait(max(0.0, self.next_write - time.monotonic()))
+        self.next_write = time.monotonic() + WRITE_SECONDS
+        with self.lock:
+            metrics, self.unwritten = self.unwritten, []
+        for start in range(0, len(metrics), MOST_AT_ONCE):
+            log_batch(self.run_id, metrics[start : start + MOST_AT_ONCE])
+
+    def end(self) -> list[futures.Future]:
+        """Write the rest at once; return all writes, which may still be under way."""
+        self.ended.set()
         return self.writes
 
 

@@ -136,7 +136,7 @@ def run(
         settings = [mlflow.entities.Param(*map(str, each)) for each in (params or {}).items()]
         client.log_batch(run_id, params=settings)
         yield run_id
-        for write in _open[run_id].write():
+        for write in _open[run_id].end():
             write.result()
         status = "FINISHED"
     except Exception as error:
@@ -145,7 +145,7 @@ def run(
         log_text(run_id, traceback.format_exc(), "traceback.txt")
         raise
     finally:
-        futures.wait(_open.pop(run_id).write())
+        futures.wait(_open.pop(run_id).end())
         client.set_terminated(run_id, status)
 
 
