@@ -258,7 +258,8 @@ class _Search:
         likely_seconds = self.likely_seconds(trial.rung or 0)
         late = time.monotonic() + 1.1 * likely_seconds > self.stop_at
         if late and len(self.trials) >= self.plan.fewest_trials:
-            self.report(f"  No time for another trial of about {likely_seconds:.0f} s.")
+            length = f" of about {likely_seconds:.0f} s" if likely_seconds else ""
+            self.report(f"  No time for another trial{length}.")
             return None
         self.asked, self.tells[trial.number] = None, tell
         self.trials.append(trial)
