@@ -157,8 +157,9 @@ def system_metrics(run_id: str) -> Iterator[None]:
     """
     from mlflow.system_metrics import system_metrics_monitor  # Needs psutil, as the pipelines do.
 
+    resumed = _open[run_id].last_epoch >= 0  # MLflow then reads the run, which takes 6 ms.
     monitor = system_metrics_monitor.SystemMetricsMonitor(
-        run_id, sampling_interval=SAMPLING_SECONDS, resume_logging=True
+        run_id, sampling_interval=SAMPLING_SECONDS, resume_logging=resumed
     )
     monitor.start()
     try:
