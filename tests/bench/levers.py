@@ -1,5 +1,6 @@
 """The effect of each lever on speed, and how cost grows with the data; for `make bench`."""
 
+import shutil
 import statistics
 import tempfile
 import time
@@ -10,13 +11,15 @@ import keras_tuner
 import numpy as np
 
 from agegender import config
+from agegender.data import splits
 from agegender.measure import evaluation
 from agegender.networks import backbones, backend, batches, fit, models
 from agegender.registry import tracking
-from tuning import families, spaces
+from tuning import experiment, families, spaces
 
 IMAGES = (1_000, 10_000, 100_000, 200_000)
 TRIALS = (10, 100, 1_000)
+HEADS = 20
 LOSSES = ["mse", "binary_crossentropy"]
 
 
@@ -151,6 +154,34 @@ def growth_of_trials(faces, arguments) -> dict:
     }
 
 
+def tracked_heads(faces, arguments) -> dict:
+    """Train heads of B as a search does and, in turns, without run and checkpoint; seconds each."""
+    backend.prepare()
+    seconds: dict[str, list[float]] = {"with_tracking": [], "without": []}
+    with tempfile.TemporaryDirectory(dir=faces.folder.parent) as name:
+        folder, settings = Path(name), config.Settings()
+        cache, chosen = folder / "cache", families.FAMILIES["B"]
+        context = families.Context(settings, cache, 0, 0)
+        cache.mkdir()
+        (cache / "weights").symlink_to(families.weights(faces.folder.parents[1]))
+        tracking.connect(folder)
+        job = experiment.Job("B", faces, settings, folder, cache, report=lambda said: None)
+        values = families.searched_space(chosen, settings.tier, cache).values
+        (rows,) = splits.folds(faces.manifest, 1, 0)
+        with tracking.run("search", experiment=experiment.name_of(faces)) as parent_run_id:
+            for number in range(HEADS + 2):
+                started = time.perf_counter()
+                trial = 0, 0, f"B {number}", "trial", number, parent_run_id, values, folder / "c"
+                training = experiment.Training(values, *trial)
+                experiment.train_and_log(job, training, rows, context.kept)
+                shutil.rmtree(folder / "c")
+                seconds["with_tracking"].append(time.perf_counter() - started)
+                started = time.perf_counter()
+                chosen.train(chosen.from_values(values), faces, families.Fold(*rows), context)
+                seconds["without"].append(time.perf_counter() - started)
+    return {f"head_{way}_seconds": statistics.median(each[2:]) for way, each in seconds.items()}
+
+
 def growth_of_image_size(faces, arguments) -> dict:
     """Measure a step of A on images of other sizes, images/s."""
     backend.prepare()
@@ -164,5 +195,5 @@ def growth_of_image_size(faces, arguments) -> dict:
 
 MEASUREMENTS = (
     *(levers_a, one_thread, compiled_by_xla, levers_b),
-    *(growth_of_images, growth_of_trials, growth_of_image_size),
+    *(tracked_heads, growth_of_images, growth_of_trials, growth_of_image_size),
 )
