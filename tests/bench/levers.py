@@ -168,11 +168,12 @@ def tracked_heads(faces, arguments) -> dict:
         job = experiment.Job("B", faces, settings, folder, cache, report=lambda said: None)
         values = families.searched_space(chosen, settings.tier, cache).values
         (rows,) = splits.folds(faces.manifest, 1, 0)
-        with tracking.run("search", experiment=experiment.name_of(faces)) as parent_run_id:
+        with tracking.run("search", experiment=experiment.name_of(faces)) as parent:
             for number in range(HEADS + 2):
                 started = time.perf_counter()
-                trial = 0, 0, f"B {number}", "trial", number, parent_run_id, values, folder / "c"
-                training = experiment.Training(values, *trial)
+                training = experiment.Training(
+                    values, 0, 0, f"B {number}", "trial", number, parent, checkpoint=folder / "c"
+                )
                 experiment.train_and_log(job, training, rows, context.kept)
                 shutil.rmtree(folder / "c")
                 seconds["with_tracking"].append(time.perf_counter() - started)
