@@ -15,7 +15,8 @@ class FamilySettings:
         the head alone. Searches without rungs use the last number.
     final_epochs: maximum number in a final training run.
     search_share, final_share: shares of the time that MINUTES leaves.
-    finalists: number of settings trained again, each on `folds` folds of training and validation.
+    finalists: number of settings trained again, each on `folds` folds of training and validation;
+        fewer if there is no time to train all for final_epochs.
     fewest_trials: minimum number, run even if the search's share of the time is used up.
     """
 
@@ -26,7 +27,7 @@ class FamilySettings:
     final_share: float
     factor: int = 3
     finalists: int = 1
-    folds: int = 2
+    folds: int = 1
     fewest_trials: int = 1
 
 
@@ -63,10 +64,12 @@ class Settings:
     least_gain: float = 0.08
     # The settings of a search differ by less than epochs of the final training runs are worth.
     # Ranks after one epoch say little about those after nine, ranks after three more.
-    scratch: FamilySettings = FamilySettings(120, (3,), 120, search_share=0.14, final_share=0.5)
+    scratch: FamilySettings = FamilySettings(
+        120, (3,), 120, search_share=0.16, final_share=0.5, finalists=2
+    )
     # Training a head takes seconds. Fine-tuning pays off in the final run, not in 2 epochs.
     pretrained: FamilySettings = FamilySettings(
-        120, (0, 2), 8, search_share=0.19, final_share=0.17, factor=20
+        120, (0, 2), 8, search_share=0.19, final_share=0.15, factor=20, finalists=2
     )
     # Views of each face that pass once through B's frozen part; fewer if there are many faces.
     views: int = 4
@@ -155,8 +158,8 @@ PRESETS = {
         preset="drawn",
         minutes=5.5,
         tier="quick",
-        scratch=FamilySettings(80, (4,), 30, 0.30, 0.25, folds=1, fewest_trials=6),
-        pretrained=FamilySettings(80, (0, 4), 4, 0.34, 0.11, factor=20, folds=1, fewest_trials=6),
+        scratch=FamilySettings(80, (4,), 30, 0.30, 0.25, fewest_trials=6),
+        pretrained=FamilySettings(80, (0, 4), 4, 0.34, 0.11, factor=20, fewest_trials=6),
         views=2,
         head_epochs=10,
         robustness_faces=40,
@@ -166,8 +169,8 @@ PRESETS = {
         preset="smoke",
         minutes=None,
         generated_faces=500,
-        scratch=FamilySettings(2, (2,), 3, search_share=0.2, final_share=0.3, folds=1),
-        pretrained=FamilySettings(2, (1,), 2, search_share=0.2, final_share=0.2, folds=1),
+        scratch=FamilySettings(2, (2,), 3, search_share=0.2, final_share=0.3),
+        pretrained=FamilySettings(2, (1,), 2, search_share=0.2, final_share=0.2),
         views=2,
         head_epochs=5,
         robustness_faces=30,
@@ -188,8 +191,8 @@ PRESETS = {
         preset="notebook",
         minutes=None,
         tier="notebook",
-        scratch=FamilySettings(1, (1,), 40, search_share=0.1, final_share=0.5, folds=1),
-        pretrained=FamilySettings(1, (1,), 1, search_share=0.1, final_share=0.3, folds=1),
+        scratch=FamilySettings(1, (1,), 40, search_share=0.1, final_share=0.5),
+        pretrained=FamilySettings(1, (1,), 1, search_share=0.1, final_share=0.3),
         head_epochs=66,
     ),
 }

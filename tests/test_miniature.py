@@ -12,7 +12,7 @@ from pipelines import pull_model, roll_back, run_all, write_report
 from pipelines import work as pipelines_work
 from tuning import families, family_search, journal
 
-ONE_EPOCH = config.FamilySettings(1, (1,), 1, search_share=0.2, final_share=0.3, folds=1)
+ONE_EPOCH = config.FamilySettings(1, (1,), 1, search_share=0.2, final_share=0.3)
 SETTINGS = dataclasses.replace(
     config.PRESETS["drawn"],
     minutes=None,

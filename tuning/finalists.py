@@ -36,11 +36,11 @@ class Plan:
 def train_finalists(job: experiment.Job) -> Path:
     """Train the best settings of a search again, longer, over folds; export the best as candidate.
 
-    If time is short, it trains one setting on the manifest's own split. With more time, it adds
-    folds and settings, the defaults last. The setting with the lowest mean val_score over its folds
-    wins, with the network of its first fold. Return the candidate's folder: the .h5, for B also
-    records.FROZEN (the same head before fine-tuning), and records.RECORD. Nothing is done if an
-    earlier call ended with a candidate on the same budget.
+    If time is short, it trains one setting on the manifest's own split. Once that has all its
+    epochs, more time adds settings, then folds. The setting with the lowest mean val_score over its
+    folds wins, with the network of its first fold. Return the candidate's folder: the .h5, for B
+    also records.FROZEN (the same head before fine-tuning), and records.RECORD. Nothing is done if
+    an earlier call ended with a candidate on the same budget.
     """
     candidate, checkpoints = job.folder / records.CANDIDATE, job.folder / "checkpoints"
     earlier = records.Candidate.load(candidate)
@@ -54,13 +54,14 @@ def train_finalists(job: experiment.Job) -> Path:
     least_seconds = 1.5 * max(trial.seconds for trial in done)
     job = dataclasses.replace(job, stop_at=max(job.stop_at, time.monotonic() + least_seconds))
     plan = read_plan(job)
-    if journal.count_settings(done) > len(best) == 1 and best[0].setting == done[0].setting:
-        gain = f"{100 * least_gain:.0f} %"
-        job.report(f"  No setting was {gain} better than the defaults, which are trained again.")
     if not plan:
         shutil.rmtree(checkpoints, ignore_errors=True)
-        plan = _make_plan(job, done, best)
+        plan = make_plan(job, done, best)
         disk.write(job.folder / records.PLAN, json.dumps(dataclasses.asdict(plan)))
+    tried, chosen = journal.count_settings(done), {number for number, _ in plan.trainings}
+    if tried > 1 and chosen == {best[0].number} and best[0].setting == done[0].setting:
+        gain = f"{100 * least_gain:.0f} %"
+        job.report(f"  No setting was {gain} better than the defaults, which are trained again.")
     training, result, trained = _carry_out(job, plan, {t.number: t.values for t in done})
     export_networks(job, trained, candidate)
     found = experiment.candidate(job, training, result, trained)
@@ -70,23 +71,21 @@ def train_finalists(job: experiment.Job) -> Path:
 
 
 def to_train_again(done: list[journal.Trial], count: int, least_gain: float) -> list[journal.Trial]:
-    """Return the best `count` trials; if several, the last is of the defaults.
+    """Return `count` trials to train again, the most promising first, the defaults among the first.
 
     The defaults were chosen for a long training run, and the best of many short trials owes part of
-    its score to luck. So a single one is the defaults too, unless they did not get as far or the
-    best val_score is lower than theirs by the share least_gain.
+    its score to luck. So the defaults come first, unless they did not get as far as the best or its
+    val_score is lower by the share least_gain. They come second then.
     """
-    best = journal.best(done, count)
+    best = journal.best(done, len(done))
     tried = [t for t in done if t.setting == done[0].setting and t.status == "COMPLETED"]
     if not tried:
-        return best
+        return best[:count]
     (defaults,) = journal.best(tried)
-    if count == 1:
-        gained = best[0].val_score <= (1 - least_gain) * defaults.val_score
-        return best if gained or best[0].rung != defaults.rung else [defaults]
-    if defaults.setting not in [trial.setting for trial in best]:
-        best[-1] = defaults
-    return best
+    gained = best[0].val_score <= (1 - least_gain) * defaults.val_score
+    others = [trial for trial in best if trial.setting != defaults.setting]
+    ahead = bool(others) and others[0] is best[0] and (gained or best[0].rung != defaults.rung)
+    return [*others[:ahead], defaults, *others[ahead:]][:count]
 
 
 def needed_gain(least_gain: float, validation_faces: int) -> float:
@@ -105,11 +104,11 @@ def _budget(job: experiment.Job) -> list[float | None]:
     return [job.settings.minutes, job.effort.trials]
 
 
-def _make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journal.Trial]) -> Plan:
+def make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journal.Trial]) -> Plan:
     """Plan as many training runs and epochs as the time allows.
 
-    All runs get the same number of epochs. If they would all be too short to be worth it, fewer
-    runs are planned.
+    All runs get the same number of epochs. More than one is planned only if all have the most
+    epochs: these make a network better than a comparison does.
     """
     final_epochs = job.effort.final_epochs
     trainings = [(trial.number, fold) for fold in range(job.effort.folds) for trial in best]
@@ -128,8 +127,9 @@ def _make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journa
             return final_epochs
         return (seconds / len(trainings) - other_seconds) / an_epoch
 
-    while len(trainings) > 1 and affordable() < 0.75 * final_epochs:
-        trainings.pop()
+    while len(trainings) > 1 and affordable() < final_epochs:
+        # Whole folds, so that all settings are compared on the same ones.
+        del trainings[-(len(best) if len(trainings) > len(best) else 1) :]
     epochs = int(min(final_epochs, max(job.trial_epochs({}), affordable())))
     return Plan(_budget(job), trainings, epochs)
 
