@@ -165,7 +165,7 @@ def train_and_log(
             metrics["activation_seconds"] = watch.activation_seconds
         seconds = time.monotonic() - started - watch.activation_seconds
         log_dataset(run_id, job.faces, training.role)
-        _log_trained(run_id, job.letter, training.role, trained, metrics | {"seconds": seconds})
+        _log_trained(run_id, job.letter, training, trained, metrics | {"seconds": seconds})
     job.report(progress.Progress(training.name, 1, 1))
     result = journal.Trial(training.number, training.values, "COMPLETED", metrics, seconds, run_id)
     return result, trained
@@ -188,7 +188,8 @@ def _run_of(job: Job, training: Training) -> Iterator[str]:
             tags=run_tags(job, training.role) | {"trial": str(training.number)},
             params=training.values if training.shown is None else training.shown,
         ) as run_id,
-        tracking.system_metrics(run_id),
+        # A head alone is trained in a second, in which no sample is taken.
+        tracking.system_metrics(run_id) if training.epochs else contextlib.nullcontext(),
     ):
         if checkpoint and training.keep_in_store:
             stored_checkpoints.download(run_id, checkpoint)
@@ -196,16 +197,23 @@ def _run_of(job: Job, training: Training) -> Iterator[str]:
 
 
 def _log_trained(
-    run_id: str, letter: str, role: str, trained: families.Trained, metrics: dict[str, float]
+    run_id: str,
+    letter: str,
+    training: Training,
+    trained: families.Trained,
+    metrics: dict[str, float],
 ) -> None:
     """Log a training run's metrics, layers and learning curves."""
     history = trained.history
     metrics = metrics | {"images_per_second": history.images_per_second.median()}
     if "val_score" in history:
         metrics["best_epoch"] = evaluation.kept_epoch(history) + 1  # from 1, like the steps
-    tracking.log_network(run_id, trained.network, metrics)
+    if training.epochs:
+        tracking.log_network(run_id, trained.network, metrics)
+    else:  # A head alone has the layers of the first trial.
+        tracking.log_metrics(run_id, metrics)
     # The curves of trials are drawn when the search has ended.
-    if "val_score" in history and role != "trial":
+    if "val_score" in history and training.role != "trial":
         curves = figures.learning_curves({letter: history})
         tracking.log_figure(run_id, curves, records.CURVES)
 

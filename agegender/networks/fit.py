@@ -26,8 +26,8 @@ from agegender.networks import backend, batches, step
 
 # The columns of a history, which has one row per epoch. Each also exists with the prefix val_.
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
-# Checkpoints take at most this share of the time. A head of B trains for a second.
-CHECKPOINT_SHARE = 0.03
+# Checkpoints take at most this share of the time. A head of B, trained in a second, needs none.
+CHECKPOINT_SHARE, FIRST_CHECKPOINT_SECONDS = 0.03, 2.0
 
 
 class TrainingDivergedError(RuntimeError):
@@ -170,7 +170,8 @@ class _Epochs(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
         self.validation: batches.Batches
-        self.started = self.next_save = time.monotonic()
+        self.started = time.monotonic()
+        self.next_save = self.started + FIRST_CHECKPOINT_SECONDS
 
     def go_on(self, trained: keras.Model) -> int:
         """Restore a checkpoint if there is one; return the number of epochs already trained."""

@@ -167,12 +167,14 @@ def tracked_heads(faces, arguments) -> dict:
         tracking.connect(folder)
         job = experiment.Job("B", faces, settings, folder, cache, report=lambda said: None)
         values = families.searched_space(chosen, settings.tier, cache).values
+        names, _ = families.searched(chosen, settings.tier, cache)
+        shown = {name: values[name] for name in names}
         (rows,) = splits.folds(faces.manifest, 1, 0)
         with tracking.run("search", experiment=experiment.name_of(faces)) as parent:
             for number in range(HEADS + 2):
                 started = time.perf_counter()
                 training = experiment.Training(
-                    values, 0, 0, f"B {number}", "trial", number, parent, checkpoint=folder / "c"
+                    values, 0, 0, f"B {number}", "trial", number, parent, shown, folder / "c"
                 )
                 experiment.train_and_log(job, training, rows, context.kept)
                 shutil.rmtree(folder / "c")

@@ -256,6 +256,12 @@ def test_an_interrupted_head_ends_as_if_it_had_not_been(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_run_of_a_second_writes_no_checkpoint(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "FIRST_CHECKPOINT_SECONDS", 60.0)
+    train(toy, epochs=2, checkpoint=tmp_path / "checkpoint.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_that_is_torn_or_of_another_training_is_named(toy, tmp_path):
     path = tmp_path / "checkpoint.npz"
     train(toy, epochs=1, checkpoint=path)
