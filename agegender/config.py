@@ -50,7 +50,7 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of `make tune`; the command line or make can override every field."""
+    """Settings of `make tune`; `pipelines/options.py` lists those that a user can override."""
 
     seed: int = 0
     minutes: float | None = 15.0
@@ -62,7 +62,7 @@ class Settings:
     # more if there are fewer than LEAST_GAIN_FACES validation faces. On as many, two trials of one
     # setting of A differ by 4 % (one standard deviation).
     least_gain: float = 0.08
-    # The settings of a search differ by less than epochs of the final training runs are worth.
+    # More epochs in the final training run gain more than the best setting of a search does.
     # Ranks after one epoch say little about those after nine, ranks after three more.
     scratch: FamilySettings = FamilySettings(
         120, (3,), 120, search_share=0.16, final_share=0.5, finalists=2
@@ -152,8 +152,8 @@ ABLATIONS: dict[str, dict[str, dict]] = {
 
 PRESETS = {
     "laptop": Settings(),
-    # Drawn faces, to see the whole pipeline work in five minutes on two cores. What is best after
-    # two epochs of fine-tuning is not after four.
+    # Drawn faces, to see the whole pipeline work in six minutes on two cores. The best setting
+    # after two epochs of fine-tuning is not the best after four.
     "drawn": _with(
         preset="drawn",
         minutes=5.5,

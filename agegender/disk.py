@@ -131,8 +131,9 @@ def full(error: BaseException | None, place: Path) -> str | None:
             disk = next(folder for folder in (where, *where.parents) if folder.exists())
             return (
                 f"{(lines or [text])[0]}: the disk of {where} has {_gigabytes(_free(disk))} free. "
-                "`du -sh .cache/* mlruns` shows what is stored, `make clean` removes what can be "
-                "rebuilt. No finished work is lost: run the same command to continue."
+                "`du -sh .cache/* mlruns` shows what is stored. Remove .cache/features, which is "
+                "rebuilt when needed, and run the same command to continue. `make clean` frees "
+                "more, but unfinished searches start over."
             )
         error = error.__cause__ or error.__context__
     return None

@@ -12,7 +12,7 @@ HEAD = ("trunk_dropout", "age_dropout", "gender_dropout", "age_units", "gender_u
 TRUNK: tuple[str, ...] = ("internal_size_pixels", "stem_filters", "stem_kernel_pixels", "width")
 TRUNK += ("stages", "blocks_per_stage", "extra_block_stage", "kernel_pixels", "residual")
 TRUNK += ("normalization", "activation", "pooling")
-# Of B, what the training of its head alone does not depend on.
+# B's hyperparameters that do not affect the training of its head alone.
 FINE_TUNING: tuple[str, ...] = ("learning_rate", "weight_decay", "batch_size", "unfrozen_share")
 FINE_TUNING += ("batch_normalization", "views", *VIEW_STRENGTHS)
 # Prefix of the names that an oracle adds to a trial's values for its own use.

@@ -1,4 +1,4 @@
-"""Measure what each choice behind the defaults is worth: `make ablate MODEL=A DATA=train_val`.
+"""Measure what each default is worth: `make ablate MODEL=A DATA=data/train_val`.
 
 It stops after MINUTES; the same command continues it.
 """

@@ -1,4 +1,4 @@
-"""Search both families: `make search` (the two steps of `make tune` that follow the faces)."""
+"""Search both families: `make search` (the second step of `make tune`)."""
 
 from pipelines.work import Work
 from tuning import families, family_search

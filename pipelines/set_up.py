@@ -45,7 +45,7 @@ def install(backend: str, dev: str = "") -> None:
     extras.append(build(backend))
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     what = f"{python}, {backend}{', with developer tools' * bool(dev)}"
-    print(f"Setting up .venv ({what}): once, about half a minute.", flush=True)
+    print(f"Setting up .venv ({what}): once, about 45 s.", flush=True)
     uv = shutil.which("uv")
     stamps = list(Path(".venv").glob("ready-*"))
     for stamp in stamps:

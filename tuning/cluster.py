@@ -47,8 +47,8 @@ class Tasks:
             import ray  # Needed only with a cluster.
         except ImportError as error:
             raise journal.SearchError(
-                "RAY_ADDRESS is set, but Ray is not installed. Run "
-                "pip install --constraint requirements.lock ray, or unset RAY_ADDRESS."
+                "RAY_ADDRESS is set, but Ray is not installed. Run `make test`, which installs "
+                "it, or unset RAY_ADDRESS."
             ) from error
         self.ray = ray
         if not ray.is_initialized():

@@ -107,8 +107,8 @@ def _budget(job: experiment.Job) -> list[float | None]:
 def make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journal.Trial]) -> Plan:
     """Plan as many training runs and epochs as the time allows.
 
-    All runs get the same number of epochs. More than one is planned only if all have the most
-    epochs: these make a network better than a comparison does.
+    All runs get the same number of epochs. Several are planned only if each gets final_epochs:
+    more epochs gain more than a comparison does.
     """
     final_epochs = job.effort.final_epochs
     trainings = [(trial.number, fold) for fold in range(job.effort.folds) for trial in best]

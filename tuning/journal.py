@@ -29,7 +29,7 @@ class Trial:
 
     status: RUNNING, COMPLETED or FAILED.
     asked_after: how many results were known when it was proposed.
-    told: its place among the results, from 0, or None if it has none.
+    told: its place among the results, from 0; None until it has one.
     """
 
     number: int
@@ -107,7 +107,7 @@ def best(trials: list[Trial], count: int = 1) -> list[Trial]:
     """
     completed = [trial for trial in trials if trial.status == "COMPLETED"]
     if not completed:
-        raise SearchError("No trial of this search completed, so there is nothing to train.")
+        raise SearchError("No trial of this search completed: run `make search` for more.")
     found: list[Trial] = []
     for trial in sorted(completed, key=lambda trial: (-(trial.rung or 0), trial.val_score)):
         if trial.setting not in [one.setting for one in found]:

@@ -55,7 +55,7 @@ def compare_best(
     done = journal.read(job.folder / records.JOURNAL)
     if not done:
         raise journal.SearchError(
-            f"No search in {job.folder}: run `make search` with the same flags."
+            f"No search in {job.folder}: run `make search` with the same options."
         )
     candidate = records.Candidate.load(job.folder / records.CANDIDATE)
     if epochs is None and candidate:
@@ -197,6 +197,6 @@ def standing(trainings: pd.DataFrame) -> pd.DataFrame:
 def conclusion(summary: pd.DataFrame) -> str:
     """Return a line naming the settings of a `standing` that could also be the best."""
     if len(summary) < 2 or summary.seeds.min() < 2:
-        return "A comparison takes at least 2 settings with 2 seeds each."
+        return "A comparison takes at least 2 settings (SETTINGS=) with 2 seeds (SEEDS=) each."
     others = ", ".join(map(str, summary[summary.like_best].trial[1:])) or "none"
     return f"Best mean: setting {summary.trial[0]}. No clear difference from it at 95 %: {others}."

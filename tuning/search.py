@@ -269,9 +269,8 @@ class _Search:
     def likely_seconds(self, rung: int) -> float:
         """Return the median time of the trials on this rung, or else of those on lower ones.
 
-        Of the first trial of all, which had to trace everything, only its epochs count. 0 if there
-        are none: that trial itself, or one of a head alone after the defaults were fine-tuned,
-        which took much longer.
+        Of trial 1, which also traced everything, only its epochs count. 0 if no trial on this rung
+        or a lower one has completed.
         """
         done = [t for t in self.results if t.status == "COMPLETED" and (t.rung or 0) <= rung]
         lower = [t.seconds for t in done if (t.rung or 0) < rung]
@@ -329,5 +328,5 @@ class _Search:
         if [trial.status for trial in last] == ["FAILED"] * MOST_FAILURES_IN_A_ROW:
             raise journal.SearchError(
                 f"{MOST_FAILURES_IN_A_ROW} trials in a row failed, the last with:\n"
-                f"{last[-1].message}"
+                f"{last[-1].message}\nMend the cause, then move {self.path} away to start over."
             )

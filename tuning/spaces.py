@@ -170,20 +170,20 @@ def scratch(hp: keras_tuner.HyperParameters, tier: str) -> hyperparameters.Scrat
 
 
 def pretrained(
-    hp: keras_tuner.HyperParameters, tier: str, at_hand: list[str]
+    hp: keras_tuner.HyperParameters, tier: str, available: list[str]
 ) -> hyperparameters.Pretrained:
     """Declare network B's parameters; return the record of their values.
 
-    at_hand: the backbones with available weights, the preferred one first. The notebook's is VGG16
-    if available. Raises ValueError for an unknown tier.
+    available: the backbones whose weights are on this machine, the preferred one first. The
+    notebook's is VGG16 if available. Raises ValueError for an unknown tier.
     """
     _check(tier)
     if tier == "notebook":
         hp.Fixed("architecture", "notebook")
-        backbone = hp.Fixed("backbone", "vgg16" if "vgg16" in at_hand else at_hand[0])
+        backbone = hp.Fixed("backbone", "vgg16" if "vgg16" in available else available[0])
         return hyperparameters.Pretrained(backbone=backbone, **NOTEBOOK_PRETRAINED)
-    defaults = hyperparameters.Pretrained(backbone=at_hand[0], **DEFAULTS[tier][1])
-    table = {"backbone": Choice(at_hand)} | PRETRAINED
+    defaults = hyperparameters.Pretrained(backbone=available[0], **DEFAULTS[tier][1])
+    table = {"backbone": Choice(available)} | PRETRAINED
     return dataclasses.replace(defaults, **_declare(hp, table, defaults, tier))
 
 
@@ -228,9 +228,9 @@ def _declare(
 def for_epochs(config: hyperparameters.Scratch, epochs: int, tier: str) -> hyperparameters.Scratch:
     """Return A's configuration for a final training run of this many epochs.
 
-    Trials in the tiers with little time see smaller pictures. In 1 to 3 epochs the weakest
-    augmentation, the least dropout and a narrow network win, whatever they do to LONG_EPOCHS. So
-    none of them is searched there. The final run grows from the trials' size to LAST_SIZE_PIXELS,
+    Trials in the tiers with little time see smaller pictures. In their few epochs, the weakest
+    augmentation, the least dropout and a narrow network win, even if they lose in LONG_EPOCHS. So
+    none of these is searched there. The final run grows from the trials' size to LAST_SIZE_PIXELS,
     and a long one takes its augmentation and mixing from the full tier's defaults.
     """
     if tier in LAST_SIZE_PIXELS:

@@ -41,7 +41,7 @@ class _Worker:
     served: int = 0
     first_memory: int = 0
 
-    def is_worn(self, memory: int) -> bool:
+    def needs_replacing(self, memory: int) -> bool:
         """Count a trial; return whether the next one should get a new process."""
         self.served += 1
         self.first_memory = self.first_memory or memory
@@ -87,8 +87,8 @@ class Processes:
         finally:
             self.places.put(place)
         raise TrialError(
-            f"Its process ended with {how}, {ATTEMPTS} times: out of memory, or killed from "
-            "outside."
+            f"The trial's process ended with {how}, {ATTEMPTS} times: out of memory, or killed. "
+            "Free memory, or set fewer WORKERS=."
         )
 
     def stop(self) -> None:
@@ -121,7 +121,7 @@ class Processes:
                         report(*content)
                         continue
                     *answer, memory = content
-                    keep = answer[1] is None and not worker.is_worn(memory)
+                    keep = answer[1] is None and not worker.needs_replacing(memory)
                     return answer
                 if time.monotonic() - last > self.silent_seconds:
                     raise TrialError(

@@ -60,7 +60,7 @@ def open_faces(folder: Path) -> Faces:
     record = json.loads((folder / RECORD).read_text())
     for name, checksum in record["checksums"].items():
         if disk.checksum(folder / name) != checksum:
-            raise ValueError(f"{folder / name} is damaged or was changed: prepare the data again")
+            raise ValueError(f"{folder / name} is damaged or was changed: run `make prepare` again")
     manifest = pd.read_csv(folder / MANIFEST, keep_default_na=False)
     pixels = np.load(folder / PIXELS, mmap_mode="r")
     return Faces(folder, manifest, pixels, record["digest"], record["kind"], record)

@@ -84,7 +84,7 @@ def evaluate(predictions: pd.DataFrame, *, seed: int, resamples: int = RESAMPLES
     if not np.isfinite(predictions[["age_years", "gender", *records.PREDICTED]].astype(float)).all(
         axis=None
     ):
-        raise ValueError("Expected finite ages, genders and probabilities.")
+        raise ValueError("Expected finite ages, genders and probabilities; got NaN or infinity.")
     if len(np.unique(records.is_female(predictions["gender"]))) < 2:
         raise ValueError(f"Expected faces of both genders; got {len(predictions)} of one or none.")
     metrics, count = _metrics(predictions), len(predictions)
@@ -211,7 +211,10 @@ def compare(predictions: pd.DataFrame, others: pd.DataFrame, *, seed: int) -> di
     "gender". Raises ValueError if the faces differ.
     """
     if predictions["name"].tolist() != others["name"].tolist():
-        raise ValueError("Expected predictions of the same faces in the same order.")
+        raise ValueError(
+            "Expected the same faces in the same order; "
+            f"got {len(predictions)} and {len(others)}, some of them different."
+        )
     errors = [np.abs(records.age_error(table)) for table in (predictions, others)]
     correct = [records.gender_right(table) for table in (predictions, others)]
     return {"mae": paired_difference(*errors, seed=seed), "gender": mcnemar(*correct)}

@@ -3,8 +3,8 @@
 POST /predict and GET /health are for programs. GET / is page.html, GET /about returns the models
 and examples, and POST /answer?model=B takes a photo's bytes and returns what `answer` does.
 
-A request that cannot be answered in full gets 400, 413 (too large) or 415 (wrong content type)
-with {"error": REASON}.
+A request that cannot be answered in full gets 400, 403 (unknown host or origin), 413 (too large) or
+415 (wrong content type) with {"error": REASON}.
 """
 
 import asyncio

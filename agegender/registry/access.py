@@ -31,7 +31,7 @@ TROUBLES = {
     r"readonly database|unable to open database file": "{store} cannot be opened for writing: "
     "check the permissions of the file and its folder.",
     r"FATAL: ": "{store} refused the connection: {reason}. Set {variable} to another store, or "
-    "fix that.",
+    "correct its user, password or database.",
     r"database is locked": "{store} is locked by another process: wait for that process or end it.",
     NO_TABLE: "{store} lacks MLflow tables: restore it from a copy or move it away and start over.",
     r"[Cc]onnection refused|Max retries exceeded|[Tt]imed? ?out|[Cc]onnection (reset|aborted)|"

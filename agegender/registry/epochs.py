@@ -11,7 +11,8 @@ import mlflow
 import pandas as pd
 
 PREFIX = "epochs/"  # of the name of every series
-# An epoch of B's head takes hardly longer than to write it. MLflow takes 1,000 metrics at once.
+# Training B's head for an epoch takes hardly longer than writing its metrics. MLflow takes 1,000
+# at once.
 WRITE_SECONDS, MOST_AT_ONCE = 1.0, 1000
 # One thread, so that epochs are written in order. MLflow's own asynchronous logging drops a batch
 # that it cannot write and mentions it only in a log.
@@ -23,7 +24,7 @@ class Writer:
 
     They are written in the order of the calls, those within WRITE_SECONDS together.
 
-    last_epoch: the last one that an interrupted call wrote. Up to it, none is written again.
+    last_epoch: the last one that an interrupted call wrote; up to it, none is written again.
     """
 
     def __init__(self, run_id: str, last_epoch: float = -1):

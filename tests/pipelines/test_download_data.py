@@ -31,7 +31,7 @@ def test_download_without_a_network_says_what_to_fetch_and_where_to_put_it(tmp_p
 
 def test_download_refuses_other_faces(tmp_path):
     (tmp_path / "1_0_0_20170109.jpg").write_bytes(b"not one of them")
-    with pytest.raises(ValueError, match="5,000 known faces, found 1 others"):
+    with pytest.raises(ValueError, match="5,000 known faces; 1 came, and some differ"):
         download_data.check_folder(tmp_path)
 
 

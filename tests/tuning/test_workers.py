@@ -58,7 +58,7 @@ def test_a_call_returns_from_another_process_and_reports(run):
     assert lines == 2 * ["a line", progress.Progress("a part", 1, 2, seconds_left=3.5)]
 
 
-def test_a_process_serves_many_calls_until_it_is_worn(run, monkeypatch, tmp_path):
+def test_a_process_serves_many_calls_before_it_is_replaced(run, monkeypatch, tmp_path):
     monkeypatch.setattr(workers, "MOST_SERVED", 3)
     monkeypatch.setattr(workers, "MOST_GROWTH_BYTES", 2**27)
     processes = workers.Processes(1, silent_seconds=20)
