@@ -141,7 +141,7 @@ def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]
     seconds, best = 0.0, (math.inf, {})
     while True:
         trial = study.ask()
-        values = {name: _suggest(trial, surrogate.space, name) for name in surrogate.names}
+        values = {name: suggest(trial, surrogate.space, name) for name in surrogate.names}
         before = 0.0
         for epochs in lengths:
             score = surrogate.scores([values], epochs)[0] + generator.normal(0, surrogate.noise)
@@ -155,7 +155,7 @@ def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]
         yield seconds, best[1]
 
 
-def _suggest(trial: optuna.Trial, space: keras_tuner.HyperParameters, name: str) -> object:
+def suggest(trial: optuna.Trial, space: keras_tuner.HyperParameters, name: str) -> object:
     parameter = next(one for one in space.space if one.name == name)
     if isinstance(parameter, keras_tuner.engine.hyperparameters.Choice):
         return trial.suggest_categorical(name, parameter.values)
