@@ -75,7 +75,7 @@ class Candidate:
     val: dict[str, float]  # its validation metrics
     # Tags of everything else that determines the result of a training run.
     origin: dict[str, str] = dataclasses.field(default_factory=dict)
-    fine_tuning_kept: bool | None = None  # see `tuning.families.Trained`
+    fine_tuning_kept: bool | None = None  # see `networks.fit.Trained`
     budget: list[float | None] | None = None  # limits of the search that found it
     # For a release: the epochs of its shorter training run without the validation faces, and the
     # number of faces it was trained on.

@@ -16,9 +16,9 @@ def main(names: list[str], cache: Path = CACHE) -> int:
     try:
         for name in names:
             backbones.fetch(name, cache)
-    except (ValueError, backbones.WeightsError) as error:
+    except ValueError as error:
         print(f"fetch_backbones: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return 1 if isinstance(error, backbones.WeightsError) else 2
     print("pretrained backbones available:", ", ".join(backbones.available(cache)))
     return 0
 

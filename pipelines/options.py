@@ -11,6 +11,7 @@ import difflib
 import glob
 import math
 import os
+import re
 import shlex
 import socket
 from collections.abc import Callable, Mapping
@@ -44,14 +45,15 @@ class Option:
     default: str = ""
 
 
-def _number(kind: Callable[[str], float], low: float) -> Option:
+def _number(kind: Callable[[str], float], low: float, end: float = math.inf) -> Option:
     def read(text: str) -> float:
         value = kind(text)
-        if not low <= value < math.inf:
+        if not low <= value < end:
             raise ValueError
         return value
 
-    return Option(read, f"a {'whole ' * (kind is int)}number of {low} or more")
+    below = f", below {end:,}" * (end < math.inf)
+    return Option(read, f"a {'whole ' * (kind is int)}number of {low} or more{below}")
 
 
 def _choice(*names: str) -> Option:
@@ -60,7 +62,7 @@ def _choice(*names: str) -> Option:
 
 
 def _existing(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # Unlike Path.expanduser, it keeps an unknown ~name.
     path.stat()
     return path
 
@@ -93,7 +95,7 @@ def _address(text: str) -> str:
 
 
 def _registered(text: str) -> str:
-    if text not in FAMILIES and not text.startswith("age-gender-"):
+    if text not in FAMILIES and not re.fullmatch("age-gender-[^/:]+", text):
         raise ValueError
     return text
 
@@ -101,12 +103,12 @@ def _registered(text: str) -> str:
 _YES = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 _FLAG = Option(_YES.__getitem__, "1 or 0", flag=True)
 _FACES = Option(_existing, "a folder, .zip, .tar or .tar.gz of faces")
-_PLACE = Option(lambda text: Path(text).expanduser(), "a path")
+_PLACE = Option(lambda text: Path(os.path.expanduser(text)), "a path")
 _COUNT = _number(int, 1)
 OPTIONS = {
     "data": _FACES,
     "test_data": _FACES,
-    "seed": _number(int, 0),
+    "seed": _number(int, 0, 2**31),  # NumPy's and JAX's limit is 2**32, and seeds are counted up.
     "preset": _choice(*config.PRESETS),
     "minutes": _number(float, 1),
     "trials": _COUNT,

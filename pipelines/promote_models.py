@@ -21,6 +21,8 @@ def promote(work: Work) -> None:
         name = versions.full_name(family, generated=work.faces.kind == "generated")
         work.display(progress.Progress("Registry", place, len(families.FAMILIES), name))
         folder, candidate = work.candidate_folder(family), work.candidate(family)
+        if not candidate.test:
+            raise ValueError(f"No test of {family}'s candidate: run `make evaluate` first.")
         version = candidates.register(candidate, folder, work.faces, name)
         test = records.read_predictions(folder / records.PREDICTIONS)
         judged = promotion.judge(

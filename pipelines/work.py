@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agegender import config, disk, progress, records
-from agegender.data import pixels
+from agegender.data import pixels, splits
 from agegender.networks import backend
 from agegender.registry import access, tracking
 from tuning import experiment, journal
@@ -90,6 +90,7 @@ def start(settings: config.Settings, data: Path | None) -> Work:
             generated_faces=settings.generated_faces,
         )
     )
+    splits.training_floors(faces.manifest)  # Raises ValueError if a label never varies.
     tracking.repair_stale_runs(experiment.name_of(faces))
     folder = root / ".cache" / "searches" / _name(settings, faces)
     return Work(settings, faces, root, folder, started)

@@ -128,17 +128,12 @@ def parent_run(
         yield run_id
 
 
-def log_dataset(run_id: str, faces: pixels.Faces, context: str) -> None:
-    """Link a run to the faces that it used."""
-    tracking.log_dataset(run_id, faces, context)
-
-
 def train_and_log(
     job: Job,
     training: Training,
     fold: tuple[np.ndarray, np.ndarray],
     kept: step.Kept | None = None,
-) -> tuple[journal.Trial, families.Trained]:
+) -> tuple[journal.Trial, fit.Trained]:
     """Train one setting in its own run; return its Trial and the network.
 
     fold: rows to train on and rows to validate on.
@@ -164,7 +159,7 @@ def train_and_log(
         if watch.activation_seconds:
             metrics["activation_seconds"] = watch.activation_seconds
         seconds = time.monotonic() - started - watch.activation_seconds
-        log_dataset(run_id, job.faces, training.role)
+        tracking.log_dataset(run_id, job.faces, training.role)
         _log_trained(run_id, job.letter, training, trained, metrics | {"seconds": seconds})
     job.report(progress.Progress(training.name, 1, 1))
     result = journal.Trial(training.number, training.values, "COMPLETED", metrics, seconds, run_id)
@@ -200,7 +195,7 @@ def _log_trained(
     run_id: str,
     letter: str,
     training: Training,
-    trained: families.Trained,
+    trained: fit.Trained,
     metrics: dict[str, float],
 ) -> None:
     """Log a training run's metrics, layers and learning curves."""
@@ -219,7 +214,7 @@ def _log_trained(
 
 
 def candidate(
-    job: Job, training: Training, result: journal.Trial, trained: families.Trained
+    job: Job, training: Training, result: journal.Trial, trained: fit.Trained
 ) -> records.Candidate:
     """Return the record of a trained network that has not been evaluated yet."""
     return records.Candidate(

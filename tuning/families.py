@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 import keras
 import keras_tuner
 import numpy as np
-import pandas as pd
 
 from agegender import config, hyperparameters
 from agegender.data import pixels, splits
-from agegender.measure import evaluation
 from agegender.networks import (
     backbones,
     batches,
@@ -31,7 +29,6 @@ from agegender.networks import (
 )
 from tuning import spaces
 
-BEST_EPOCH = ("val_score", "val_age_mae", "val_gender_accuracy", "val_age_loss", "val_gender_loss")
 FOLDED_SAMPLE = 256  # faces for the statistics of a folded backbone
 TEACHERS = 5
 ANSWERS = ("age_distribution", "gender", "features")  # layers of a teacher
@@ -61,29 +58,6 @@ class Context:
     kept: step.Kept = dataclasses.field(default_factory=step.Kept)
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A trained network and its history, one row per epoch.
-
-    frozen_weights: for B, the weights before fine-tuning.
-    fine_tuning_kept: False if the head alone was as good in validation, so that the network has its
-        weights; None if nothing was fine-tuned.
-    """
-
-    network: keras.Model
-    history: pd.DataFrame
-    frozen_weights: list[np.ndarray] | None = None
-    fine_tuning_kept: bool | None = None
-
-    @property
-    def best_epoch(self) -> dict[str, float]:
-        """The metrics of the epoch that was kept; empty if nothing was validated."""
-        if "val_score" not in self.history:
-            return {}
-        row = evaluation.kept_epoch(self.history)
-        return self.history.loc[row, list(BEST_EPOCH)].to_dict()
-
-
 class Family(abc.ABC):
     """A network as the search and the final training runs see it.
 
@@ -106,7 +80,7 @@ class Family(abc.ABC):
         """Declare the search space; return the record of its values."""
 
     @abc.abstractmethod
-    def train(self, setting: Any, faces: pixels.Faces, fold: Fold, context: Context) -> Trained:
+    def train(self, setting: Any, faces: pixels.Faces, fold: Fold, context: Context) -> fit.Trained:
         """Build and train a network on a fold's rows; setting: an instance of `record`."""
 
     def from_values(self, values: dict[str, Any]) -> hyperparameters.Fitting:
@@ -167,7 +141,7 @@ class Scratch(Family):
         faces: pixels.Faces,
         fold: Fold,
         context: Context,
-    ) -> Trained:
+    ) -> fit.Trained:
         """Build and train a network on a fold's rows."""
         layers = setting.layers
         if setting.architecture == "notebook":
@@ -191,7 +165,7 @@ class Scratch(Family):
             hooks=context.hooks,
             kept=context.kept,
         )
-        return Trained(network, history)
+        return fit.Trained(network, history)
 
 
 class Pretrained(Family):
@@ -208,7 +182,9 @@ class Pretrained(Family):
         self, hp: keras_tuner.HyperParameters, tier: str, cache: Path
     ) -> hyperparameters.Pretrained:
         """Declare B's space, with the backbones whose weights are available."""
-        return spaces.pretrained(hp, tier, backbones.available(weights(cache)))
+        # If none is available, building the first one raises the reason.
+        available = backbones.available(weights(cache)) or list(backbones.BACKBONES)
+        return spaces.pretrained(hp, tier, available)
 
     def first_epochs(self, settings: config.Settings) -> int:
         """Return the number of epochs in which the head alone is trained."""
@@ -220,7 +196,7 @@ class Pretrained(Family):
         faces: pixels.Faces,
         fold: Fold,
         context: Context,
-    ) -> Trained:
+    ) -> fit.Trained:
         """Build and train a network on a fold's rows."""
         settings, known = context.settings, backbones.BACKBONES[setting.backbone]
         structure = _structure(setting.layers | {"architecture": setting.architecture})
@@ -233,7 +209,7 @@ class Pretrained(Family):
         if setting.views == "cached":
             # With cached activations, nothing below the cut is trained.
             unfrozen = min(unfrozen, 1 - settings.cut_share)
-        tuned = finetune.fine_tune(
+        return finetune.fine_tune(
             network,
             _examples(faces, fold),
             setting,
@@ -255,7 +231,6 @@ class Pretrained(Family):
             hooks=context.hooks,
             kept=context.kept,
         )
-        return Trained(network, tuned.history, tuned.frozen_weights, tuned.kept)
 
     def _build(
         self, setting: hyperparameters.Pretrained, faces: pixels.Faces, cache: Path

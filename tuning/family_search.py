@@ -19,7 +19,7 @@ import pandas as pd
 
 from agegender import config, disk, hyperparameters, progress, records
 from agegender.data import pixels, splits
-from agegender.networks import backend, fit, step
+from agegender.networks import backbones, backend, fit, step
 from agegender.registry import epochs, stored_checkpoints, tracking, ui
 from agegender.show import figures
 from tuning import cluster, experiment, families, finalists, journal, search, standing, workers
@@ -50,7 +50,7 @@ def search_family(job: experiment.Job) -> list[journal.Trial]:
         description=f"Search of network {job.family.title}. The child runs are its trials. "
         "Parameters that all trials share are shown only here.",
     ) as parent_run_id:
-        experiment.log_dataset(parent_run_id, job.faces, "search")
+        tracking.log_dataset(parent_run_id, job.faces, "search")
         measures = ["val_score", "val_age_mae", "val_gender_accuracy"]
         ui.save_view(parent_run_id, metrics=measures, params=names)
         job.report(f"\nSearch of {job.family.title}")
@@ -186,23 +186,16 @@ class _Trials:
             if run_id := tracking.find_child(self.parent_run_id, name):
                 tracking.end_failed(run_id, str(error))
             raise
-        except fit.CheckpointError as error:
+        except (backbones.WeightsError, fit.CheckpointError) as error:
             raise journal.SearchError(str(error)) from error
         finally:
             job.report(progress.Progress(name, 1, 1))
         return dataclasses.replace(result, asked_after=trial.asked_after)
 
 
-@functools.cache
-def _kept() -> step.Kept:
-    """Return what this process keeps from one trial to the next."""
-    return step.Kept()
-
-
-@functools.cache
-def _opened(folder: Path) -> pixels.Faces:
-    """Return a folder's faces. Comparing checksums takes as long as a short trial's epoch."""
-    return pixels.open_faces(folder)
+# What a process keeps from one trial to the next. Comparing the checksums of faces takes as long as
+# an epoch of a short trial.
+_kept, _opened = functools.cache(step.Kept), functools.cache(pixels.open_faces)
 
 
 def train_trial(
@@ -280,7 +273,7 @@ def shortfall(
     tried = f"{tried_count} of {settings_asked} tried: too few for a search"
     if settings.minutes is None or effort.trials < LEAST_TRIALS:
         return f"{tried}; TRIALS={wanted} tries more"
-    seconds = wanted * statistics.mean(trial.seconds for trial in done)
+    seconds = wanted * statistics.mean(trial.seconds for trial in done) / settings.workers
     seconds += sum(trial.metrics.get("activation_seconds", 0) for trial in done)
     seconds = starting_seconds + seconds / effort.search_share + settings.closing_seconds
     return f"{tried}; MINUTES={math.ceil(seconds / 60)} would try about {wanted}"

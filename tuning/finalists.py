@@ -16,8 +16,8 @@ import keras
 
 from agegender import config, disk, progress, records
 from agegender.data import splits
-from agegender.networks import export
-from tuning import experiment, families, journal, standing
+from agegender.networks import export, fit
+from tuning import experiment, journal, standing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _epoch_seconds(job: experiment.Job, trial: journal.Trial, done: list[journal
 
 def _carry_out(
     job: experiment.Job, plan: Plan, values: dict[int, dict]
-) -> tuple[experiment.Training, journal.Trial, families.Trained]:
+) -> tuple[experiment.Training, journal.Trial, fit.Trained]:
     """Carry out a plan; return the best setting's training run on its first fold.
 
     values: the values of each trial, by number.
@@ -164,7 +164,7 @@ def _carry_out(
     folds = splits.folds(job.faces.manifest, job.effort.folds, seed)
     parent_run_id = json.loads((job.folder / records.SEARCH).read_text())["run_id"]
     scores: dict[int, list[float]] = {}
-    on_first_fold: dict[int, tuple[experiment.Training, journal.Trial, families.Trained]] = {}
+    on_first_fold: dict[int, tuple[experiment.Training, journal.Trial, fit.Trained]] = {}
     for number, fold in plan.trainings:
         training = experiment.Training(
             job.family.for_epochs(values[number], plan.epochs, job.settings.tier),
@@ -176,14 +176,21 @@ def _carry_out(
             parent_run_id=parent_run_id,
             checkpoint=job.folder / "checkpoints" / f"finalist-{number:03d}-{fold}",
         )
-        result, trained = experiment.train_and_log(job, training, folds[fold])
+        try:
+            result, trained = experiment.train_and_log(job, training, folds[fold])
+        except fit.TrainingDivergedError as error:
+            job.report(f"  {training.name}: {error}")
+            scores.setdefault(number, []).append(math.inf)
+            continue
         scores.setdefault(number, []).append(result.val_score)
         on_first_fold.setdefault(number, (training, result, trained))
         job.report(f"  trial {number:>2} again, fold {fold}  {standing.measured(result)}")
-    return on_first_fold[min(scores, key=lambda number: statistics.mean(scores[number]))]
+    if not on_first_fold:
+        raise journal.SearchError("Every final training run diverged: search again with SEED=.")
+    return on_first_fold[min(on_first_fold, key=lambda number: statistics.mean(scores[number]))]
 
 
-def export_networks(job: experiment.Job, trained: families.Trained, folder: Path) -> None:
+def export_networks(job: experiment.Job, trained: fit.Trained, folder: Path) -> None:
     """Write a trained network's .h5 and, if fine-tuning was kept, one from before fine-tuning.
 
     The second is only for the evaluation, so no fresh process has to read it.

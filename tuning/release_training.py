@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agegender import config, records
 from agegender.data import splits
-from agegender.networks import export, predict
+from agegender.networks import export, fit, predict
 from agegender.registry import tracking
 from tuning import experiment, families, finalists, journal
 
@@ -62,7 +62,7 @@ def train_release(name: str, job: experiment.Job) -> Path:
 
 def _train_parts(
     name: str, job: experiment.Job, parent_run_id: str
-) -> dict[str, tuple[experiment.Training, journal.Trial, families.Trained]]:
+) -> dict[str, tuple[experiment.Training, journal.Trial, fit.Trained]]:
     """Train a release without its validation faces ("calibration"), then with them ("final")."""
     release, every_row = config.RELEASES[name], job.faces.rows("train", "validation")
     values = families.defaults(job.family, job.cache) | release.changes

@@ -64,7 +64,7 @@ def reproduce(
         | {"model.name": model, "model.version": number, "model.run_id": version["run_id"]},
         description=f"{name} trained again, with its own seed and others.",
     ) as run_id:
-        experiment.log_dataset(run_id, job.faces, "reproduction")
+        tracking.log_dataset(run_id, job.faces, "reproduction")
         registered = {measure: float(version[measure]) for measure in retrain.MEASURES}
         seed = int(version["seed"])
         for count in (0, OTHER_SEEDS) if seeds is None else (seeds,):

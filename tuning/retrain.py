@@ -105,7 +105,7 @@ def _compare(job: experiment.Job, plan: Plan, role: str) -> pd.DataFrame:
         tags=experiment.run_tags(job, role) | {"epochs": str(plan.epochs)},
         description=f"{job.family.title}: {told}",
     ) as run_id:
-        experiment.log_dataset(run_id, job.faces, role)
+        tracking.log_dataset(run_id, job.faces, role)
         job.report(f"{job.family.title}: {told}")
         table = retrain(job, plan, path=path, parent_run_id=run_id)
         summary = standing(table)

@@ -223,6 +223,7 @@ class _Search:
 
     def run(self, workers: int) -> None:
         """Run trials, `workers` at once."""
+        self.workers = workers
         self.show()
         with concurrent.futures.ThreadPoolExecutor(workers) as threads:
             futures: dict[concurrent.futures.Future[journal.Trial], int] = {}
@@ -318,7 +319,7 @@ class _Search:
         """Report the progress of the search."""
         self.report(
             standing.progress_of(
-                self.results, self.plan.most_trials, self.stop_at, self.runner.name
+                self.results, self.plan.most_trials, self.stop_at, self.runner.name, self.workers
             )
         )
 

@@ -35,12 +35,12 @@ def result_line(results: list[journal.Trial]) -> str:
 
 
 def progress_of(
-    results: list[journal.Trial], most_trials: int, stop_at: float, name: str
+    results: list[journal.Trial], most_trials: int, stop_at: float, name: str, workers: int = 1
 ) -> progress.Progress:
     """Return a search's progress: trials done and expected at this pace, the best, time left."""
     total, seconds_left, note = most_trials, stop_at - time.monotonic(), ""
     if results:
-        pace = max(1e-9, statistics.mean(trial.seconds for trial in results))
+        pace = max(1e-9, statistics.mean(trial.seconds for trial in results) / workers)
         more = int(min(most_trials - len(results), max(1, seconds_left / pace)))
         total = len(results) + more
         seconds_left = min(seconds_left, pace * more)

@@ -170,7 +170,8 @@ def visible_gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-    return [str(number) for number, line in enumerate(listed.splitlines()) if line]
+    # It also lists the parts of a divided GPU, and prints why it failed.
+    return list(map(str, range(sum(line.startswith("GPU ") for line in listed.splitlines()))))
 
 
 def _work(connection: Any, share: dict[str, Any]) -> None:
@@ -194,7 +195,8 @@ def _work(connection: Any, share: dict[str, Any]) -> None:
         except EOFError:
             return
         result, error = _call(function, arguments, lambda said: send("said", said))
-        memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes.
+        memory = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             send("ended", result, error, memory)
         except Exception:  # It cannot be pickled, or not restored.

@@ -236,10 +236,7 @@ def read_bytes(open_stream: Callable[[], typing.BinaryIO], most_bytes: int = MOS
 
 def printable(text: str) -> str:
     """Return a file name with its unprintable characters escaped."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def one_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import ndimage, stats
 
 from agegender.measure import evaluation
 
@@ -23,8 +23,7 @@ def quality(pixels: np.ndarray) -> pd.DataFrame:
     found = []
     for start in range(0, len(pixels), 128):  # Limits the memory used.
         grey = pixels[start : start + 128] @ LUMA
-        laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-        laplacian -= 4 * grey[:, 1:-1, 1:-1]
+        laplacian = ndimage.laplace(grey, axes=(1, 2))[:, 1:-1, 1:-1]
         found.append(np.stack([grey.mean(axis=(1, 2)) / 255, laplacian.var(axis=(1, 2))], axis=1))
     return pd.DataFrame(np.concatenate(found), columns=["brightness", "sharpness"])
 

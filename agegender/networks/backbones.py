@@ -23,7 +23,7 @@ STRIDE_PIXELS = 32
 COMMITTED = Path(__file__).parents[2] / "models" / "backbones"
 
 
-class WeightsError(Exception):
+class WeightsError(ValueError):
     """Pretrained weights are missing, damaged or could not be downloaded."""
 
 

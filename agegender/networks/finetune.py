@@ -11,20 +11,6 @@ from agegender.measure import evaluation
 from agegender.networks import batches, features, fit, models, step
 
 
-@dataclasses.dataclass(frozen=True)
-class FineTuned:
-    """The result: a history with one row per epoch and its phase ("head" or "fine-tuning").
-
-    frozen_weights: the whole network's weights after the first phase.
-    kept: whether the second phase was better in validation and the network keeps its weights; None
-        if there was no second phase.
-    """
-
-    history: pd.DataFrame
-    frozen_weights: list[np.ndarray]
-    kept: bool | None
-
-
 def set_trainable(
     network: keras.Model, unfreeze_from: str | None, batch_normalization: str
 ) -> None:
@@ -53,7 +39,7 @@ def fine_tune(
     seed: int = 0,
     hooks: fit.Hooks = fit.NO_HOOKS,
     kept: step.Kept | None = None,
-) -> FineTuned:
+) -> fit.Trained:
     """Train network B in place and keep the epoch named by `evaluation.kept_epoch`.
 
     The first phase trains the head on feature vectors, the second also the layers from
@@ -85,7 +71,7 @@ def fine_tune(
     history = train("head", config.of_head, 0, head_epochs, vector, of_head)
     frozen_weights = network.get_weights()
     if unfreeze_from is None or not epochs:
-        return FineTuned(history, frozen_weights, kept=None)
+        return fit.Trained(network, history, frozen_weights)
     set_trainable(network, unfreeze_from, config.batch_normalization)
     tensor, fed = network.input, examples
     if config.views == "cached":
@@ -95,7 +81,7 @@ def fine_tune(
     better = not len(examples.validation_rows) or evaluation.kept_epoch(both) >= len(history)
     if not better:
         network.set_weights(frozen_weights)
-    return FineTuned(both, frozen_weights, kept=better)
+    return fit.Trained(network, both, frozen_weights, better)
 
 
 def _of_rows(examples: batches.Examples, rows: np.ndarray) -> batches.Examples:

@@ -26,15 +26,39 @@ from agegender.networks import backend, batches, step
 
 # The columns of a history, which has one row per epoch. Each also exists with the prefix val_.
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
+BEST_EPOCH = ("val_score", "val_age_mae", "val_gender_accuracy", "val_age_loss", "val_gender_loss")
 # Checkpoints take at most this share of the time. A head of B, trained in a second, needs none.
 CHECKPOINT_SHARE, FIRST_CHECKPOINT_SECONDS = 0.03, 2.0
 
 
-class TrainingDivergedError(RuntimeError):
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network and its history, one row per epoch.
+
+    frozen_weights: for B, the weights before fine-tuning.
+    fine_tuning_kept: False if the head alone was as good in validation, so that the network has its
+        weights; None if nothing was fine-tuned.
+    """
+
+    network: keras.Model
+    history: pd.DataFrame
+    frozen_weights: list[np.ndarray] | None = None
+    fine_tuning_kept: bool | None = None
+
+    @property
+    def best_epoch(self) -> dict[str, float]:
+        """The metrics of the epoch that was kept; empty if nothing was validated."""
+        if "val_score" not in self.history:
+            return {}
+        row = evaluation.kept_epoch(self.history)
+        return self.history.loc[row, list(BEST_EPOCH)].to_dict()
+
+
+class TrainingDivergedError(ValueError):
     """The loss became NaN or infinite."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint is damaged or from another training run; the message names the file."""
 
 
@@ -170,8 +194,7 @@ class _Epochs(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
         self.validation: batches.Batches
-        self.started = time.monotonic()
-        self.next_save = self.started + FIRST_CHECKPOINT_SECONDS
+        self.next_save = time.monotonic() + FIRST_CHECKPOINT_SECONDS
 
     def go_on(self, trained: keras.Model) -> int:
         """Restore a checkpoint if there is one; return the number of epochs already trained."""

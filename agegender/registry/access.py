@@ -32,6 +32,8 @@ TROUBLES = {
     "check the permissions of the file and its folder.",
     r"FATAL: ": "{store} refused the connection: {reason}. Set {variable} to another store, or "
     "correct its user, password or database.",
+    r"failed with error code 403|PERMISSION_DENIED": "{store} does not permit this to your user: "
+    "ask its administrator, or set {variable} to another store.",
     r"database is locked": "{store} is locked by another process: wait for that process or end it.",
     NO_TABLE: "{store} lacks MLflow tables: restore it from a copy or move it away and start over.",
     r"[Cc]onnection refused|Max retries exceeded|[Tt]imed? ?out|[Cc]onnection (reset|aborted)|"

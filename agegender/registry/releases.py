@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from agegender import config, records
+from agegender import config, disk, records
 from agegender.data import pixels, splits, utkface
 from agegender.networks import export, predict
 from agegender.photos import estimate
@@ -84,7 +84,7 @@ def publish(
     (folder / f"{title}.md").write_text(card + compared)
     records.write_predictions(predictions.round(4), folder / f"{title}.csv")
     kept = {"record": candidate.to_json(), "metrics": metrics, "tags": tags}
-    (folder / f"{title}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    disk.write(folder / f"{title}.json", json.dumps(kept, indent=1) + "\n")
     return f"Written: {folder / title}.h5, .json, .md and .csv"
 
 

@@ -4,6 +4,7 @@ Each is a zip with the next number, and the previous one is deleted only after i
 writing is cut off, the new file is not a valid zip, but the previous one is still there.
 """
 
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -33,7 +34,7 @@ def download(run_id: str, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as working:
             archive = mlflow.MlflowClient().download_artifacts(run_id, name, working)
             if zipfile.is_zipfile(archive):
-                zipfile.ZipFile(archive).extractall(folder)
+                shutil.unpack_archive(archive, folder)
                 return
 
 

@@ -50,7 +50,7 @@ def test_fine_tuning_moves_what_is_unfrozen_and_nothing_else(toy, small_pretrain
     # A head trained so shortly leaves much to gain: else its weights would be put back.
     tuned = fine_tune(small_pretrained, toy, tmp_path, epochs=10)
     history = tuned.history
-    assert tuned.kept
+    assert tuned.fine_tuning_kept
     assert list(history.phase) == ["head"] * 2 + ["fine-tuning"] * 10
     assert list(history.epoch) == list(range(12))
     assert history.val_score.idxmin() > 1
@@ -79,7 +79,7 @@ def test_it_is_known_whether_fine_tuning_was_kept(toy, small_pretrained, tmp_pat
     low = small_pretrained.get_layer("low")
     before = low.get_weights()
     tuned = fine_tune(small_pretrained, toy, tmp_path, epochs=1, **changes)
-    assert tuned.kept is kept
+    assert tuned.fine_tuning_kept is kept
     left = zip(small_pretrained.get_weights(), tuned.frozen_weights, strict=True)
     assert all(np.array_equal(*pair) for pair in left) == (not kept)
     assert all(map(np.array_equal, before, low.get_weights())) == (not kept)

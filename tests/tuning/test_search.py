@@ -255,6 +255,8 @@ def test_progress_counts_the_trials_that_there_is_time_for():
     assert (seen.done, seen.total) == (2, 5)
     assert seen.note == "trial 3 of 5, best 5.00 years, 0.900"
     assert seen.seconds_left == pytest.approx(60)
+    seen = standing.progress_of(results, 12, time.monotonic() + 65, "Search of A", workers=2)
+    assert seen.total == 8, "two at once"
     seen = standing.progress_of(results, 3, time.monotonic() + 65, "Search of A")
     assert seen.total == 3 and seen.seconds_left == pytest.approx(20)
     seen = standing.progress_of(results, 12, time.monotonic() + 25, "Search of A")

@@ -141,6 +141,17 @@ def test_stopping_ends_what_runs(run, tmp_path):
             os.kill(int(mark.name), 0)
 
 
+def test_gpus_are_counted_without_their_parts_and_without_errors(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    tool = tmp_path / "nvidia-smi"
+    listed = "printf 'GPU 0: NVIDIA\\n  MIG 1g.10gb Device 0\\nGPU 1: NVIDIA\\n'"
+    for script, seen in ((listed, ["0", "1"]), ("echo No devices were found", [])):
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        assert workers.visible_gpus() == seen
+
+
 def test_cores_and_gpus_are_dealt_out(monkeypatch, run):
     cores = sorted(os.sched_getaffinity(0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
