@@ -60,8 +60,8 @@ def train_finalists(job: experiment.Job) -> Path:
         disk.write(job.folder / records.PLAN, json.dumps(dataclasses.asdict(plan)))
     tried, chosen = journal.count_settings(done), {number for number, _ in plan.trainings}
     if tried > 1 and chosen == {best[0].number} and best[0].setting == done[0].setting:
-        gain = f"{100 * least_gain:.0f} %"
-        job.report(f"  No setting was {gain} better than the defaults, which are trained again.")
+        gain = f"{100 * least_gain:.0f} % " * (least_gain > 0)
+        job.report(f"  No setting was {gain}better than the defaults, which are trained again.")
     training, result, trained = _carry_out(job, plan, {t.number: t.values for t in done})
     export_networks(job, trained, candidate)
     found = experiment.candidate(job, training, result, trained)
