@@ -27,8 +27,8 @@ from agegender.networks import backend, batches, step
 # The columns of a history, which has one row per epoch. Each also exists with the prefix val_.
 METRICS = ("loss", "age_loss", "age_mae", "gender_loss", "gender_accuracy")
 BEST_EPOCH = ("val_score", "val_age_mae", "val_gender_accuracy", "val_age_loss", "val_gender_loss")
-# Checkpoints take at most this share of the time. A head of B, trained in a second, needs none.
-CHECKPOINT_SHARE, FIRST_CHECKPOINT_SECONDS = 0.03, 2.0
+# Checkpoints take at most this share of the time. Most heads of B are trained before their first.
+CHECKPOINT_SHARE, HEAD_SECONDS = 0.03, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +194,7 @@ class _Epochs(keras.callbacks.Callback):
         self.history: list[dict[str, float]] = []
         self.best_weights: list[np.ndarray] | None = None
         self.validation: batches.Batches
-        self.next_save = time.monotonic() + FIRST_CHECKPOINT_SECONDS
+        self.next_save = time.monotonic() + HEAD_SECONDS * step.takes_vectors(network)
 
     def go_on(self, trained: keras.Model) -> int:
         """Restore a checkpoint if there is one; return the number of epochs already trained."""

@@ -2,13 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from agegender.networks import export, fit
-
-
-@pytest.fixture(autouse=True)
-def _checkpoints_from_the_first_epoch_on(monkeypatch):
-    """The networks of these tests train for less than a second."""
-    monkeypatch.setattr(fit, "FIRST_CHECKPOINT_SECONDS", 0.0)
+from agegender.networks import export
 
 
 @pytest.fixture(scope="module")

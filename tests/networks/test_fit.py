@@ -245,7 +245,8 @@ def test_a_head_that_is_fed_whole_epochs_trains_as_if_fed_batches(monkeypatch, v
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_an_interrupted_head_ends_as_if_it_had_not_been(tmp_path):
+def test_an_interrupted_head_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "HEAD_SECONDS", 0.0)
     weights, history = train_head(True)
     path = tmp_path / "checkpoint.npz"
     with pytest.raises(Killed):
@@ -256,9 +257,9 @@ def test_an_interrupted_head_ends_as_if_it_had_not_been(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_run_of_a_second_writes_no_checkpoint(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "FIRST_CHECKPOINT_SECONDS", 60.0)
-    train(toy, epochs=2, checkpoint=tmp_path / "checkpoint.npz")
+def test_a_head_trained_in_a_second_writes_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "HEAD_SECONDS", 60.0)
+    train_head(True, checkpoint=tmp_path / "checkpoint.npz")
     assert not list(tmp_path.iterdir())
 
 
