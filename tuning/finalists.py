@@ -84,8 +84,9 @@ def to_train_again(done: list[journal.Trial], count: int, least_gain: float) -> 
     (defaults,) = journal.best(tried)
     gained = best[0].val_score <= (1 - least_gain) * defaults.val_score
     others = [trial for trial in best if trial.setting != defaults.setting]
-    ahead = bool(others) and others[0] is best[0] and (gained or best[0].rung != defaults.rung)
-    return [*others[:ahead], defaults, *others[ahead:]][:count]
+    if others and others[0] is best[0] and (gained or best[0].rung != defaults.rung):
+        return [others[0], defaults, *others[1:]][:count]
+    return [defaults, *others][:count]
 
 
 def needed_gain(least_gain: float, validation_faces: int) -> float:
