@@ -259,7 +259,7 @@ class _Search:
         likely_seconds = self.likely_seconds(trial.rung or 0)
         late = time.monotonic() + 1.1 * likely_seconds > self.stop_at
         if late and len(self.trials) >= self.plan.fewest_trials:
-            length = f" of about {likely_seconds:.0f} s" if likely_seconds else ""
+            length = f" of about {likely_seconds:.0f} s" if likely_seconds >= 1 else ""
             self.report(f"  No time for another trial{length}.")
             return None
         self.asked, self.tells[trial.number] = None, tell
