@@ -39,7 +39,10 @@ def floors(age_years: np.ndarray, gender: np.ndarray) -> Floors:
     age_mae = float(np.abs(age_years - np.median(age_years)).mean())
     gender_error = float(min(gender.mean(), 1 - gender.mean()))
     if not (age_mae > 0 and gender_error > 0):
-        raise ValueError("The training faces must differ in age and in gender.")
+        raise ValueError(
+            f"Expected training faces of several ages and both genders; the {len(gender)} that "
+            "came have only one age or one gender: add others."
+        )
     return Floors(age_mae, gender_error)
 
 
