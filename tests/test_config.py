@@ -17,7 +17,7 @@ def test_drawn_faces_have_a_preset_of_their_own():
 @pytest.mark.parametrize("name", config.PRESETS)
 def test_a_preset_knows_its_name_and_shares_out_no_more_time_than_there_is(name):
     settings = config.PRESETS[name]
-    assert settings.preset == name and settings.tier in (*spaces.DEFAULTS, "notebook")
+    assert settings.preset == name and settings.tier in spaces.TIERS
     families = (settings.scratch, settings.pretrained)
     assert sum(part.search_share + part.final_share for part in families) <= 1
 

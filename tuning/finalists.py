@@ -44,7 +44,7 @@ def train_finalists(job: experiment.Job) -> Path:
     """
     candidate, checkpoints = job.folder / records.CANDIDATE, job.folder / "checkpoints"
     earlier = records.Candidate.load(candidate)
-    if earlier and earlier.budget == _budget(job):
+    if earlier and earlier.budget == budget(job):
         job.report(f"{job.family.title}: already trained. For more, set another MINUTES= or SEED=.")
         return candidate
     done = journal.read(job.folder / records.JOURNAL)
@@ -98,10 +98,11 @@ def read_plan(job: experiment.Job) -> Plan | None:
     """Return the plan of the final training runs, or None if none has the same budget."""
     path = job.folder / records.PLAN
     plan = Plan(**json.loads(path.read_text())) if path.exists() else None
-    return plan if plan and plan.budget == _budget(job) else None
+    return plan if plan and plan.budget == budget(job) else None
 
 
-def _budget(job: experiment.Job) -> list[float | None]:
+def budget(job: experiment.Job) -> list[float | None]:
+    """Return the minutes and trials that a plan is made for."""
     return [job.settings.minutes, job.effort.trials]
 
 
@@ -114,7 +115,7 @@ def make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journal
     final_epochs = job.effort.final_epochs
     trainings = [(trial.number, fold) for fold in range(job.effort.folds) for trial in best]
     if not math.isfinite(job.stop_at):
-        return Plan(_budget(job), trainings, final_epochs)
+        return Plan(budget(job), trainings, final_epochs)
     epoch_seconds = {trial.number: _epoch_seconds(job, trial, done) for trial in best}
     # A run's time besides its epochs: the head, tracing. The first trial had to trace everything.
     first = next(trial for trial in done if trial.status == "COMPLETED")
@@ -132,7 +133,7 @@ def make_plan(job: experiment.Job, done: list[journal.Trial], best: list[journal
         # Whole folds, so that all settings are compared on the same ones.
         del trainings[-(len(best) if len(trainings) > len(best) else 1) :]
     epochs = int(min(final_epochs, max(job.trial_epochs({}), affordable())))
-    return Plan(_budget(job), trainings, epochs)
+    return Plan(budget(job), trainings, epochs)
 
 
 def _epoch_seconds(job: experiment.Job, trial: journal.Trial, done: list[journal.Trial]) -> float:

@@ -163,9 +163,9 @@ def search(
     """
     with tempfile.TemporaryDirectory() as directory:
         asks = proposals(make_oracle(plan, directory))
-        under_way = _Search(runner, plan, path, stop_at, report, asks)
+        under_way = _Search(runner, plan, path, stop_at, report, asks, workers)
         under_way.replay()
-        under_way.run(workers)
+        under_way.run()
     report(progress.Progress(runner.name, 1, 1))
     done = sorted(under_way.results, key=lambda trial: trial.number)
     if any(trial.status == "COMPLETED" for trial in done):
@@ -189,9 +189,10 @@ class _Search:
         stop_at: float,
         report: progress.Report,
         asks: Iterator[Proposal | None],
+        workers: int,
     ):
         self.runner, self.plan, self.path, self.asks = runner, plan, path, asks
-        self.stop_at, self.report = stop_at, report
+        self.stop_at, self.report, self.workers = stop_at, report, workers
         self.tells: dict[int, Tell] = {}
         self.asked: tuple[journal.Trial, Tell] | None = None
         self.trials = journal.read(path)
@@ -221,15 +222,14 @@ class _Search:
                 self.tell(self.results[count])
         self.check_failures()
 
-    def run(self, workers: int) -> None:
+    def run(self) -> None:
         """Run trials, `workers` at once."""
-        self.workers = workers
         self.show()
-        with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as threads:
             futures: dict[concurrent.futures.Future[journal.Trial], int] = {}
             try:
                 while True:
-                    while len(futures) < workers and (trial := self.next_trial()):
+                    while len(futures) < self.workers and (trial := self.next_trial()):
                         futures[threads.submit(self.attempt, trial)] = trial.number
                     if not futures:
                         return
@@ -329,5 +329,5 @@ class _Search:
         if [trial.status for trial in last] == ["FAILED"] * MOST_FAILURES_IN_A_ROW:
             raise journal.SearchError(
                 f"{MOST_FAILURES_IN_A_ROW} trials in a row failed, the last with:\n"
-                f"{last[-1].message}\nMend the cause, then move {self.path} away to start over."
+                f"{last[-1].message}\nFix the cause, then move {self.path} away to start over."
             )

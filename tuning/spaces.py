@@ -15,6 +15,7 @@ import keras_tuner
 
 from agegender import hyperparameters
 
+TIERS = ("quick", "short", "full", "notebook")
 # From this many epochs on, A overfits with the weak augmentation that pays off in fewer.
 LONG_EPOCHS = 32
 LAST_SIZE_PIXELS = {"short": 96}
@@ -154,7 +155,11 @@ NOTEBOOK_PRETRAINED = NOTEBOOK | {
 
 
 def scratch(hp: keras_tuner.HyperParameters, tier: str) -> hyperparameters.Scratch:
-    """Declare network A's parameters; return the record of their values."""
+    """Declare network A's parameters; return the record of their values.
+
+    Raises ValueError for an unknown tier.
+    """
+    _check(tier)
     if tier == "notebook":
         hp.Fixed("architecture", "notebook")
         return hyperparameters.Scratch(**NOTEBOOK_SCRATCH)
@@ -170,8 +175,9 @@ def pretrained(
     """Declare network B's parameters; return the record of their values.
 
     available: the backbones whose weights are on this machine, the preferred one first. The
-    notebook's is VGG16 if available.
+    notebook's is VGG16 if available. Raises ValueError for an unknown tier.
     """
+    _check(tier)
     if tier == "notebook":
         hp.Fixed("architecture", "notebook")
         backbone = hp.Fixed("backbone", "vgg16" if "vgg16" in available else available[0])
@@ -179,6 +185,11 @@ def pretrained(
     defaults = hyperparameters.Pretrained(backbone=available[0], **DEFAULTS[tier][1])
     table = {"backbone": Choice(available)} | PRETRAINED
     return dataclasses.replace(defaults, **_declare(hp, table, defaults, tier))
+
+
+def _check(tier: str) -> None:
+    if tier not in TIERS:
+        raise ValueError(f"The tier must be one of {', '.join(TIERS)}; got {tier!r}.")
 
 
 def _declare(

@@ -42,7 +42,7 @@ def head(
     age_head "regression" predicts the years directly. "distribution" predicts a softmax over the
     years 0 to 116, whose expected value is the age (DEX, Rothe et al. 2015). "ordinal" predicts the
     probabilities that the age exceeds 0, 1, ... 115 years, whose sum is the age (OR-CNN, Niu et al.
-    2016). Outputs are float32 for any compute dtype.
+    2016). Outputs are float32 for any compute dtype. Raises ValueError for an unknown age head.
     """
     age = keras.layers.Dense(age_units, activation, name="age_dense")(x)
     age = keras.layers.Dropout(age_dropout, name="age_dropout")(age)
@@ -50,7 +50,7 @@ def head(
         # In units of 20 years around 33, so a head of zeros starts at the mean age.
         age = keras.layers.Dense(1, dtype="float32", name="age_scaled")(age)
         age = keras.layers.Rescaling(20.0, 33.0, dtype="float32", name="age")(age)
-    else:
+    elif age_head in AGE_LAYERS:
         distribution = age_head == "distribution"
         years = np.arange(AGE_BINS) if distribution else np.ones(AGE_BINS - 1)
         age = keras.layers.Dense(
@@ -64,6 +64,9 @@ def head(
         )
         age = expected(age)
         expected.set_weights([years[:, None].astype("float32")])
+    else:
+        known = ", ".join(["regression", *AGE_LAYERS])
+        raise ValueError(f"age_head must be one of {known}; got {age_head!r}.")
     gender = keras.layers.Dense(gender_units, activation, name="gender_dense")(x)
     gender = keras.layers.Dropout(gender_dropout, name="gender_dropout")(gender)
     gender = keras.layers.Dense(1, "sigmoid", dtype="float32", name="gender")(gender)

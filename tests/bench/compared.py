@@ -24,7 +24,8 @@ import pandas as pd
 
 from agegender import config, disk, records
 from agegender.data import pixels, splits
-from agegender.networks import export, fit, step
+from agegender.measure import evaluation
+from agegender.networks import export, fit, predict, step
 from pipelines import search_models, train_finalists
 from pipelines.work import Work, on_search
 from tests.bench import regret
@@ -113,8 +114,7 @@ def plan_final_run(job: experiment.Job, epochs: int) -> None:
     if not path.exists():
         gain = finalists.needed_gain(job.settings.least_gain, len(job.faces.rows("validation")))
         (best,) = finalists.to_train_again(journal.read(job.folder / records.JOURNAL), 1, gain)
-        budget = [job.settings.minutes, job.effort.trials]
-        plan = finalists.Plan(budget, [(best.number, 0)], epochs)
+        plan = finalists.Plan(finalists.budget(job), [(best.number, 0)], epochs)
         disk.write(path, json.dumps(dataclasses.asdict(plan)))
 
 
@@ -127,12 +127,11 @@ def unknown_rows(others: pixels.Faces, known: pixels.Faces) -> np.ndarray:
 
 def errors(file: Path, faces: pixels.Faces, rows: np.ndarray) -> dict[str, list]:
     """Return an exported network's error in years for each row, and whether its gender is right."""
-    network, found = export.load_h5(file), {"years": [], "right": []}
-    for part in np.array_split(rows, -(-len(rows) // 256)):
-        age, gender = network.predict_on_batch(faces.pixels[part] / np.float32(255))
-        found["years"] += np.abs(age[:, 0] - faces.age_years[part]).tolist()
-        found["right"] += ((gender[:, 0] > 0.5) == (faces.gender[part] > 0.5)).tolist()
-    return found
+    age_years, gender = predict.predict(export.load_h5(file), faces.pixels, rows)
+    return {
+        "years": np.abs(age_years - faces.age_years[rows]).tolist(),
+        "right": ((gender > 0.5) == (faces.gender[rows] > 0.5)).tolist(),
+    }
 
 
 def search_with_tpe(job: experiment.Job) -> None:
@@ -204,8 +203,8 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     """
     runs = found.set_index(["family", "search", "seed"]).sort_index()
     years, right = np.array(runs["years"].tolist()), np.array(runs["right"].tolist())
-    age_mae, gender_error = np.array(runs["floors"].tolist()).T[:, :, None]
-    scores = pd.DataFrame((years / age_mae + (1 - right) / gender_error) / 2, runs.index)
+    floors = evaluation.Floors(*np.array(runs["floors"].tolist()).T[:, :, None])
+    scores = pd.DataFrame(evaluation.val_score(years, right, floors), runs.index)
     runs = runs.assign(years=years.mean(1), right=right.mean(1), val_score=scores.mean(axis=1))
     rows = []
     for (family, search), own in scores.groupby(level=["family", "search"]):

@@ -47,3 +47,5 @@ def test_expected_age_is_the_mean_of_its_distribution():
 def test_map_before_the_first_dense_layer_stays_small():
     with pytest.raises(ValueError, match="1 to 9 pixels"):
         scratch(stages=2)
+    with pytest.raises(ValueError, match="age_head must be one of"):
+        scratch(age_head="guess")

@@ -69,7 +69,7 @@ def test_full_searches_all_around_defaults_that_differ_in_what_takes_long(family
     assert set(SEARCHED_IN_SHORT_TIME[family]) <= set(searched(full))
 
 
-@pytest.mark.parametrize("tier", [*spaces.DEFAULTS, "notebook"])
+@pytest.mark.parametrize("tier", spaces.TIERS)
 @pytest.mark.parametrize("family", "AB")
 def test_values_make_the_record_that_the_space_returned(family, tier):
     hp, setting = declare(family, tier)
@@ -115,6 +115,11 @@ def test_a_last_training_in_the_short_tier_is_larger_and_a_long_one_augments_str
     for family, tier in (("A", "full"), ("B", "short"), ("A", "notebook")):
         values = declare(family, tier)[0].values
         assert families.FAMILIES[family].for_epochs(values, 1000, tier) == values
+
+
+def test_an_unknown_tier_is_named():
+    with pytest.raises(ValueError, match="short, full, notebook; got 'long'"):
+        declare("A", "long")
 
 
 @pytest.mark.parametrize("family", "AB")
