@@ -65,11 +65,11 @@ class Settings:
     # More epochs in the final training run gain more than the best setting of a search does.
     # Ranks after one epoch say little about those after nine, ranks after three more.
     scratch: FamilySettings = FamilySettings(
-        120, (3,), 120, search_share=0.16, final_share=0.5, finalists=2
+        120, (3,), 120, search_share=0.22, final_share=0.45, finalists=2
     )
     # Training a head takes seconds. Fine-tuning pays off in the final run, not in 2 epochs.
     pretrained: FamilySettings = FamilySettings(
-        120, (0, 2), 8, search_share=0.19, final_share=0.15, factor=20, finalists=2
+        120, (0, 2), 8, search_share=0.18, final_share=0.15, factor=20, finalists=2
     )
     # Views of each face that pass once through B's frozen part; fewer if there are many faces.
     views: int = 4

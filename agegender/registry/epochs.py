@@ -32,7 +32,7 @@ class Writer:
         self.unwritten: list[mlflow.entities.Metric] = []
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.writes: list[futures.Future] = []
-        self.next_write = time.monotonic()
+        self.next_write = time.monotonic() + WRITE_SECONDS
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row of the history.

@@ -12,8 +12,8 @@ from tuning import family_search, journal
     ("count", "changes", "told"),
     [
         (4, {}, ""),
-        (1, {}, "1 of 120 settings tried: too few for a search; MINUTES=56 would try about 8"),
-        (2, {}, "2 of 120 settings tried: too few for a search; MINUTES=56 would try about 8"),
+        (1, {}, "1 of 120 settings tried: too few for a search; MINUTES=41 would try about 8"),
+        (2, {}, "2 of 120 settings tried: too few for a search; MINUTES=41 would try about 8"),
         (
             1,
             {"minutes": None},

@@ -72,6 +72,16 @@ def test_where_the_first_rung_has_no_epoch_the_defaults_begin_on_the_last_one(tm
     assert seen[4] == (1, 2) and "learning_rate" in values
 
 
+def test_no_more_than_the_third_of_the_heads_go_on_though_each_is_the_best_so_far(tmp_path):
+    proposed, rungs = asks(tmp_path, rungs=(0, 2)), []
+    for number in range(60):
+        values, tell = next(proposed)
+        rungs.append(values[journal.RUNG])
+        tell(-number)
+    # A head that is proposed again counts, but is not run again.
+    assert 12 < sum(rungs) < 20
+
+
 def test_fine_tuning_is_searched_among_the_settings_that_are_fine_tuned(tmp_path):
     proposed, heads, tuned = asks(tmp_path, rungs=(0, 2)), set(), []
     for number in range(60):
