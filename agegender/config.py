@@ -69,7 +69,7 @@ class Settings:
     )
     # Training a head takes seconds. Fine-tuning pays off in the final run, not in 2 epochs.
     pretrained: FamilySettings = FamilySettings(
-        120, (0, 2), 8, search_share=0.18, final_share=0.15, factor=20, finalists=2
+        120, (0, 2), 8, search_share=0.19, final_share=0.14, factor=20, finalists=2
     )
     # Views of each face that pass once through B's frozen part; fewer if there are many faces.
     views: int = 4
