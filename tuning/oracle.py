@@ -32,8 +32,8 @@ class Oracle(keras_tuner.Oracle):
     rungs: epochs of a trial on each rung, ascending. If the first has none, the defaults start on
         the last one.
     factor: the best 1/factor of a rung's trials move to the next one. The defaults always do, and
-        before the others, which are compared with them in the end. Of heads alone, no more move
-        when later ones are better: fine-tuning one takes as long as training 20.
+        before the others, which are compared with them in the end. A head that becomes the best
+        later has to wait its turn: fine-tuning takes as long as training 20 heads.
     known: good settings of earlier searches, the best first. They are tried again after the
         defaults. Until this search has results, new settings are drawn from around them.
 
