@@ -22,9 +22,8 @@ from tuning import families, search
 TIER = "short"
 OF_SETTINGS, TOP, DRAWS = 20, 3, 1000
 
-
 # Epochs of A, or of B's fine-tuning, ascending; the others are compared with the last.
-EPOCHS = {"A": (1, 3, 9), "B": (0, 2)}
+EPOCHS = {"A": (1, 3, 9, 30), "B": (0, 2, 8)}
 
 
 def settings_to_record(letter: str, count: int, cache: Path) -> list[dict]:

@@ -26,6 +26,7 @@ from tuning import families, finalists, journal, search
 
 MINUTES = (5, 15, 60)
 OTHERS = 4096  # random settings; the best of them counts as the best possible
+HYPERBAND_EPOCHS = 9  # at most, as in `search.make_oracle`
 Step = tuple[float, float]  # seconds since the start, regret of the best setting so far
 
 
@@ -93,24 +94,16 @@ def random_settings(surrogate: Surrogate, count: int) -> list[dict]:
 
 
 def simulate(
-    letter: str,
-    algorithm: str,
-    surrogate: Surrogate,
-    seed: int,
-    cache: Path,
-    least_gain: float = 0.0,
+    letter: str, settings: config.Settings, surrogate: Surrogate, cache: Path
 ) -> Iterator[tuple[float, dict]]:
-    """Run a search with one of `search.ALGORITHMS`; yield the seconds and best setting so far.
-
-    least_gain: the best is the defaults unless another is better by this share, see `finalists`.
-    """
+    """Run a search with these settings; yield the seconds and the best setting so far."""
     family = families.FAMILIES[letter]
-    effort, longest = family.settings(config.Settings()), surrogate.epochs[-1]
-    generator = np.random.default_rng(seed)
+    effort, longest = family.settings(settings), surrogate.epochs[-1]
+    generator = np.random.default_rng(settings.seed)
     plan = search.Plan(
         lambda hp: family.space(hp, TIER, cache),
-        algorithm,
-        seed,
+        settings.algorithm,
+        settings.seed,
         2000,
         rungs=effort.rungs,
         factor=effort.factor,
@@ -121,19 +114,19 @@ def simulate(
         for asked in search.proposals(search.make_oracle(plan, folder)):
             assert asked, "one worker never waits"
             values, tell = asked
-            epochs = min(values.get(journal.EPOCHS, longest), longest)
+            epochs = min(values.get(journal.EPOCHS, effort.rungs[-1]), longest)
             seconds += surrogate.duration(epochs)
             score = surrogate.scores([values], epochs)[0] + generator.normal(0, surrogate.noise)
             tell(score)
             trial = journal.Trial(len(done) + 1, values, "COMPLETED", {"val_score": score})
             done.append(trial)
-            yield seconds, finalists.to_train_again(done, 1, least_gain)[0].setting
+            yield seconds, finalists.to_train_again(done, 1, settings.least_gain)[0].setting
 
 
 def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]]:
     """Run the same with Optuna's TPE and its Hyperband pruner, which never repeats an epoch."""
     generator = np.random.default_rng(seed)
-    lengths = [n for n in surrogate.epochs if n]
+    lengths = [n for n in surrogate.epochs if 0 < n <= HYPERBAND_EPOCHS]
     study = optuna.create_study(
         sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.HyperbandPruner(lengths[0], lengths[-1], 3),
@@ -178,14 +171,22 @@ def regrets(letter: str, rows: pd.DataFrame, seeds: int, cache: Path) -> pd.Data
         | {"regret": surrogate.scores([defaults], longest)[0] - least}
         for minutes in MINUTES
     ]
+    ruled = config.Settings()
+    free = dataclasses.replace(ruled, least_gain=0.0)
+    searches = {
+        f"priorband, {ruled.least_gain:.0%} rule": ruled,
+        "priorband": free,
+        "priorband, long trials": dataclasses.replace(
+            config.PRESETS["thorough"], least_gain=0.0
+        ),
+        "random": dataclasses.replace(free, algorithm="random"),
+        "hyperband": dataclasses.replace(free, algorithm="hyperband"),
+    }
     for seed in range(seeds):
         runs = {
-            name: simulate(letter, name, surrogate, seed, cache)
-            for name in ("priorband", "random", "hyperband")
+            name: simulate(letter, dataclasses.replace(settings, seed=seed), surrogate, cache)
+            for name, settings in searches.items()
         }
-        gain = config.Settings().least_gain
-        ruled = simulate(letter, "priorband", surrogate, seed, cache, gain)
-        runs[f"priorband, {gain:.0%} rule"] = ruled
         runs["TPE (Optuna)"] = simulate_tpe(surrogate, seed)
         for name, run in runs.items():
             for minutes, setting in _at(run).items():
