@@ -176,9 +176,7 @@ def regrets(letter: str, rows: pd.DataFrame, seeds: int, cache: Path) -> pd.Data
     searches = {
         f"priorband, {ruled.least_gain:.0%} rule": ruled,
         "priorband": free,
-        "priorband, long trials": dataclasses.replace(
-            config.PRESETS["thorough"], least_gain=0.0
-        ),
+        "priorband, long trials": dataclasses.replace(config.PRESETS["thorough"], least_gain=0.0),
         "random": dataclasses.replace(free, algorithm="random"),
         "hyperband": dataclasses.replace(free, algorithm="hyperband"),
     }
