@@ -25,6 +25,7 @@ from agegender import disk, hyperparameters, progress
 from tuning import journal, oracle, standing
 
 MOST_FAILURES_IN_A_ROW = 5
+HYPERBAND_EPOCHS = 9  # of its longest trials
 ALGORITHMS = {
     "priorband": oracle.Oracle,
     "random": keras_tuner.oracles.RandomSearchOracle,
@@ -62,7 +63,7 @@ def make_oracle(plan: Plan, directory: str) -> keras_tuner.Oracle:
     # Repeated proposals are answered from the journal, so the oracle may see more than are run.
     budget: dict[str, Any] = {"max_trials": 20 * plan.most_trials}
     if plan.algorithm == "hyperband":
-        budget = {"max_epochs": 9, "factor": 3}
+        budget = {"max_epochs": HYPERBAND_EPOCHS, "factor": 3}
     elif plan.algorithm == "priorband":
         budget |= {"rungs": plan.rungs, "factor": plan.factor, "known": plan.known}
     elif plan.algorithm == "bayesian":

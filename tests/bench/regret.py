@@ -26,7 +26,6 @@ from tuning import families, finalists, journal, search
 
 MINUTES = (5, 15, 60)
 OTHERS = 4096  # random settings; the best of them counts as the best possible
-HYPERBAND_EPOCHS = 9  # at most, as in `search.make_oracle`
 Step = tuple[float, float]  # seconds since the start, regret of the best setting so far
 
 
@@ -126,7 +125,7 @@ def simulate(
 def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]]:
     """Run the same with Optuna's TPE and its Hyperband pruner, which never repeats an epoch."""
     generator = np.random.default_rng(seed)
-    lengths = [n for n in surrogate.epochs if 0 < n <= HYPERBAND_EPOCHS]
+    lengths = [n for n in surrogate.epochs if 0 < n <= search.HYPERBAND_EPOCHS]
     study = optuna.create_study(
         sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.HyperbandPruner(lengths[0], lengths[-1], 3),
