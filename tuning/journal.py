@@ -5,6 +5,7 @@ Only one process at a time holds a search's folder.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -52,7 +53,7 @@ class Trial:
         """The rung that it was tried on, from 0; None if the search has no rungs."""
         return self.values.get(RUNG)
 
-    @property
+    @functools.cached_property
     def setting(self) -> dict[str, Any]:
         """The values without those that the oracle added for itself."""
         return hyperparameters.setting(self.values)
@@ -96,7 +97,7 @@ def write(path: Path, trials: list[Trial]) -> None:
 
 def count_settings(trials: list[Trial]) -> int:
     """Return how many different settings were tried."""
-    return len({json.dumps(trial.setting, sort_keys=True) for trial in trials})
+    return len(_by_setting(trials))
 
 
 def best(trials: list[Trial], count: int = 1) -> list[Trial]:
@@ -108,8 +109,13 @@ def best(trials: list[Trial], count: int = 1) -> list[Trial]:
     completed = [trial for trial in trials if trial.status == "COMPLETED"]
     if not completed:
         raise SearchError("No trial of this search completed: run `make search` for more.")
-    found: list[Trial] = []
-    for trial in sorted(completed, key=lambda trial: (-(trial.rung or 0), trial.val_score)):
-        if trial.setting not in [one.setting for one in found]:
-            found.append(trial)
-    return found[:count]
+    ranked = sorted(completed, key=lambda trial: (-(trial.rung or 0), trial.val_score))
+    return _by_setting(ranked)[:count]
+
+
+def _by_setting(trials: list[Trial]) -> list[Trial]:
+    """Return the first trial of each setting."""
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        first.setdefault(json.dumps(trial.setting, sort_keys=True), trial)
+    return list(first.values())
