@@ -5,7 +5,9 @@ replaces the training runs, with noise of the size that it found, so that a sear
 a second. The algorithms are the project's own, called as in a search, and Optuna's TPE.
 """
 
+import bisect
 import dataclasses
+import itertools
 import math
 import tempfile
 import warnings
@@ -26,7 +28,6 @@ from tuning import families, finalists, journal, search
 
 MINUTES = (5, 15, 60)
 OTHERS = 4096  # random settings; the best of them counts as the best possible
-Step = tuple[float, float]  # seconds since the start, regret of the best setting so far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +95,8 @@ def random_settings(surrogate: Surrogate, count: int) -> list[dict]:
 
 def simulate(
     letter: str, settings: config.Settings, surrogate: Surrogate, cache: Path
-) -> Iterator[tuple[float, dict]]:
-    """Run a search with these settings; yield the seconds and the best setting so far."""
+) -> Iterator[tuple[float, journal.Trial]]:
+    """Run a search with these settings; yield each trial and the seconds at its end."""
     family = families.FAMILIES[letter]
     effort, longest = family.settings(settings), surrogate.epochs[-1]
     generator = np.random.default_rng(settings.seed)
@@ -107,22 +108,19 @@ def simulate(
         rungs=effort.rungs,
         factor=effort.factor,
     )
-    done: list[journal.Trial] = []
     seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        for asked in search.proposals(search.make_oracle(plan, folder)):
+        for number, asked in enumerate(search.proposals(search.make_oracle(plan, folder)), 1):
             assert asked, "one worker never waits"
             values, tell = asked
             epochs = min(values.get(journal.EPOCHS, effort.rungs[-1]), longest)
             seconds += surrogate.duration(epochs)
             score = surrogate.scores([values], epochs)[0] + generator.normal(0, surrogate.noise)
             tell(score)
-            trial = journal.Trial(len(done) + 1, values, "COMPLETED", {"val_score": score})
-            done.append(trial)
-            yield seconds, finalists.to_train_again(done, 1, settings.least_gain)[0].setting
+            yield seconds, journal.Trial(number, values, "COMPLETED", {"val_score": score})
 
 
-def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]]:
+def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, journal.Trial]]:
     """Run the same with Optuna's TPE and its Hyperband pruner, which never repeats an epoch."""
     generator = np.random.default_rng(seed)
     lengths = [n for n in surrogate.epochs if 0 < n <= search.HYPERBAND_EPOCHS]
@@ -130,7 +128,7 @@ def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]
         sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.HyperbandPruner(lengths[0], lengths[-1], 3),
     )
-    seconds, best = 0.0, (math.inf, {})
+    seconds = 0.0
     while True:
         trial = study.ask()
         values = {name: suggest(trial, surrogate.space, name) for name in surrogate.names}
@@ -143,8 +141,7 @@ def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, dict]
             if trial.should_prune():
                 break
         study.tell(trial, score)
-        best = min(best, (score, values), key=lambda one: one[0])
-        yield seconds, best[1]
+        yield seconds, journal.Trial(trial.number + 1, values, "COMPLETED", {"val_score": score})
 
 
 def suggest(trial: optuna.Trial, space: keras_tuner.HyperParameters, name: str) -> object:
@@ -170,14 +167,12 @@ def regrets(letter: str, rows: pd.DataFrame, seeds: int, cache: Path) -> pd.Data
         | {"regret": surrogate.scores([defaults], longest)[0] - least}
         for minutes in MINUTES
     ]
-    ruled = config.Settings()
-    free = dataclasses.replace(ruled, least_gain=0.0)
+    usual = config.Settings()
     searches = {
-        f"priorband, {ruled.least_gain:.0%} rule": ruled,
-        "priorband": free,
-        "priorband, long trials": dataclasses.replace(config.PRESETS["thorough"], least_gain=0.0),
-        "random": dataclasses.replace(free, algorithm="random"),
-        "hyperband": dataclasses.replace(free, algorithm="hyperband"),
+        "priorband": usual,
+        "priorband, long trials": config.PRESETS["thorough"],
+        "random": dataclasses.replace(usual, algorithm="random"),
+        "hyperband": dataclasses.replace(usual, algorithm="hyperband"),
     }
     for seed in range(seeds):
         runs = {
@@ -186,24 +181,28 @@ def regrets(letter: str, rows: pd.DataFrame, seeds: int, cache: Path) -> pd.Data
         }
         runs["TPE (Optuna)"] = simulate_tpe(surrogate, seed)
         for name, run in runs.items():
-            for minutes, setting in _at(run).items():
-                regret = surrogate.scores([setting], longest)[0] - least
-                row = {"algorithm": name, "seed": seed, "minutes": minutes, "regret": regret}
+            gains = {name: 0.0}
+            if name == "priorband":
+                gains[f"{name}, {usual.least_gain:.0%} rule"] = usual.least_gain
+            for (minutes, done), label in itertools.product(_at(run).items(), gains):
+                best = finalists.to_train_again(done, 1, gains[label])[0].setting
+                regret = surrogate.scores([best], longest)[0] - least
+                row = {"algorithm": label, "seed": seed, "minutes": minutes, "regret": regret}
                 found.append(row)
     return pd.DataFrame(found)
 
 
-def _at(run: Iterator[tuple[float, dict]]) -> dict[int, dict]:
-    """Return the best setting after each of MINUTES, or the first if none had ended."""
-    held, waiting = {}, list(MINUTES)
-    best: dict = {}
-    for seconds, setting in run:
-        while waiting and seconds > 60 * waiting[0]:
-            held[waiting.pop(0)] = best or setting
-        if not waiting:
+def _at(run: Iterator[tuple[float, journal.Trial]]) -> dict[int, list[journal.Trial]]:
+    """Return the trials that ended within each of MINUTES, or the first if none did."""
+    ends: list[float] = []
+    done: list[journal.Trial] = []
+    for seconds, trial in run:
+        ends.append(seconds)
+        done.append(trial)
+        if seconds > 60 * MINUTES[-1]:
             break
-        best = setting
-    return held | dict.fromkeys(waiting, best)
+    counts = {minutes: bisect.bisect_right(ends, 60 * minutes) for minutes in MINUTES}
+    return {minutes: done[: max(count, 1)] for minutes, count in counts.items()}
 
 
 def draw(found: pd.DataFrame):
