@@ -8,7 +8,7 @@ import signal
 import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # If both cores are busy, OpenBLAS threads spin waiting: proposals took several times longer.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
