@@ -13,6 +13,7 @@ class FamilySettings:
     rungs: epochs per trial on 3,500 faces (fewer epochs on more faces), in ascending order. The
         best 1/factor of the trials of each rung advance to the next. B's rung of 0 epochs trains
         the head alone. Searches without rungs use the last number.
+    later_rungs: more of them, used after `oracle.SHORT_TRIALS` settings on the first.
     final_epochs: maximum number in a final training run.
     search_share, final_share: shares of the time that MINUTES leaves.
     finalists: number of settings trained again, each on `folds` folds of training and validation;
@@ -25,6 +26,7 @@ class FamilySettings:
     final_epochs: int
     search_share: float
     final_share: float
+    later_rungs: tuple[int, ...] = ()
     factor: int = 3
     finalists: int = 1
     folds: int = 1
@@ -63,9 +65,17 @@ class Settings:
     # setting of A differ by 4 % (one standard deviation).
     least_gain: float = 0.08
     # More epochs in the final training run gain more than the best setting of a search does.
-    # Ranks after one epoch say little about those after nine, ranks after three more.
+    # Ranks after three epochs say little about those after thirty. So the best go on to longer
+    # trials, once enough settings have been tried.
     scratch: FamilySettings = FamilySettings(
-        120, (3,), 120, search_share=0.22, final_share=0.45, finalists=2
+        120,
+        (3,),
+        120,
+        search_share=0.22,
+        final_share=0.45,
+        later_rungs=(9, 27),
+        factor=5,
+        finalists=2,
     )
     # Training a head takes seconds. Fine-tuning pays off in the final run, not in 2 epochs.
     pretrained: FamilySettings = FamilySettings(

@@ -70,6 +70,7 @@ def search_family(job: experiment.Job) -> list[journal.Trial]:
                 most_trials=effort.trials,
                 fewest_trials=effort.fewest_trials,
                 rungs=effort.rungs,
+                later_rungs=effort.later_rungs,
                 factor=effort.factor,
                 known=known_settings(job),
             ),

@@ -22,6 +22,8 @@ from tuning import journal
 # Shares of new settings drawn from the whole space, from around the defaults, and from around the
 # best so far. Before there is a best, only the first two are used.
 SHARES = (0.15, 0.25, 0.6)
+# Later rungs begin after this many settings on the first. In a short search, all trials are short.
+SHORT_TRIALS = 24
 # Width of a neighbourhood, as a share of a parameter's range, and share of parameters that change.
 DEVIATION, CHANGED = 0.2, 0.6
 
@@ -31,6 +33,8 @@ class Oracle(keras_tuner.Oracle):
 
     rungs: epochs of a trial on each rung, ascending. If the first has none, the defaults start on
         the last one.
+    later_rungs: more of them. None moves there before SHORT_TRIALS settings have completed the
+        first rung.
     factor: the best 1/factor of a rung's trials move to the next one. The defaults always do, and
         before the others, which are compared with them in the end. A head that becomes the best
         later has to wait its turn: fine-tuning takes as long as training 20 heads.
@@ -45,10 +49,12 @@ class Oracle(keras_tuner.Oracle):
         rungs: Sequence[int],
         factor: int,
         known: Sequence[dict[str, Any]] = (),
+        later_rungs: Sequence[int] = (),
         **arguments: Any,
     ):
         super().__init__(**arguments)
-        self.rungs, self.factor, self.known = list(rungs), factor, list(known)
+        self.rungs, self.factor, self.known = [*rungs, *later_rungs], factor, list(known)
+        self.first_later_rung = len(rungs)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Return what to try next, in Keras Tuner's format."""
@@ -73,7 +79,8 @@ class Oracle(keras_tuner.Oracle):
 
     def _promoted(self) -> tuple[dict[str, Any], int] | None:
         """Return a setting that earned its next rung, and that rung, highest first; or None."""
-        for rung in reversed(range(1, len(self.rungs))):
+        few = len({str(setting) for setting in self.on_rung(0)}) < SHORT_TRIALS
+        for rung in reversed(range(1, self.first_later_rung if few else len(self.rungs))):
             below = self.on_rung(rung - 1)
             begun = [
                 self._judged(trial.hyperparameters.values, rung - 1)

@@ -43,7 +43,7 @@ class Plan:
     space: declares the hyperparameters to search.
     algorithm: a key of ALGORITHMS.
     fewest_trials: this many are run even if time is up.
-    rungs, factor, known: for "priorband", see `oracle.Oracle`.
+    rungs, later_rungs, factor, known: for "priorband", see `oracle.Oracle`.
     """
 
     space: Callable[[keras_tuner.HyperParameters], object]
@@ -52,6 +52,7 @@ class Plan:
     most_trials: int
     fewest_trials: int = 1
     rungs: tuple[int, ...] = (1, 3)
+    later_rungs: tuple[int, ...] = ()
     factor: int = 3
     known: tuple[dict[str, Any], ...] = ()
 
@@ -65,7 +66,8 @@ def make_oracle(plan: Plan, directory: str) -> keras_tuner.Oracle:
     if plan.algorithm == "hyperband":
         budget = {"max_epochs": HYPERBAND_EPOCHS, "factor": 3}
     elif plan.algorithm == "priorband":
-        budget |= {"rungs": plan.rungs, "factor": plan.factor, "known": plan.known}
+        budget |= {"rungs": plan.rungs, "later_rungs": plan.later_rungs}
+        budget |= {"factor": plan.factor, "known": plan.known}
     elif plan.algorithm == "bayesian":
         # By default it draws three random settings per dimension, more than a short search has.
         budget["num_initial_points"] = 4
@@ -258,7 +260,7 @@ class _Search:
             trial = journal.Trial(number, asked[0], asked_after=len(self.results))
             self.asked = trial, asked[1]
         trial, tell = self.asked
-        likely_seconds = self.likely_seconds(trial.rung or 0)
+        likely_seconds = self.likely_seconds(trial)
         late = time.monotonic() + 1.1 * likely_seconds > self.stop_at
         if late and len(self.trials) >= self.plan.fewest_trials:
             length = f" of about {likely_seconds:.0f} s" if likely_seconds >= 1 else ""
@@ -269,18 +271,22 @@ class _Search:
         journal.write(self.path, self.trials)
         return trial
 
-    def likely_seconds(self, rung: int) -> float:
-        """Return the median time of the trials on this rung, or else of those on lower ones.
+    def likely_seconds(self, trial: journal.Trial) -> float:
+        """Return the median time of the trials on a trial's rung, or else of those on lower ones.
 
-        Of trial 1, which also traced everything, only its epochs count. 0 if no trial on this rung
-        or a lower one has completed.
+        These count in proportion to their epochs. Of trial 1, which also traced everything, only
+        its epochs count. 0 if no trial on this rung or a lower one has completed.
         """
+        rung, epochs = trial.rung or 0, trial.values.get(journal.EPOCHS, 0)
         done = [t for t in self.results if t.status == "COMPLETED" and (t.rung or 0) <= rung]
-        lower = [t.seconds for t in done if (t.rung or 0) < rung]
-        head_seconds = statistics.median(lower) if lower else 0.0
+        lower = [t for t in done if (t.rung or 0) < rung]
+        head_seconds = statistics.median(t.seconds for t in lower) if lower else 0.0
         on_rung = [t for t in done if (t.rung or 0) == rung]
         if not on_rung:
-            return head_seconds
+            paces = [
+                t.seconds / t.values[journal.EPOCHS] for t in lower if t.values[journal.EPOCHS]
+            ]
+            return epochs * statistics.median(paces) if paces else head_seconds
         seconds = statistics.median(trial.seconds for trial in on_rung)
         if len(on_rung) == on_rung[0].number == 1 and "epoch_seconds" in on_rung[0].metrics:
             epochs = on_rung[0].values.get(journal.EPOCHS, math.inf)

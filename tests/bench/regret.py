@@ -117,6 +117,7 @@ def simulate(
         settings.seed,
         2000,
         rungs=effort.rungs,
+        later_rungs=effort.later_rungs,
         factor=effort.factor,
     )
     seconds = 0.0
@@ -132,9 +133,12 @@ def simulate(
 
 
 def simulate_tpe(surrogate: Surrogate, seed: int) -> Iterator[tuple[float, journal.Trial]]:
-    """Run the same with Optuna's TPE and its Hyperband pruner, which never repeats an epoch."""
+    """Run the same with Optuna's TPE and its Hyperband pruner, which never repeats an epoch.
+
+    Its trials get as long as the recorded ones.
+    """
     generator = np.random.default_rng(seed)
-    lengths = [n for n in surrogate.epochs if 0 < n <= search.HYPERBAND_EPOCHS]
+    lengths = [n for n in surrogate.epochs if n]
     study = optuna.create_study(
         sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.HyperbandPruner(lengths[0], lengths[-1], 3),
@@ -183,7 +187,6 @@ def regrets(letter: str, rows: pd.DataFrame, seeds: int, cache: Path) -> pd.Data
     usual = config.Settings()
     searches = {
         "priorband": usual,
-        "priorband, long trials": config.PRESETS["thorough"],
         "random": dataclasses.replace(usual, algorithm="random"),
         "hyperband": dataclasses.replace(usual, algorithm="hyperband"),
     }

@@ -5,7 +5,7 @@ import random
 import statistics
 
 from agegender import hyperparameters
-from tuning import journal, search
+from tuning import journal, oracle, search
 
 
 def space(hp):
@@ -17,8 +17,8 @@ def space(hp):
         hp.Int("depth", 2, 6)
 
 
-def asks(tmp_path, algorithm="priorband", seed=0, rungs=(1, 3, 9)):
-    plan = search.Plan(space, algorithm, seed, 1000, rungs=rungs)
+def asks(tmp_path, algorithm="priorband", seed=0, rungs=(1, 3, 9), later_rungs=()):
+    plan = search.Plan(space, algorithm, seed, 1000, rungs=rungs, later_rungs=later_rungs)
     return search.proposals(search.make_oracle(plan, str(tmp_path)))
 
 
@@ -42,6 +42,19 @@ def test_the_defaults_and_the_best_third_of_a_rung_go_on_and_nothing_twice(tmp_p
         tell(None if failed else on_rung[setting])
     assert all(defaults in on_rung for on_rung in scores.values())
     assert len(scores[0]) > 35 and len(scores[1]) > 9 and len(scores[2]) > 2
+
+
+def test_none_goes_on_to_a_later_rung_before_enough_settings_have_been_tried(tmp_path):
+    proposed, seen = asks(tmp_path, rungs=(3,), later_rungs=(9, 27)), []
+    for number in range(60):
+        values, tell = next(proposed)
+        seen.append((values[journal.RUNG], values[journal.EPOCHS]))
+        tell(None if number == 5 else random.Random(number).random())
+    # The failed one does not count.
+    assert seen[: oracle.SHORT_TRIALS + 1] == [(0, 3)] * (oracle.SHORT_TRIALS + 1)
+    # Then the defaults and the best third go on, and of three of those the defaults.
+    assert [rung for rung, _ in seen[oracle.SHORT_TRIALS + 1 :]][:4] == [1, 1, 1, 2]
+    assert set(seen) == {(0, 3), (1, 9), (2, 27)}
 
 
 def test_a_setting_has_what_counts_for_it_and_lies_in_the_space(tmp_path):

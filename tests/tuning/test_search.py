@@ -188,6 +188,17 @@ def test_a_trial_is_as_long_as_others_on_its_rung(tmp_path):
     assert [t.values for t in whole] == [t.values for t in undisturbed] and len(whole) == 20
 
 
+def test_the_first_longer_trial_is_expected_to_take_longer(tmp_path):
+    def timed(trial):
+        return dataclasses.replace(run_trial(trial), seconds=20.0 * trial.values[journal.EPOCHS])
+
+    # The fourth would be the first with three epochs, and take about 60 s.
+    for left, rungs in ((50, [0, 0, 0]), (70, [0, 0, 0, 1])):
+        stop_at = time.monotonic() + left
+        trials = run(tmp_path / str(left), "priorband", stop_at=stop_at, run_trial=timed)
+        assert [trial.rung for trial in trials][:4] == rungs
+
+
 def test_of_the_first_trial_only_the_epochs_count(tmp_path):
     def timed(trial):
         done = run_trial(trial)
