@@ -41,13 +41,16 @@ class Writer:
         """
         if row["epoch"] <= self.last_epoch:
             return
-        now = time.time_ns() // 1_000_000
-        metrics = [
-            mlflow.entities.Metric(_series(name), float(value), now, int(row["epoch"]) + 1)
+        series = {
+            _series(name): value
             # The UI's comparison of runs opens with the first metric.
             for name, value in sorted(row.items(), key=lambda column: column[0] != "val_score")
             if name not in ("epoch", "phase")
-        ]
+        }
+        self.put(entries(series, int(row["epoch"]) + 1))
+
+    def put(self, metrics: list[mlflow.entities.Metric]) -> None:
+        """Have metrics written with the next epochs, or after WRITE_SECONDS at the latest."""
         with self.lock:
             if not self.unwritten:
                 self.writes.append(_thread.submit(self._write))
@@ -65,6 +68,12 @@ class Writer:
         """Write the rest at once; return all writes, which may still be under way."""
         self.ended.set()
         return self.writes
+
+
+def entries(metrics: Mapping[str, Any], step: int) -> list[mlflow.entities.Metric]:
+    """Return metrics with the current time."""
+    now = time.time_ns() // 1_000_000
+    return [mlflow.entities.Metric(name, float(v), now, step) for name, v in metrics.items()]
 
 
 def log_batch(run_id: str, metrics: list[mlflow.entities.Metric]) -> None:

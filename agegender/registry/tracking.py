@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -108,8 +107,8 @@ def run(
 ) -> Iterator[str]:
     """Open a run and yield its id; it ends FINISHED, FAILED on an error, KILLED when interrupted.
 
-    Errors, including those of `log_epoch`, and interruptions are re-raised. An error's traceback
-    becomes the artifact traceback.txt.
+    Errors, including those of `log_epoch` and `log_metrics`, and interruptions are re-raised. An
+    error's traceback becomes the artifact traceback.txt.
 
     run_id: a run to resume; if the store no longer has it, a new one is created.
     """
@@ -254,10 +253,15 @@ def log_epoch(run_id: str, row: Mapping[str, Any]) -> None:
 
 
 def log_metrics(run_id: str, metrics: dict[str, float], step: int = 0) -> None:
-    """Log numbers that hold for the whole run, or until the next step."""
-    now = time.time_ns() // 1_000_000
-    entries = [mlflow.entities.Metric(name, float(v), now, step) for name, v in metrics.items()]
-    epochs.log_batch(run_id, entries)
+    """Log numbers that hold for the whole run, or until the next step.
+
+    If the run is open, they are logged in the background, see `epochs.Writer`.
+    """
+    entries = epochs.entries(metrics, step)
+    if run_id in _open:
+        _open[run_id].put(entries)
+    else:
+        epochs.log_batch(run_id, entries)
 
 
 def set_tags(run_id: str, tags: dict[str, str]) -> None:

@@ -149,7 +149,14 @@ def test_the_shortest_training_has_its_processor_and_memory(client):
     assert 0 < metrics["system/system_memory_usage_percentage"] < 100
 
 
-def test_an_epoch_that_cannot_be_written_fails_the_run(client):
+@pytest.mark.parametrize(
+    "log",
+    [
+        lambda run_id: tracking.log_epoch(run_id, {"epoch": 1, "x" * 300: 1.0}),
+        lambda run_id: tracking.log_metrics(run_id, {"x" * 300: 1.0}),
+    ],
+)
+def test_metrics_that_cannot_be_written_fail_the_run(client, log):
     with (
         pytest.raises(mlflow.MlflowException, match="maximum length"),
         tracking.run("lost", experiment="tests") as run_id,
@@ -159,10 +166,10 @@ def test_an_epoch_that_cannot_be_written_fails_the_run(client):
         while not client.get_metric_history(run_id, "epochs/loss/training"):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        tracking.log_epoch(run_id, {"epoch": 1, "x" * 300: 1.0})
+        log(run_id)
         tracking.log_epoch(run_id, {"epoch": 2, "loss": 0.5})
     assert client.get_run(run_id).info.status == "FAILED"
-    # The second and third are written together.
+    # What `log` wrote and the third epoch are written together.
     assert [p.step for p in client.get_metric_history(run_id, "epochs/loss/training")] == [1]
 
 
