@@ -229,8 +229,6 @@ def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) 
 
     The curves take half a second per trial, which would otherwise count as the trial's time.
     """
-    from agegender.show import search_page  # 2 s that trials' processes are spared
-
     table = _trial_table(done)
     tracking.log_table(run_id, table, records.TRIALS)
     leader = journal.best(done)[0]
@@ -242,10 +240,21 @@ def _summarise(run_id: str, done: list[journal.Trial], report: progress.Report) 
             history = epochs.history(trial.run_id)
             curves = figures.learning_curves({f"trial {trial.number}": history})
             tracking.log_figure(trial.run_id, curves, records.CURVES)
-    if len(table[table.status == "COMPLETED"]) >= search_page.FEWEST_TRIALS:
-        searched = [name for name in table if any(name in trial.setting for trial in done)]
-        tracking.log_text(run_id, search_page.page(table, searched), "search.html")
+    if drawn := page(done):
+        tracking.log_text(run_id, drawn, "search.html")
     report(progress.Progress("Figures", 1, 1))
+
+
+def page(done: list[journal.Trial]) -> str:
+    """Return the interactive page of trials, their settings and epochs; "" for too few trials."""
+    from agegender.show import search_page  # 2 s that trials' processes are spared
+
+    table = _trial_table(done).rename(columns={journal.EPOCHS: "epochs"})
+    if len(table[table.status == "COMPLETED"]) < search_page.FEWEST_TRIALS:
+        return ""
+    searched = [name for name in table if any(name in trial.setting for trial in done)]
+    # Longer trials have lower scores, for which the settings would get the credit.
+    return search_page.page(table, [*searched, "epochs"] if "epochs" in table else searched)
 
 
 def _trial_table(done: list[journal.Trial]) -> pd.DataFrame:

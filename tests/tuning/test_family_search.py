@@ -1,6 +1,7 @@
-"""What is said of a search that tried too few settings."""
+"""What is said and drawn of a search."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -27,3 +28,17 @@ def test_too_few_settings_for_a_search_are_said(count, changes, told):
     done = [journal.Trial(n, {"width": n}, "COMPLETED", {}, seconds=60) for n in range(count)]
     done[0].metrics["activation_seconds"] = 30.0
     assert family_search.shortfall(done, "A", settings, starting_seconds=40) == told
+
+
+def test_the_page_credits_the_epochs_of_longer_trials():
+    done = []
+    for number in range(1, 21):
+        epochs = 9 if number > 16 else 3
+        scores = {"val_score": 1 / epochs, "val_age_mae": 5.0 + number, "val_gender_accuracy": 0.9}
+        values = {"width": 16 + number % 5, journal.RUNG: epochs // 9, journal.EPOCHS: epochs}
+        done.append(journal.Trial(number, values, "COMPLETED", scores, seconds=60))
+    drawn = family_search.page(done)
+    # The most important comes last.
+    assert re.search(r'"y":\["width","epochs"\]', drawn)
+    assert "tuner/" not in drawn
+    assert family_search.page(done[:2]) == ""
