@@ -74,18 +74,20 @@ def to_train_again(done: list[journal.Trial], count: int, least_gain: float) -> 
     """Return `count` trials to train again, the most promising first, the defaults among the first.
 
     The defaults were chosen for a long training run, and the best of many short trials owes part of
-    its score to luck. So the defaults come first, unless they did not get as far as the best or its
-    val_score is lower by the share least_gain. They come second then.
+    its score to luck. So the defaults come first, unless they did not get as far as the best other
+    or its val_score is lower by the share least_gain in a trial as long. They come second then.
     """
     best = journal.best(done, len(done))
     tried = [t for t in done if t.setting == done[0].setting and t.status == "COMPLETED"]
     if not tried:
         return best[:count]
     (defaults,) = journal.best(tried)
-    gained = best[0].val_score <= (1 - least_gain) * defaults.val_score
     others = [trial for trial in best if trial.setting != defaults.setting]
-    if others and others[0] is best[0] and (gained or best[0].rung != defaults.rung):
-        return [others[0], defaults, *others[1:]][:count]
+    if others:
+        as_far = [trial.val_score for trial in tried if trial.rung == others[0].rung]
+        gained = others[0].val_score <= (1 - least_gain) * min(as_far, default=-math.inf)
+        if gained or (others[0] is best[0] and not as_far):
+            return [others[0], defaults, *others[1:]][:count]
     return [defaults, *others][:count]
 
 

@@ -45,6 +45,10 @@ def test_fewer_faces_must_show_a_larger_gain():
         ([(0, 0.71), (0, 0.7), (1, 0.5)], 3),  # The defaults did not get as far.
         ([(0, 0.71), (1, 0.51), (0, 0.7), (1, 0.5)], 2),
         ([(0, 0.71), (1, 0.51), (0, 0.7), (1, 0.48)], 4),
+        # The other did not get as far.
+        ([(0, 0.71), (1, 0.51), (0, 0.72), (0, 0.65)], 4),
+        ([(0, 0.71), (1, 0.51), (0, 0.72), (0, 0.7)], 2),
+        ([(1, 0.51), (0, 0.3), (0, 0.4)], 1),
     ],
 )
 def test_the_defaults_are_compared_where_they_got_to(rungs_and_scores, expected):
