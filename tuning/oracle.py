@@ -79,8 +79,9 @@ class Oracle(keras_tuner.Oracle):
 
     def _promoted(self) -> tuple[dict[str, Any], int] | None:
         """Return a setting that earned its next rung, and that rung, highest first; or None."""
-        few = len({str(setting) for setting in self.on_rung(0)}) < SHORT_TRIALS
-        for rung in reversed(range(1, self.first_later_rung if few else len(self.rungs))):
+        for rung in reversed(range(1, len(self.rungs))):
+            if rung >= self.first_later_rung and self._tried_briefly() < SHORT_TRIALS:
+                continue
             below = self.on_rung(rung - 1)
             begun = [
                 self._judged(trial.hyperparameters.values, rung - 1)
@@ -103,6 +104,10 @@ class Oracle(keras_tuner.Oracle):
                         setting = self._drawn(self.on_rung(rung), judged)
                     return setting, rung
         return None
+
+    def _tried_briefly(self) -> int:
+        """Return how many settings, which may be repeated, completed the first rung."""
+        return len({str(setting) for setting in self.on_rung(0)})
 
     def _judged(self, values: dict[str, Any], rung: int) -> dict[str, Any]:
         """Return the part of a setting that counts on a rung."""
