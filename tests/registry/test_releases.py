@@ -14,7 +14,8 @@ from agegender.data import pixels, splits, utkface
 from agegender.registry import ledger, promotion, releases, tracking, versions
 
 MODEL = "age-gender-A"
-RELEASED = Path(__file__).parents[2] / "models" / "age_gender_A.h5"
+PROJECT = Path(__file__).parents[2]
+RELEASED = PROJECT / "models" / "age_gender_A.h5"
 
 
 @pytest.fixture
@@ -156,3 +157,16 @@ def test_a_release_is_comparable_on_the_committed_test_faces_alone(
     other = manifest.assign(name=["9_0_0_20010101000000001.jpg", *manifest.name[1:]])
     assert judge(other).decision == "not comparable"
     assert judge(manifest).decision in ("kept", "promoted")
+
+
+def test_both_readmes_state_the_results_of_the_released_models():
+    front, table = ((PROJECT / path).read_text() for path in ("README.md", "models/README.md"))
+    for path in sorted((PROJECT / "models").glob("age_gender_*.json")):
+        kept = records.Candidate.from_json(json.loads(path.read_text())["record"])
+        age, gender = (kept.test[name].values() for name in ("mae", "gender_accuracy"))
+        row = f"| `{path.stem}` | {kept.faces:,} | {kept.epochs} | {kept.test['n']:,} | "
+        row += "{:.2f} [{:.2f}, {:.2f}]".format(*age)
+        assert row + " | {:.3f} [{:.3f}, {:.3f}] |".format(*gender) in table
+        rounded = "{:.1f} years [{:.1f}, {:.1f}], ".format(*age)
+        percent = (100 * share for share in gender)
+        assert rounded + "{:.1f} % [{:.1f}, {:.1f}]".format(*percent) in front
