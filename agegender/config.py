@@ -137,7 +137,7 @@ RELEASES = {
     "A": Release("A", 60, 30, {"first_size_pixels": 0}),
     "A_taught": Release("A", 200, 50, {"teacher": "faceres_deep"}),
     "B": Release("B", 8, 4, OF_HEAD),
-    "A_full": Release("A", 36, 6, {"mixing": 0.1, "first_size_pixels": 0}),
+    "A_full": Release("A", 36, 16, {"mixing": 0.1, "first_size_pixels": 0}),
     "A_full_taught": Release("A", 96, 16, {"mixing": 0.1, "teacher": "faceres_deep"}),
     "B_full": Release("B", 5, 1, {"learning_rate": 2e-4} | OF_HEAD, views=2),
 }
