@@ -161,9 +161,10 @@ def test_a_release_is_comparable_on_the_committed_test_faces_alone(
 
 def test_both_readmes_state_the_results_of_the_released_models():
     front, table = ((PROJECT / path).read_text() for path in ("README.md", "models/README.md"))
-    for path in sorted((PROJECT / "models").glob("age_gender_*.json")):
+    for name in config.RELEASES:
+        path = PROJECT / "models" / f"{records.PREFIX}{name}.json"
         kept = records.Candidate.from_json(json.loads(path.read_text())["record"])
-        age, gender = (kept.test[name].values() for name in ("mae", "gender_accuracy"))
+        age, gender = (kept.test[metric].values() for metric in ("mae", "gender_accuracy"))
         row = f"| `{path.stem}` | {kept.faces:,} | {kept.epochs} | {kept.test['n']:,} | "
         row += "{:.2f} [{:.2f}, {:.2f}]".format(*age)
         assert row + " | {:.3f} [{:.3f}, {:.3f}] |".format(*gender) in table
